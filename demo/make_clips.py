@@ -1,0 +1,118 @@
+"""Make the demo's clips from the music of the game HyperRogue (Debian's package hyperrogue-music).
+
+Run as ``python demo/make_clips.py FOLDER``, where FOLDER holds the package's ``music/*.ogg``. Whose music it is
+and under which licence stands in ``music/ATTRIBUTION.md``.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from numpy.typing import NDArray
+
+MUSIC = Path(__file__).parent / "music"
+
+_FFMPEG_CODECS = {".mp3": "libmp3lame", ".m4a": "aac", ".wma": "wmav2"}
+_BLOCK_SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An excerpt of a piece and how it is encoded; the encoder follows from the file's ending."""
+
+    name: str
+    source: str
+    start_s: float
+    duration_s: float
+    sample_rate: int
+    num_channels: int
+    bit_rate: int = 96_000
+
+
+CLIPS = (
+    Clip("caribbean.ogg", "hr-savino-caribbean.ogg", 12.0, 14.0, 44_100, 2),
+    Clip("caves.mp3", "hr3-caves.ogg", 4.0, 30.0, 22_050, 1, 64_000),  # as the previews of the MSD are
+    Clip("caves-later.ogg", "hr3-caves.ogg", 42.0, 12.0, 44_100, 2),
+    Clip("crossroads.wav", "hr3-crossroads.ogg", 16.0, 8.0, 16_000, 1),
+    Clip("desert.flac", "hr3-desert.ogg", 30.0, 10.0, 22_050, 1),
+    Clip("hunting.mp3", "hr-domina-hunting.ogg", 20.0, 18.0, 32_000, 2),
+    Clip("icy-land.opus", "hr3-icyland.ogg", 25.0, 15.0, 48_000, 2),
+    Clip("ivory-tower.m4a", "hr-savino-ivory.ogg", 10.0, 16.0, 32_000, 1, 64_000),
+    Clip("laboratory.wma", "hr3-laboratory.ogg", 40.0, 14.0, 44_100, 2),
+    Clip("mountain.mp3", "hr-domina-mountain.ogg", 15.0, 41.0, 44_100, 2),  # longer than the model's window
+    Clip("ocean.mp3", "hr-savino-ocean.ogg", 18.0, 20.0, 44_100, 2, 128_000),
+    Clip("palace.m4a", "hr-savino-palace.ogg", 22.0, 20.0, 44_100, 2),
+)
+BROKEN = "broken.mp3"  # the first third of ocean.mp3, as a download that broke off would leave it
+
+
+def encode_clip(path: Path, waveform: NDArray[np.float32], sample_rate: int, bit_rate: int = 96_000) -> None:
+    """Encode a waveform, (num_samples, num_channels), by the file's ending.
+
+    Args:
+        path: Ends in .mp3, .m4a or .wma (FFmpeg encodes), .opus, or what libsndfile knows (.wav .flac .ogg …).
+        waveform: Samples, full scale 1; one or two channels.
+        sample_rate: Their rate.
+        bit_rate: Bits a second, of what FFmpeg encodes.
+    """
+    if path.suffix in _FFMPEG_CODECS:
+        _encode_with_ffmpeg(path, waveform, sample_rate, bit_rate)
+    elif path.suffix == ".opus":
+        soundfile.write(path, waveform, sample_rate, format="OGG", subtype="OPUS")
+    else:
+        soundfile.write(path, waveform, sample_rate)
+
+
+def _encode_with_ffmpeg(path: Path, waveform: NDArray[np.float32], sample_rate: int, bit_rate: int) -> None:
+    layout = "mono" if waveform.shape[1] == 1 else "stereo"
+    options = {"fflags": "+bitexact"}  # no version and no date in the file: the same clip has the same bytes
+    if path.suffix == ".m4a":
+        options["movflags"] = "+faststart"  # the index first, as shops write it
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(_FFMPEG_CODECS[path.suffix], rate=sample_rate, layout=layout)
+        assert isinstance(stream, av.AudioStream)
+        stream.bit_rate = bit_rate
+        for start in range(0, len(waveform), _BLOCK_SAMPLES):
+            block = np.ascontiguousarray(waveform[start : start + _BLOCK_SAMPLES].T, np.float32)
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def load_excerpt(clip: Clip, folder: Path) -> NDArray[np.float32]:
+    """Return a clip's samples at its rate and number of channels, (num_samples, num_channels)."""
+    path = folder / clip.source
+    source_rate = soundfile.info(path).samplerate
+    start, stop = (int(seconds * source_rate) for seconds in (clip.start_s, clip.start_s + clip.duration_s))
+    samples, _ = soundfile.read(path, start=start, stop=stop, dtype="float32", always_2d=True)
+    if clip.num_channels == 1:
+        samples = samples.mean(axis=1, keepdims=True)
+    resampled = torchaudio.functional.resample(torch.from_numpy(samples.T), source_rate, clip.sample_rate)
+    excerpt: NDArray[np.float32] = resampled.numpy().T
+    return excerpt
+
+
+def main() -> int:
+    """Write all clips."""
+    if len(sys.argv) != 2:
+        print("usage: python demo/make_clips.py FOLDER_WITH_THE_SOURCES", file=sys.stderr)
+        return 2
+    for clip in CLIPS:
+        waveform = load_excerpt(clip, Path(sys.argv[1]))
+        encode_clip(MUSIC / clip.name, waveform, clip.sample_rate, clip.bit_rate)
+    whole = (MUSIC / "ocean.mp3").read_bytes()
+    (MUSIC / BROKEN).write_bytes(whole[: len(whole) // 3])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

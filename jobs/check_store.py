@@ -1,0 +1,35 @@
+"""Check a feature store: every track whole, nothing twice, nothing missing, the last run's books closed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
+from pipeline.check import check_store
+from pipeline.errors import UsageError
+from pipeline.storage import StoreLocation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0 for a sound store, 1 with problems, 2 for a mistake in the call."""
+    parser = OneLineParser(description=__doc__)
+    parser.add_argument("--store", required=True, metavar="URL", help="feature store to check")
+    parser.add_argument("--deep", action="store_true", help="also read every vector")
+    add_storage_option(parser, "--storage-option", "the store")
+    flags = parser.parse_args(arguments)
+    try:
+        report = check_store(StoreLocation(flags.store, dict(flags.storage_option)), flags.deep)
+    except UsageError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    for problem in report.problems:
+        print(f"problem: {problem}")
+    print(json.dumps({"ok": not report.problems, **asdict(report)}), flush=True)
+    return EXIT_OPEN_BOOKS if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Embed any catalog: a folder or bucket of music, or a Parquet or CSV manifest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs.arguments import build_embed_parser, run_embed_command
+from pipeline.catalog import load_catalog
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = build_embed_parser(__doc__ or "")
+    parser.add_argument("--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket or manifest")
+    return run_embed_command(parser, lambda flags: load_catalog(flags.audio, dict(flags.audio_option)), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

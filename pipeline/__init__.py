@@ -1,0 +1,4 @@
+"""From a music catalog to a store of MusicFM features: one step a file, in the order of the data's way.
+
+catalog → plan → decode → embed → pool → write → commit → read. ``dataflow`` assembles the steps.
+"""

@@ -1,0 +1,155 @@
+"""What is computed (resolutions, windows, the recipe) and the constants that every rate derives from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from pipeline.storage import Options, StoreLocation
+
+SAMPLE_RATE_HZ = 24_000
+HOP_LENGTH = 240  # samples between mel frames: 100 Hz
+SAMPLES_PER_FRAME = 4 * HOP_LENGTH  # the two strided convolutions leave every fourth mel frame: 25 Hz, 40 ms
+FRAME_RATE_HZ = SAMPLE_RATE_HZ / SAMPLES_PER_FRAME
+MIN_SAMPLES = 1025  # the STFT reflects n_fft / 2 = 1024 samples at each end, and needs one more than that
+
+SHARED_WINDOW_S = 30.0  # the pretraining length (paper, section 3.1)
+
+MATHS_VERSION = 1
+"""Raised whenever the same input would give other stored values: part of every recipe."""
+
+WindowPolicy = Literal["shared", "task"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """A rate at which features are stored.
+
+    Args:
+        name: As users and the ``resolution`` partition spell it.
+        frame_rate_hz: Frames a second; None for one vector a track.
+        task_window_s: The input length of the paper's probe at this rate (README of the published code,
+            "Usage in downstream tasks"), used under ``windows="task"``.
+    """
+
+    name: str
+    frame_rate_hz: float | None
+    task_window_s: float
+
+
+RESOLUTIONS: dict[str, Resolution] = {
+    resolution.name: resolution
+    for resolution in (
+        Resolution("50hz", 50.0, 6.0),  # beats
+        Resolution("25hz", 25.0, 6.0),  # the model's own frames: those that 50hz repeats
+        Resolution("16hz", 16.0, 12.0),  # chords
+        Resolution("8hz", 8.0, 24.0),  # structure
+        Resolution("0.5hz", 0.5, 12.0),  # key
+        Resolution("global", None, 29.1),  # tags
+    )
+}
+DEFAULT_RESOLUTIONS = ("50hz", "16hz", "8hz", "0.5hz", "global")
+
+
+def window_length_s(resolution: Resolution, windows: WindowPolicy) -> float:
+    """Return the model's input length in seconds for one resolution under a window policy."""
+    return SHARED_WINDOW_S if windows == "shared" else resolution.task_window_s
+
+
+@dataclass(frozen=True)
+class ResamplerSettings:
+    """``torchaudio.functional.resample``'s defaults, spelled out because they move embeddings measurably."""
+
+    method: str = "sinc_interp_hann"
+    lowpass_filter_width: int = 6
+    rolloff: float = 0.99
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that changes a stored value, and nothing about scheduling.
+
+    Two runs with the same recipe store the same values (to the last kept bit or one unit of it) whatever
+    the cluster, the batch size or the attention back end. Which resolutions are kept is no part of it: they
+    are views of the same frames, and ``tracks.resolutions`` says which are there.
+
+    Args:
+        weights_sha256: SHA-256 over the model's tensors and normalisation statistics
+            (``musicfm_model.checkpoint``), the same for a ``.pt`` file and its ``.safetensors`` twin.
+        layer: Hidden state that is stored: 0 is the convolutional front end's output.
+        windows: Window policy.
+        precision: Arithmetic of the model; the mel front end is float32 in all of them.
+        mantissa_bits: Mantissa bits kept of each stored float32.
+        resampler: Settings of the resampler.
+        sample_rate_hz: The model's input rate.
+        channels: How channels become one.
+        pooling: Name of the pooling grid.
+        maths_version: ``MATHS_VERSION`` of the code.
+    """
+
+    weights_sha256: str
+    layer: int
+    windows: WindowPolicy = "shared"
+    precision: Precision = "float32"
+    mantissa_bits: int = 10
+    resampler: ResamplerSettings = field(default_factory=ResamplerSettings)
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    channels: str = "mean"
+    pooling: str = "adaptive_average_on_track_grid"
+    maths_version: int = MATHS_VERSION
+
+    @property
+    def definition(self) -> str:
+        """The recipe as canonical JSON, as the ``recipes`` table keeps it."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def recipe_id(self) -> str:
+        """``musicfm-l<layer>-<16 hex digits>``: never a number, so that no reader takes the partition for one."""
+        digest = hashlib.sha256(self.definition.encode()).hexdigest()
+        return f"musicfm-l{self.layer}-{digest[:16]}"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run computes, from where, to where, and on what.
+
+    Args:
+        store: The feature store.
+        checkpoint: ``msd``, ``fma`` or any fsspec URL of a checkpoint.
+        stats: URL of the normalisation file, where it does not lie beside the checkpoint.
+        layers: Hidden states to store; each gives a recipe.
+        resolutions: Names of ``config.RESOLUTIONS``.
+        windows: Window policy.
+        precision: Arithmetic of the model.
+        mantissa_bits: Mantissa bits kept of each stored value.
+        attention: Attention back end.
+        audio_options: File system options for reading audio; never logged.
+        device: ``cuda`` or ``cpu``; by default what the cluster has.
+        batch_size: Windows in one call of the model; by default what fits the device.
+        max_duration_s: Tracks longer than this fail.
+        commit_interval_s: Seconds between commits while the run goes on.
+        retry_failures: Try files again that failed before and have not changed.
+        prune: Take tracks out of the ledger that the catalog no longer has.
+    """
+
+    store: StoreLocation
+    checkpoint: str
+    stats: str | None = None
+    layers: tuple[int, ...] = (7,)
+    resolutions: tuple[str, ...] = DEFAULT_RESOLUTIONS
+    windows: WindowPolicy = "shared"
+    precision: Precision = "float32"
+    mantissa_bits: int = 10
+    attention: str = "sdpa"
+    audio_options: Options | None = field(default=None, repr=False)
+    device: str | None = None
+    batch_size: int | None = None
+    max_duration_s: float = 7200.0
+    commit_interval_s: float = 60.0
+    retry_failures: bool = False
+    prune: bool = False

@@ -1,0 +1,91 @@
+"""What can go wrong, as a tree.
+
+::
+
+    FeatureStoreError
+    ├── UsageError      the whole run cannot start or go on; a command prints its one line and exits with 2
+    │   ├── CatalogError   the catalog cannot be read, or two of its tracks clash
+    │   ├── StorageError   no such bucket, credentials refused, a store that cannot be read or written
+    │   └── StoreFormatError   the store is there, but its tables are not what this version writes
+    ├── RunError        the run broke off in the middle; what it had committed stays, and it exits with 1
+    └── TrackError      one track cannot be processed; it becomes a row in ``failures`` and the run goes on
+
+``musicfm_model.checkpoint.CheckpointError`` stands beside this tree, because the model imports nothing of the
+pipeline; a command treats it as a ``UsageError``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """The stage at which a track failed."""
+
+    CATALOG = "catalog"
+    FETCH = "fetch"
+    DECODE = "decode"
+    EMBED = "embed"
+
+
+class Reason(StrEnum):
+    """Why a track failed: the values of ``failures.error_type``."""
+
+    OBJECT_MISSING = "object_missing"
+    PERMISSION_DENIED = "permission_denied"
+    FETCH_FAILED = "fetch_failed"
+    EMPTY_FILE = "empty_file"
+    UNREADABLE = "unreadable"
+    TRUNCATED = "truncated"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    SILENT = "silent"
+    NON_FINITE_AUDIO = "non_finite_audio"
+    NON_FINITE_EMBEDDING = "non_finite_embedding"
+    OUT_OF_MEMORY = "out_of_memory"
+    EMBED_FAILED = "embed_failed"
+    WORKER_CRASHED = "worker_crashed"
+
+
+class FeatureStoreError(Exception):
+    """Everything that this package raises on purpose."""
+
+
+class UsageError(FeatureStoreError):
+    """A mistake that concerns the whole run: expected, found, where, and what to do, in one line."""
+
+
+class CatalogError(UsageError):
+    """The catalog cannot be read, or two files of it claim one track id."""
+
+
+class StorageError(UsageError):
+    """Storage as a whole refuses: no such bucket or folder, wrong credentials, nothing can be written."""
+
+
+class StoreFormatError(UsageError):
+    """The feature store's tables are not of the format that this version reads and writes."""
+
+
+class RunError(FeatureStoreError):
+    """The run could not go on: the store no longer takes writes, or another run got in between."""
+
+
+class TrackError(FeatureStoreError):
+    """One track cannot be processed.
+
+    Args:
+        stage: Where it failed.
+        reason: Why, as it will stand in ``failures.error_type``.
+        message: One sentence: what was expected and what was found.
+    """
+
+    def __init__(self, stage: Stage, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[TrackError], tuple[Stage, Reason, str]]:
+        # The default pickles only `args`, which would lose the stage and reason between processes.
+        return (type(self), (self.stage, self.reason, self.message))

@@ -1,0 +1,189 @@
+"""Parts: the Parquet files that the tables consist of, how they are encoded and how Delta Lake is told of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake.transaction import AddAction
+
+from pipeline.schema import PARTITION_COLUMNS
+from pipeline.storage import Options, join_url, write_file
+
+FLOAT32_MANTISSA_BITS = 23
+ROW_GROUP_BYTES = 2_500_000  # the smallest read of one track: measured best at 1–3 MB, local and over S3
+STORED_BYTES_PER_VALUE = 1.8  # at 10 mantissa bits, on real embeddings
+MAX_ROWS_PER_GROUP = 1024
+
+_VECTOR_LEAVES = {
+    "tracks": "embedding.list.element",
+    "frames": "embeddings.list.element.list.element",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One Parquet file of a table, written and perhaps not yet committed (``schema.PART``)."""
+
+    recipe: str | None
+    resolution: str | None
+    path: str
+    size_bytes: int
+    num_rows: int
+    min_track_id: str
+    max_track_id: str
+
+    def as_row(self) -> dict[str, str | int | None]:
+        """Return the part as a row of ``schema.PART``."""
+        return asdict(self)
+
+    def as_add_action(self) -> AddAction:
+        """Return the Delta Lake action that adds the part to its table.
+
+        The minimum and maximum of ``track_id`` are what finds a track's file without an index.
+        """
+        partition = {"recipe": self.recipe, "resolution": self.resolution}
+        values = {name: value for name, value in partition.items() if value is not None}
+        stats = {
+            "numRecords": self.num_rows,
+            "minValues": {"track_id": self.min_track_id},
+            "maxValues": {"track_id": self.max_track_id},
+            "nullCount": {"track_id": 0},
+        }
+        now_ms = int(time.time() * 1000)
+        return AddAction(self.path, self.size_bytes, values, now_ms, True, json.dumps(stats))
+
+
+def round_mantissa(values: np.ndarray, mantissa_bits: int) -> np.ndarray:
+    """Round float32 values to fewer mantissa bits, to nearest with ties to even.
+
+    The bits that fall away become zero, which zstd stores in next to nothing; the exponent keeps float32's
+    range, so that nothing overflows as it would in half precision.
+
+    Args:
+        values: float32, any shape, finite.
+        mantissa_bits: Bits to keep, 1 to 23; 23 keeps all.
+
+    Returns:
+        float32 of the same shape.
+
+    Raises:
+        ValueError: mantissa_bits is out of range.
+    """
+    if not 1 <= mantissa_bits <= FLOAT32_MANTISSA_BITS:
+        raise ValueError(f"expected 1 to 23 mantissa bits, found {mantissa_bits}")
+    dropped = FLOAT32_MANTISSA_BITS - mantissa_bits
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if dropped == 0:
+        return values
+    bits = values.view(np.uint32)
+    # Adding just under half of the last kept unit, plus that unit's own bit, carries exactly when it should.
+    last_kept = (bits >> np.uint32(dropped)) & np.uint32(1)
+    rounded = bits + (np.uint32((1 << (dropped - 1)) - 1) + last_kept)
+    return (rounded & np.uint32(~((1 << dropped) - 1) & 0xFFFFFFFF)).view(np.float32)
+
+
+def encode_part(table_name: str, rows: pa.Table) -> bytes:
+    """Encode rows as one Parquet file.
+
+    BYTE_STREAM_SPLIT puts the bytes of equal weight side by side, which is what lets zstd see the rounded
+    mantissas; no Arrow schema is stored, because readers that find one expect its extension types.
+
+    Args:
+        table_name: Key of ``schema.TABLES``.
+        rows: Rows of that table, sorted by track_id where it has one.
+
+    Returns:
+        The file's bytes. Partition columns are left out: Delta Lake keeps them in its log.
+    """
+    stored = rows.drop_columns(PARTITION_COLUMNS[table_name])
+    leaf = _VECTOR_LEAVES.get(table_name)
+    options: dict[str, object] = {}
+    if leaf is not None:
+        scalars = [field.name for field in stored.schema if not pa.types.is_list(field.type)]
+        options = {"use_dictionary": scalars, "use_byte_stream_split": [leaf]}
+    buffer = io.BytesIO()
+    pq.write_table(
+        stored,
+        buffer,
+        row_group_size=_choose_row_group_size(table_name, stored),
+        compression="zstd",
+        compression_level=1,
+        store_schema=False,
+        **options,
+    )
+    return buffer.getvalue()
+
+
+def write_part(
+    rows: pa.Table,
+    table_name: str,
+    table_url: str,
+    partition: Mapping[str, str],
+    run_id: str,
+    options: Options | None = None,
+) -> Part:
+    """Write rows as one new file of a table; no reader sees it before a commit adds it.
+
+    Args:
+        rows: Rows of one partition, sorted by track_id.
+        table_name: Key of ``schema.TABLES``.
+        table_url: Where the table lies.
+        partition: Values of the partition columns; empty for a table without.
+        run_id: The run that writes; part of the file's name.
+        options: File system options.
+
+    Returns:
+        The part, with the span of its track ids.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    folders = [f"{name}={value}" for name, value in partition.items()]
+    path = "/".join([*folders, f"part-{run_id}-{uuid.uuid4().hex}.parquet"])
+    data = encode_part(table_name, rows)
+    write_file(join_url(table_url, path), data, options)
+    span = pc.min_max(rows.column("track_id")).as_py()
+    return Part(
+        partition.get("recipe"),
+        partition.get("resolution"),
+        path,
+        len(data),
+        rows.num_rows,
+        span["min"],
+        span["max"],
+    )
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    """Serialise a small table as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    """Read a table back from an Arrow IPC stream."""
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()
+
+
+def _choose_row_group_size(table_name: str, rows: pa.Table) -> int:
+    """Return rows a group: about one read's worth of bytes, so that a point read decodes little else."""
+    if table_name == "frames":
+        num_values = len(pc.list_flatten(pc.list_flatten(rows.column("embeddings"))))
+    elif table_name == "tracks":
+        num_values = len(pc.list_flatten(rows.column("embedding")))
+    else:
+        num_values = 0
+    row_bytes = STORED_BYTES_PER_VALUE * num_values / max(1, rows.num_rows)
+    return int(min(MAX_ROWS_PER_GROUP, max(1, ROW_GROUP_BYTES // max(1.0, row_bytes))))

@@ -1,0 +1,75 @@
+"""Pooling: 25 Hz frames of a track to any resolution, as adaptive average pooling over time does.
+
+At r Hz, bin i is the mean of frames floor(i * 25 / r) … ceil((i + 1) * 25 / r) - 1, clipped at the track's T
+frames, and there are ceil(T * r / 25) bins: the grid of ``torch.nn.AdaptiveAvgPool1d`` wherever T * r / 25 is
+whole, and independent of the track's length everywhere else. At 50 Hz each frame stands twice.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from pipeline.config import FRAME_RATE_HZ, Resolution
+
+BINS_PER_CHUNK = 4096  # bounds the gathered copy: a one-hour track would need gigabytes at once
+
+
+def count_bins(num_frames: int, frame_rate_hz: float) -> int:
+    """Return how many bins a track of this many 25 Hz frames has at another rate."""
+    return math.ceil(num_frames * Fraction(frame_rate_hz) / Fraction(FRAME_RATE_HZ))
+
+
+def pool_frames(frames: Tensor, resolution: Resolution) -> Tensor:
+    """Pool a track's frames over time.
+
+    Args:
+        frames: Shape (num_frames, embed_dim), any floating dtype, any device; at least one frame.
+        resolution: The resolution to pool to.
+
+    Returns:
+        float32, shape (num_bins, embed_dim); (1, embed_dim) for the global vector.
+    """
+    frames = frames.float()
+    if resolution.frame_rate_hz is None:
+        return frames.mean(dim=0, keepdim=True)
+    if resolution.frame_rate_hz == FRAME_RATE_HZ:
+        return frames
+    num_frames = frames.shape[0]
+    num_bins = count_bins(num_frames, resolution.frame_rate_hz)
+    frames_per_bin = Fraction(FRAME_RATE_HZ) / Fraction(resolution.frame_rate_hz)
+    # Integer arithmetic: 25 / 16 has no exact float32, and an edge that slips by one frame is another bin.
+    numerator, denominator = frames_per_bin.numerator, frames_per_bin.denominator
+    bins = torch.arange(num_bins, device=frames.device)
+    starts = bins * numerator // denominator
+    stops = (-(-(bins + 1) * numerator // denominator)).clamp(max=num_frames)
+    if resolution.frame_rate_hz > FRAME_RATE_HZ and denominator % numerator == 0:
+        return frames[starts]  # every bin is one frame
+    return torch.cat(
+        [
+            average_spans(frames, starts[i : i + BINS_PER_CHUNK], stops[i : i + BINS_PER_CHUNK])
+            for i in range(0, num_bins, BINS_PER_CHUNK)
+        ]
+    )
+
+
+def average_spans(frames: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
+    """Average spans of rows, each on its own.
+
+    Args:
+        frames: float32, shape (num_frames, embed_dim).
+        starts: int64, shape (num_spans,): first row of each span.
+        stops: int64, shape (num_spans,): the row after its last.
+
+    Returns:
+        float32, shape (num_spans, embed_dim).
+    """
+    widths = stops - starts
+    offsets = torch.arange(int(widths.max()), device=frames.device)
+    inside = offsets < widths[:, None]
+    rows = torch.where(inside, starts[:, None] + offsets, starts[:, None])
+    sums = (frames[rows] * inside[..., None]).sum(dim=1)
+    return sums / widths[:, None]

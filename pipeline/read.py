@@ -1,0 +1,348 @@
+"""Read: one consistent snapshot of a store, live rows only, for people and programs.
+
+Readers that speak SQL need none of this: the tables are plain Delta Lake. What this adds is the snapshot (the
+last closed run, never half of one), the join that leaves dead frames out, and point reads that touch only the
+parts and row groups of the tracks asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+from deltalake import DeltaTable
+
+from pipeline.config import RESOLUTIONS
+from pipeline.errors import UsageError
+from pipeline.schema import FRAMES, TABLES, TRACKS
+from pipeline.storage import Options, StoreLocation, join_url, open_arrow_filesystem
+from pipeline.tables import open_table, read_columns
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    import polars as pl
+
+FRAME_COLUMNS = ("track_id", "content_hash", "num_frames", "frame_rate_hz", "embeddings")
+_HISTORY_STEPS = (
+    20,
+    200,
+    2000,
+    None,
+)  # commits looked at in turn: the newest closed run is nearly always near
+
+
+@dataclass(frozen=True)
+class FrameParts:
+    """The parts of one resolution in one snapshot, readable without Delta Lake's own reader.
+
+    That reader must not be used in a forked process (its runtime refuses), so this is what workers of a
+    ``DataLoader`` are given.
+
+    Args:
+        location: The store.
+        paths: Parts, relative to ``frames``, sorted.
+        live: track_id and content_hash of the ledger's rows.
+    """
+
+    location: StoreLocation
+    paths: tuple[str, ...]
+    live: pa.Table
+
+    def read(self, path: str) -> pa.Table:
+        """Return the live rows of one part, with ``FRAME_COLUMNS``."""
+        return _keep_live(_read_part(self.location, "frames", path, FRAME_COLUMNS), self.live)
+
+
+class FeatureStore:
+    """One snapshot of a feature store; what is committed later does not change what it returns.
+
+    Args:
+        url: The store: a folder or bucket prefix.
+        snapshot: ``published`` for the last closed run, ``latest`` for all that is committed, a version of
+            ``tracks``, or a time (the last run closed by then).
+        options: File system options of the store.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+        StoreFormatError: It has another format.
+        UsageError: There is no such snapshot.
+    """
+
+    def __init__(
+        self, url: str, snapshot: str | int | datetime = "published", options: Options | None = None
+    ) -> None:
+        self.location = StoreLocation(url, options)
+        self.version, frames_version = self._find_versions(snapshot)
+        self._tables = {
+            "tracks": open_table(self.location, "tracks", self.version),
+            "frames": open_table(self.location, "frames", frames_version),
+        }
+        self._files: dict[str, pa.Table] = {}
+
+    def recipes(self) -> pa.Table:
+        """Return the recipes in this snapshot: recipe, definition (JSON), checkpoint, created_time, num_tracks."""
+        counted = self._scan("tracks", ["recipe"]).group_by("recipe").aggregate([([], "count_all")])
+        counted = counted.rename_columns(["recipe", "num_tracks"])
+        known = read_columns(open_table(self.location, "recipes"), TABLES["recipes"].names)
+        return known.join(counted, "recipe", join_type="right outer").sort_by("recipe")
+
+    def tracks(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,  # noqa: A002 - the word that Arrow's own readers use
+        recipe: str | None = None,
+    ) -> pa.Table:
+        """Return the ledger: one row per recipe and track.
+
+        Args:
+            columns: Of ``schema.TRACKS``; all by default.
+            filter: Arrow expression over any columns, such as ``pc.field("artist") == "X"``.
+            recipe: Only this recipe.
+        """
+        if recipe is not None:
+            own = pc.field("recipe") == recipe
+            filter = own if filter is None else own & filter  # noqa: A001
+        return self._scan("tracks", list(columns or TRACKS.names), filter)
+
+    def frames(
+        self,
+        track_ids: Sequence[str],
+        resolution: str,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        recipe: str | None = None,
+    ) -> pa.Table:
+        """Return the features of some tracks, in the order asked for; tracks that are not there are left out.
+
+        Args:
+            track_ids: Which tracks.
+            resolution: Name of a resolution with frames, such as ``16hz``.
+            start_s: Leave out frames that end before this time.
+            end_s: Leave out frames that begin at or after this time.
+            recipe: Recipe id; may be left out where the snapshot has only one.
+
+        Returns:
+            Table of track_id, content_hash, num_frames, frame_rate_hz, embeddings (num_frames × embed_dim).
+
+        Raises:
+            UsageError: No such resolution, or the recipe has to be named.
+        """
+        frame_rate_hz = _read_frame_rate(resolution)
+        recipe = self._choose_recipe(recipe)
+        live = self._read_by_id("tracks", recipe, None, track_ids, ["track_id", "content_hash"])
+        found = self._read_by_id("frames", recipe, resolution, track_ids, list(FRAME_COLUMNS))
+        found = _keep_live(found, live)
+        wanted = pc.index_in(pa.array(track_ids, pa.string()), found.column("track_id")).drop_null()
+        return _cut_frames(found.take(wanted), frame_rate_hz, start_s, end_s)
+
+    def vectors(self, resolution: str = "global", recipe: str | None = None) -> tuple[pa.Array, np.ndarray]:
+        """Return all vectors of one resolution as a matrix.
+
+        Args:
+            resolution: ``global``, or a resolution with frames: then every frame is a row.
+            recipe: Recipe id; may be left out where the snapshot has only one.
+
+        Returns:
+            Track ids, one a row, and float32 of shape (num_vectors, embed_dim), sorted by track id and time.
+        """
+        recipe = self._choose_recipe(recipe)
+        if resolution == "global":
+            table = self.tracks(["track_id", "embedding"], pc.field("embedding").is_valid(), recipe)
+            table = table.sort_by("track_id")
+            return table.column("track_id").combine_chunks(), _as_matrix(table.column("embedding"))
+        batches = sorted(self.iter_frames(resolution, recipe), key=lambda b: b.column("track_id")[0].as_py())
+        table = pa.concat_tables([FRAMES.empty_table().select(list(FRAME_COLUMNS)), *batches]).sort_by("track_id")
+        ids = np.repeat(table.column("track_id").to_numpy(), table.column("num_frames").to_numpy())
+        return pa.array(ids, pa.string()), _as_matrix(pc.list_flatten(table.column("embeddings")))
+
+    def iter_frames(
+        self, resolution: str, recipe: str | None = None, shard: int = 0, num_shards: int = 1
+    ) -> Iterator[pa.Table]:
+        """Stream all live frames of a resolution, one table a part, in bounded memory.
+
+        Args:
+            resolution: Name of a resolution with frames.
+            recipe: Recipe id; may be left out where the snapshot has only one.
+            shard: Which share of the parts.
+            num_shards: How many shares there are.
+        """
+        parts = self.list_parts(resolution, recipe)
+        for path in parts.paths[shard::num_shards]:
+            rows = parts.read(path)
+            if rows.num_rows:
+                yield rows
+
+    def list_parts(self, resolution: str, recipe: str | None = None) -> FrameParts:
+        """List the parts of a resolution, with all that is needed to read them elsewhere.
+
+        Args:
+            resolution: Name of a resolution with frames.
+            recipe: Recipe id; may be left out where the snapshot has only one.
+        """
+        _read_frame_rate(resolution)
+        recipe = self._choose_recipe(recipe)
+        paths = sorted(self._list_files("frames", recipe, resolution).column("path").to_pylist())
+        live = self.tracks(["track_id", "content_hash"], recipe=recipe)
+        return FrameParts(self.location, tuple(paths), live)
+
+    def to_arrow(self, resolution: str = "global", recipe: str | None = None) -> pa.Table:
+        """Return one resolution whole: the ledger with the vectors for ``global``, else all live frames."""
+        recipe = self._choose_recipe(recipe)
+        if resolution == "global":
+            return self.tracks(recipe=recipe)
+        empty = FRAMES.empty_table().select(list(FRAME_COLUMNS))
+        return pa.concat_tables([empty, *self.iter_frames(resolution, recipe)]).sort_by("track_id")
+
+    def to_pandas(self, resolution: str = "global", recipe: str | None = None) -> pd.DataFrame:
+        """Return one resolution whole as a pandas data frame."""
+        return self.to_arrow(resolution, recipe).to_pandas()
+
+    def to_polars(self, resolution: str = "global", recipe: str | None = None) -> pl.DataFrame:
+        """Return one resolution whole as a Polars data frame."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.to_arrow(resolution, recipe))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def to_duckdb(
+        self, connection: duckdb.DuckDBPyConnection, resolution: str = "global", recipe: str | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """Return one resolution whole as a DuckDB relation on a connection."""
+        return connection.from_arrow(self.to_arrow(resolution, recipe))
+
+    def _find_versions(self, snapshot: str | int | datetime) -> tuple[int, int]:
+        """Return the versions of ``tracks`` and ``frames`` that a snapshot stands for."""
+        table = open_table(self.location, "tracks")
+        for limit in _HISTORY_STEPS:
+            history = table.history(limit)
+            for position, commit in enumerate(history):
+                if _is_snapshot(commit, snapshot):
+                    named = next((c["frames_version"] for c in history[position:] if "frames_version" in c), None)
+                    if named is not None:
+                        return int(commit["version"]), int(named)
+        raise UsageError(
+            f"the store at {self.location.url} has no snapshot {snapshot!r}: expected 'published' (needs a run "
+            "that closed), 'latest', a version of tracks or a time after its first run"
+        )
+
+    def _choose_recipe(self, recipe: str | None) -> str:
+        known = sorted(pc.unique(self._list_files("tracks").column("partition.recipe")).to_pylist())
+        if recipe in known:
+            return str(recipe)
+        if recipe is None and len(known) == 1:
+            return str(known[0])
+        found = "no recipe named" if recipe is None else recipe
+        raise UsageError(f"expected one of the store's recipes ({', '.join(known) or 'none'}), found {found}")
+
+    def _list_files(self, table_name: str, recipe: str | None = None, resolution: str | None = None) -> pa.Table:
+        """List the snapshot's files of a table, of one partition or of all."""
+        if table_name not in self._files:
+            self._files[table_name] = pa.table(self._tables[table_name].get_add_actions(flatten=True))
+        files = self._files[table_name]
+        for name, value in (("recipe", recipe), ("resolution", resolution)):
+            if value is not None:
+                files = files.filter(pc.equal(files.column(f"partition.{name}"), value))
+        return files
+
+    def _read_by_id(
+        self,
+        table_name: str,
+        recipe: str,
+        resolution: str | None,
+        track_ids: Sequence[str],
+        columns: list[str],
+    ) -> pa.Table:
+        """Read the rows of some tracks: only parts, and row groups, whose span of ids holds one of them."""
+        files = self._list_files(table_name, recipe, resolution)
+        lows, highs = files.column("min.track_id").to_pylist(), files.column("max.track_id").to_pylist()
+        paths = files.column("path").to_pylist()
+        tables = [TABLES[table_name].empty_table().select(columns)]
+        ids_by_path: dict[str, list[str]] = {}
+        for track_id in dict.fromkeys(track_ids):
+            for path, low, high in zip(paths, lows, highs, strict=True):
+                if low is None or low <= track_id <= high:
+                    ids_by_path.setdefault(path, []).append(track_id)
+        for path, ids in ids_by_path.items():
+            # A range beside the set: row groups are skipped by their minimum and maximum.
+            own = pc.field("track_id")
+            condition = (own >= min(ids)) & (own <= max(ids)) & own.isin(ids)
+            tables.append(_read_part(self.location, table_name, path, columns, condition))
+        return pa.concat_tables(tables)
+
+    def _scan(self, table_name: str, columns: list[str], condition: pc.Expression | None = None) -> pa.Table:
+        table: DeltaTable = self._tables[table_name]
+        return table.to_pyarrow_dataset().to_table(columns=columns, filter=condition)
+
+
+def _read_part(
+    location: StoreLocation,
+    table_name: str,
+    path: str,
+    columns: Sequence[str],
+    condition: pc.Expression | None = None,
+) -> pa.Table:
+    """Read one part with Arrow alone; row groups that cannot meet the condition are skipped."""
+    fs, root = open_arrow_filesystem(location.table_url(table_name), location.options)
+    stored = [field for field in TABLES[table_name] if field.name not in ("recipe", "resolution")]
+    dataset = pyarrow.dataset.FileSystemDataset.from_paths(
+        [join_url(root, path)],
+        schema=pa.schema(stored),
+        format=pyarrow.dataset.ParquetFileFormat(),
+        filesystem=fs,
+    )
+    return dataset.to_table(columns=list(columns), filter=condition)
+
+
+def _is_snapshot(commit: Mapping[str, Any], snapshot: str | int | datetime) -> bool:
+    """Say whether a commit of the ledger is the one that a snapshot names; newest commits are asked first."""
+    if snapshot == "latest":
+        return True
+    if isinstance(snapshot, int):
+        return bool(commit["version"] == snapshot)
+    closed = commit.get("event") == "close"
+    if isinstance(snapshot, datetime):
+        return closed and datetime.fromtimestamp(commit["timestamp"] / 1000, UTC) <= snapshot
+    if snapshot == "published":
+        return closed
+    raise UsageError(f"snapshot: expected 'published', 'latest', a version or a time, found {snapshot!r}")
+
+
+def _read_frame_rate(resolution: str) -> float:
+    known = {name: r.frame_rate_hz for name, r in RESOLUTIONS.items() if r.frame_rate_hz is not None}
+    if resolution not in known:
+        raise UsageError(f"resolution: expected one of {', '.join(known)}, found {resolution!r}")
+    return known[resolution]
+
+
+def _keep_live(frames: pa.Table, live: pa.Table) -> pa.Table:
+    """Keep the rows whose content the ledger names."""
+    position = pc.index_in(frames.column("track_id"), live.column("track_id"))
+    named = live.column("content_hash").take(position)
+    return frames.filter(pc.fill_null(pc.equal(frames.column("content_hash"), named), False))
+
+
+def _cut_frames(frames: pa.Table, frame_rate_hz: float, start_s: float | None, end_s: float | None) -> pa.Table:
+    if start_s is None and end_s is None:
+        return frames
+    first = max(0, math.floor((start_s or 0.0) * frame_rate_hz))
+    stop = None if end_s is None else max(first, math.ceil(end_s * frame_rate_hz))
+    cut = pc.list_slice(frames.column("embeddings"), first, stop)
+    frames = frames.set_column(frames.schema.get_field_index("embeddings"), "embeddings", cut)
+    lengths = pc.list_value_length(cut).cast(pa.int32())
+    return frames.set_column(frames.schema.get_field_index("num_frames"), "num_frames", lengths)
+
+
+def _as_matrix(vectors: pa.ChunkedArray) -> np.ndarray:
+    """Return a list column as float32 of shape (num_vectors, embed_dim)."""
+    if len(vectors) == 0:
+        return np.empty((0, 0), np.float32)
+    return np.asarray(pc.list_flatten(vectors), np.float32).reshape(len(vectors), -1)

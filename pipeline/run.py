@@ -1,0 +1,169 @@
+"""A run from the driver's side: settings in, the books closed, a report out."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from musicfm_model.checkpoint import Checkpoint, load_checkpoint
+from pipeline.commit import RunCommitter, RunCounts
+from pipeline.config import Recipe, RunSettings
+from pipeline.dataflow import process_tracks
+from pipeline.errors import UsageError
+from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, plan_tracks
+from pipeline.schema import TABLES
+from pipeline.tables import create_tables, has_tables, open_table, read_columns
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Args:
+        run_id: Its identifier.
+        counts: Tracks by outcome.
+        recipes: Layer of each recipe id.
+        store_version: The ledger's version that the run closed with; None after a dry run on a new store.
+        seconds: Wall time.
+        bytes_written: Bytes of the files that the run added.
+        closed: Whether the books closed and the run was published.
+    """
+
+    run_id: str
+    counts: RunCounts
+    recipes: Mapping[str, int]
+    store_version: int | None
+    seconds: float
+    bytes_written: int
+    closed: bool
+
+
+def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
+    """Bring a store up to date with a catalog.
+
+    Args:
+        catalog: Rows of ``schema.CATALOG``, unique track ids.
+        settings: What to compute.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: The run cannot start: checkpoint, store or settings are not usable.
+        musicfm_model.checkpoint.CheckpointError: The checkpoint is not one, or not whole.
+        StorageError: The store can no longer be written; what was committed stays.
+    """
+    start_s = time.monotonic()
+    checkpoint = load_checkpoint(settings.checkpoint, settings.stats)
+    recipes = build_recipes(checkpoint, settings)
+    create_tables(settings.store)
+    run_id = uuid.uuid4().hex[:12]
+    committer = RunCommitter(settings.store, run_id, recipes)
+    committer.record_recipes(settings.checkpoint)
+    plan = plan_run(catalog, settings, recipes)
+    counts = committer.counts
+    counts.planned = plan.num_tracks
+    counts.unchanged = plan.num_unchanged
+    counts.failed = plan.num_known_failures
+    counts.failures_by_reason = dict(plan.known_failures_by_reason)
+    if plan.relabeled.num_rows:
+        committer.relabel(plan.relabeled)
+    if plan.to_process.num_rows:
+        process_tracks(plan.to_process, checkpoint, recipes, settings, committer)
+    closed = counts.closes
+    if closed:
+        committer.close(plan.departed if settings.prune else None)
+    return RunReport(
+        run_id,
+        counts,
+        {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()},
+        committer.store_version,
+        time.monotonic() - start_s,
+        committer.bytes_written,
+        closed,
+    )
+
+
+def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
+    """Say what ``embed_catalog`` would have to do, without writing anything.
+
+    Args:
+        catalog: Rows of ``schema.CATALOG``.
+        settings: What would be computed.
+
+    Returns:
+        A report whose ``embedded`` counts the tracks that would be looked at.
+
+    Raises:
+        UsageError: As ``embed_catalog``.
+        musicfm_model.checkpoint.CheckpointError: As ``embed_catalog``.
+    """
+    start_s = time.monotonic()
+    recipes = build_recipes(load_checkpoint(settings.checkpoint, settings.stats), settings)
+    exists = has_tables(settings.store)
+    plan = plan_run(catalog, settings, recipes, exists)
+    counts = RunCounts(
+        planned=plan.num_tracks,
+        embedded=plan.to_process.num_rows,
+        unchanged=plan.num_unchanged,
+        failed=plan.num_known_failures,
+        deleted=len(set().union(*plan.departed.values())) if settings.prune else 0,
+        failures_by_reason=dict(plan.known_failures_by_reason),
+    )
+    version = open_table(settings.store, "tracks").version() if exists else None
+    layers = {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
+    return RunReport("dry-run", counts, layers, version, time.monotonic() - start_s, 0, counts.closes)
+
+
+def build_recipes(checkpoint: Checkpoint, settings: RunSettings) -> dict[str, Recipe]:
+    """Return the run's recipes by id, one a layer, in the order of the layers.
+
+    Raises:
+        UsageError: The checkpoint has no such layer.
+    """
+    recipes = {}
+    for layer in settings.layers:
+        if not 0 <= layer <= checkpoint.config.num_layers:
+            raise UsageError(
+                f"--layers: expected 0 to {checkpoint.config.num_layers}, the layers of the checkpoint "
+                f"{settings.checkpoint}, found {layer}"
+            )
+        recipe = Recipe(
+            checkpoint.sha256,
+            layer,
+            settings.windows,
+            settings.precision,
+            settings.mantissa_bits,
+        )
+        recipes[recipe.recipe_id] = recipe
+    return recipes
+
+
+def plan_run(catalog: pa.Table, settings: RunSettings, recipes: Mapping[str, Recipe], exists: bool = True) -> Plan:
+    """Compare the catalog with what the store holds of the run's recipes.
+
+    Args:
+        catalog: Rows of ``schema.CATALOG``.
+        settings: What to compute.
+        recipes: The run's recipes.
+        exists: Whether there is a store to read.
+    """
+    ledgers, failures = {}, {}
+    for recipe in recipes:
+        if exists:
+            ledgers[recipe] = read_columns(open_table(settings.store, "tracks"), LEDGER_COLUMNS, recipe)
+            rows = read_columns(open_table(settings.store, "failures"), ["recipe", *FAILURE_COLUMNS])
+            failures[recipe] = rows.filter(pc.equal(rows.column("recipe"), recipe))
+        else:
+            ledgers[recipe] = _empty_table("tracks", LEDGER_COLUMNS)
+            failures[recipe] = _empty_table("failures", FAILURE_COLUMNS)
+    return plan_tracks(catalog, ledgers, failures, settings.resolutions, settings.retry_failures)
+
+
+def _empty_table(name: str, columns: Sequence[str]) -> pa.Table:
+    return pa.schema([TABLES[name].field(column) for column in columns]).empty_table()

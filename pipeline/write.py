@@ -1,0 +1,164 @@
+"""Write: embedded rows to Parquet parts, and one small row that tells the driver what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import RESOLUTIONS
+from pipeline.parts import round_mantissa, to_ipc, write_part
+from pipeline.schema import EMBEDDED, FAILURES, FRAMES, RESULTS, TRACKS, UNCHANGED
+from pipeline.storage import Options
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    """Where parts go and what stands in their rows.
+
+    Args:
+        frames_url: URL of the ``frames`` table.
+        mantissa_bits: Mantissa bits kept, by recipe id.
+        run_id: The run that writes.
+        options: File system options of the store.
+    """
+
+    frames_url: str
+    mantissa_bits: Mapping[str, int]
+    run_id: str
+    options: Options | None = None
+
+
+def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
+    """Write the features of some tracks: one part per recipe and resolution.
+
+    Nothing is committed: until the driver does, no reader sees the parts.
+
+    Args:
+        embedded: Rows of ``schema.EMBEDDED``.
+        settings: Where to, and how.
+
+    Returns:
+        One row of ``schema.RESULTS``.
+
+    Raises:
+        StorageError: A part cannot be written; the run cannot go on.
+    """
+    embedded = embedded.sort_by("track_id")
+    event_time = datetime.now(UTC)
+    failed = pc.is_valid(embedded.column("stage"))
+    wants_nothing = pc.equal(pc.list_value_length(embedded.column("wanted")), 0)
+    unchanged = pc.and_(pc.invert(failed), wants_nothing)
+    done = embedded.filter(pc.invert(pc.or_(failed, unchanged)))
+    features = _list_features(done, settings.mantissa_bits)
+    parts = [
+        write_part(
+            rows,
+            "frames",
+            settings.frames_url,
+            {"recipe": recipe, "resolution": resolution},
+            settings.run_id,
+            settings.options,
+        )
+        for (recipe, resolution), rows in _build_frame_rows(done, features, event_time).items()
+    ]
+    result = {
+        "parts": [part.as_row() for part in parts],
+        "tracks": to_ipc(_build_track_rows(done, features, event_time, settings.run_id)),
+        "failures": to_ipc(_build_failure_rows(embedded.filter(failed), event_time, settings.run_id)),
+        "unchanged": to_ipc(embedded.filter(unchanged).select(UNCHANGED.names)),
+    }
+    return pa.Table.from_pylist([result], schema=RESULTS)
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """One track's features at one recipe and resolution: rounded, (num_frames, embed_dim) flattened."""
+
+    row: int
+    recipe: str
+    resolution: str
+    values: np.ndarray
+    num_frames: int
+
+
+def _list_features(done: pa.Table, mantissa_bits: Mapping[str, int]) -> list[_Feature]:
+    features = []
+    for row, pooled in enumerate(done.column("pooled")):
+        for item in pooled.values if pooled.values is not None else []:
+            recipe, resolution = item["wanted"].as_py().split("/")
+            values = round_mantissa(item["values"].values.to_numpy(), mantissa_bits[recipe])
+            features.append(_Feature(row, recipe, resolution, values, item["num_frames"].as_py()))
+    return features
+
+
+def _build_frame_rows(
+    done: pa.Table, features: list[_Feature], event_time: datetime
+) -> dict[tuple[str, str], pa.Table]:
+    """Group features into ``frames`` rows by recipe and resolution, in the order of the tracks."""
+    grouped: dict[tuple[str, str], list[_Feature]] = {}
+    for feature in features:
+        if RESOLUTIONS[feature.resolution].frame_rate_hz is not None:
+            grouped.setdefault((feature.recipe, feature.resolution), []).append(feature)
+    tables = {}
+    for (recipe, resolution), group in grouped.items():
+        source = done.take([feature.row for feature in group])
+        num_frames = np.array([feature.num_frames for feature in group], np.int32)
+        columns: dict[str, Any] = {
+            "recipe": pa.repeat(recipe, len(group)),
+            "resolution": pa.repeat(resolution, len(group)),
+            "track_id": source.column("track_id"),
+            "content_hash": source.column("content_hash"),
+            "event_time": pa.repeat(pa.scalar(event_time, FRAMES.field("event_time").type), len(group)),
+            "num_frames": num_frames,
+            "frame_rate_hz": pa.repeat(RESOLUTIONS[resolution].frame_rate_hz, len(group)),
+            "embeddings": _as_nested_lists([feature.values for feature in group], num_frames),
+        }
+        tables[recipe, resolution] = pa.table(columns, schema=FRAMES)
+    return tables
+
+
+def _as_nested_lists(flat_values: list[np.ndarray], num_frames: np.ndarray) -> pa.Array:
+    """Return flattened frames as a list<list<float>> column, one row a track, without a Python list."""
+    values = np.concatenate(flat_values)
+    embed_dim = len(values) // int(num_frames.sum())
+    vectors = pa.ListArray.from_arrays(
+        pa.array(np.arange(0, len(values) + 1, embed_dim, dtype=np.int32)), pa.array(values)
+    )
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *num_frames], dtype=np.int32)), vectors)
+
+
+def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: datetime, run_id: str) -> pa.Table:
+    """Build one ledger row per track and recipe."""
+    by_key: dict[tuple[int, str], list[_Feature]] = {}
+    for feature in features:
+        by_key.setdefault((feature.row, feature.recipe), []).append(feature)
+    rows = done.take(pa.array([row for row, _ in by_key], pa.int64()))
+    vectors = [
+        next((feature.values for feature in group if feature.resolution == "global"), None)
+        for group in by_key.values()
+    ]
+    columns: dict[str, Any] = {name: rows.column(name) for name in TRACKS.names if name in EMBEDDED.names}
+    columns |= {
+        "recipe": pa.array([recipe for _, recipe in by_key], pa.string()),
+        "resolutions": [[feature.resolution for feature in group] for group in by_key.values()],
+        "embedding": pa.array(vectors, TRACKS.field("embedding").type),
+        "event_time": pa.repeat(pa.scalar(event_time, TRACKS.field("event_time").type), len(by_key)),
+        "run_id": pa.repeat(run_id, len(by_key)),
+    }
+    return pa.table({name: columns[name] for name in TRACKS.names}, schema=TRACKS)
+
+
+def _build_failure_rows(failed: pa.Table, event_time: datetime, run_id: str) -> pa.Table:
+    """Build one failure row per track and recipe that was wanted of it."""
+    rows = []
+    for row in failed.drop_columns("pooled").to_pylist():
+        recipes = dict.fromkeys(name.split("/")[0] for name in row["wanted"])
+        kept = {name: row[name] for name in FAILURES.names if name in row}
+        rows += [{**kept, "recipe": recipe, "event_time": event_time, "run_id": run_id} for recipe in recipes]
+    return pa.Table.from_pylist(rows, schema=FAILURES)

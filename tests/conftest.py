@@ -1,0 +1,23 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.checkpoints import TINY, write_random_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the published form, three layers of 32 dimensions, with its statistics beside it."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    write_random_checkpoint(path, TINY, seed=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray on this machine for all commands that run inside the test process."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    yield
+    ray.shutdown()

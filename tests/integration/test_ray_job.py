@@ -1,0 +1,82 @@
+"""The same command on a cluster: `ray start --head`, then `ray job submit`."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.corpus import encode_clip, load_music
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def find_free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_for(url: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        time.sleep(0.3)
+    raise TimeoutError(f"{url} did not answer within {timeout_s} s")
+
+
+@pytest.fixture
+def dashboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray head on this machine, ended with all that it started."""
+    gcs, dashboard, client = find_free_ports(3)
+    temp = Path("/tmp") / f"ray-{os.getpid()}"  # Ray's sockets must have short paths
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    command += ["--num-cpus=2", "--disable-usage-stats", f"--temp-dir={temp}"]
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    log = tmp_path_factory.mktemp("ray") / "head.log"
+    with log.open("w") as output:
+        head = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{dashboard}/api/version", 60)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        head.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            head.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+
+
+def test_the_same_command_under_ray_job_submit(dashboard_url: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    audio = tmp_path / "music"
+    audio.mkdir()
+    for ending in ("wav", "mp3", "m4a"):
+        encode_clip(audio / f"clip_{ending}.{ending}", load_music(seconds=3.0, sample_rate=44_100), 44_100)
+    (audio / "empty.mp3").write_bytes(b"")
+    job = ["python", "jobs/embed_catalog.py", "--audio", str(audio), "--store", str(tmp_path / "store")]
+    job += ["--checkpoint", str(tiny_checkpoint), "--layers", "2"]
+    submit = [str(BIN / "ray"), "job", "submit", "--address", dashboard_url, "--working-dir", ".", "--", *job]
+    done = subprocess.run(submit, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    report = json.loads(lines[-1])
+    assert (report["planned"], report["embedded"], report["failed"]) == (4, 3, 1)
+    check = [sys.executable, "jobs/check_store.py", "--store", str(tmp_path / "store")]
+    assert subprocess.run(check, cwd=ROOT, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from musicfm_model.log_mel import LogMel
+from musicfm_model.model import MusicFM25Hz
+from tests.musicfm_model.oracles import log_mel_db, relative_error
+
+LOG_MEL = LogMel()
+
+
+def make_tone(num_samples: int, generator: torch.Generator) -> Tensor:
+    """A decaying tone over faint noise: loud and quiet bands in every frame."""
+    time_s = torch.arange(num_samples) / 24_000
+    tone = torch.sin(2 * torch.pi * 440 * time_s) * torch.exp(-3 * time_s)
+    return tone + 1e-3 * torch.randn(num_samples, generator=generator)
+
+
+@pytest.mark.parametrize("num_samples", [1025, 4800, 12_345])
+def test_agrees_with_numpy(num_samples: int, generator: torch.Generator) -> None:
+    wav = make_tone(num_samples, generator)
+
+    found = LOG_MEL(wav[None])[0]
+
+    assert found.shape == (128, num_samples // 240)
+    # Bands far below a loud one see its float32 rounding.
+    assert np.abs(found.numpy() - log_mel_db(wav.numpy(), 128)).max() < 0.01
+
+
+@given(st.integers(1025, 20_000))
+@settings(deadline=None, max_examples=20)
+def test_there_is_a_frame_for_every_whole_hop(num_samples: int) -> None:
+    assert LOG_MEL(torch.zeros(1, num_samples)).shape == (1, 128, num_samples // 240)
+
+
+def test_silence_is_minus_100_db() -> None:
+    assert LOG_MEL(torch.zeros(1, 4800)).unique().tolist() == [-100.0]
+
+
+@pytest.mark.parametrize(
+    ("wav", "message"),
+    [
+        (torch.zeros(1, 1024), "at least 1025 samples .* found 1024"),
+        (torch.zeros(2, 0), "at least 1025 samples .* found 0"),
+        (torch.zeros(4800), r"shape \(batch, samples\), found shape \(4800,\)"),
+        (torch.zeros(1, 2, 4800), r"found shape \(1, 2, 4800\)"),
+        (torch.zeros(1, 4800, dtype=torch.int16), "found shape .* of torch.int16"),
+    ],
+)
+def test_unusable_input_is_named(wav: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LOG_MEL(wav)
+
+
+def test_half_input_is_computed_in_float32(generator: torch.Generator) -> None:
+    wav = make_tone(4800, generator)[None].half()
+
+    found = LogMel().half()(wav)
+
+    assert found.dtype == torch.float32
+    assert torch.equal(found, LOG_MEL(wav.float()))
+
+
+def test_autocast_does_not_reach_the_spectrogram(generator: torch.Generator) -> None:
+    wav = make_tone(4800, generator)[None]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = LOG_MEL(wav)
+
+    assert torch.equal(found, LOG_MEL(wav))
+
+
+def test_golden_figures(golden: dict[str, Tensor], golden_model: MusicFM25Hz) -> None:
+    mel_db = golden_model.preprocessor_melspec_2048(golden["wav"])
+
+    errors = {
+        "mel_db": relative_error(mel_db, golden["mel_db"]),
+        "mel_normalized": relative_error(golden_model._normalize(mel_db), golden["mel_normalized"]),
+    }
+    print(errors)
+    assert max(errors.values()) < 1e-5

@@ -1,0 +1,221 @@
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from pipeline import storage
+from pipeline.errors import Reason, StorageError
+
+ODD_NAMES = [
+    "a[1].mp3",
+    "b*.mp3",
+    "c?.mp3",
+    "d e.mp3",
+    "e%20f.mp3",
+    "g#h.mp3",
+    "new\nline.mp3",
+    "s3:x.mp3",
+    "sub/deep/x.mp3",
+    "~tilde.mp3",
+    "Sigur Rós — ( ).mp3",
+]
+
+
+@pytest.fixture
+def memory_root() -> Iterator[str]:
+    memory = fsspec.filesystem("memory")
+    yield "memory://bucket"
+    memory.rm("/bucket", recursive=True)
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "memory":
+        yield request.getfixturevalue("memory_root")
+    else:
+        yield f"file://{tmp_path}" if request.param == "file" else str(tmp_path)
+
+
+def test_odd_names_survive_write_list_stat_and_read(root: str) -> None:
+    for name in ODD_NAMES:
+        storage.write_file(storage.join_url(root, name), name.encode())
+    listing = storage.list_files(root)
+    assert listing.schema == storage.LISTING
+    assert listing["path"].to_pylist() == sorted(ODD_NAMES)
+    expected = [name.encode() for name in sorted(ODD_NAMES)]
+    uris = listing["uri"].to_pylist()
+    assert storage.read_files(uris) == expected
+    assert [storage.read_file(uri) for uri in uris] == expected
+    assert listing["size_bytes"].to_pylist() == [len(content) for content in expected]
+    for uri, stat, row in zip(uris, storage.stat_files(uris), listing.to_pylist(), strict=True):
+        assert stat == {name: row[name] for name in ("size_bytes", "etag", "modified_time")}, uri
+
+
+def test_a_local_name_with_two_colons_is_no_chain_of_file_systems(tmp_path: Path) -> None:
+    path = tmp_path / "Foo :: Bar.mp3"
+    storage.write_file(str(path), b"12")
+    assert path.read_bytes() == b"12"
+    assert storage.read_files([str(path)]) == [b"12"]
+    assert storage.list_files(str(tmp_path))["path"].to_pylist() == [path.name]
+
+
+def test_uris_keep_the_spelling_of_their_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.mp3").touch()
+    monkeypatch.chdir(tmp_path)
+    assert storage.list_files(".")["uri"].to_pylist() == [f"{tmp_path}/x.mp3"]
+    assert storage.list_files(f"{tmp_path}/")["uri"].to_pylist() == [f"{tmp_path}/x.mp3"]
+    assert storage.list_files(f"file://{tmp_path}")["uri"].to_pylist() == [f"file://{tmp_path}/x.mp3"]
+
+
+def test_a_single_file_is_listed_by_its_name(root: str) -> None:
+    storage.write_file(f"{root}/a/x y.mp3", b"123")
+    storage.write_file(f"{root}/a/other.mp3", b"1")
+    listing = storage.list_files(f"{root}/a/x y.mp3")
+    assert listing["path"].to_pylist() == ["x y.mp3"]
+    assert storage.read_files(listing["uri"].to_pylist()) == [b"123"]
+
+
+@pytest.mark.parametrize(
+    "url", ["/no/such/folder", "memory://no/such", "file:///no/such.mp3", "gopher9://x/y", "https9::s3://x"]
+)
+def test_a_root_out_of_reach_is_one_clear_line(url: str) -> None:
+    for call in (storage.list_files, storage.read_file):
+        with pytest.raises(StorageError, match=r"^[^\n]+$") as raised:
+            call(url)
+        assert url in str(raised.value)
+
+
+def test_an_empty_folder_lists_nothing(tmp_path: Path) -> None:
+    listing = storage.list_files(str(tmp_path))
+    assert listing.num_rows == 0
+    assert listing.schema == storage.LISTING
+
+
+def test_local_links_are_followed_and_circles_and_pipes_are_not(tmp_path: Path) -> None:
+    music, elsewhere = tmp_path / "music", tmp_path / "elsewhere"
+    (music / "album").mkdir(parents=True)
+    (elsewhere / "inner").mkdir(parents=True)
+    (elsewhere / "inner" / "x.mp3").write_bytes(b"123")
+    (music / "link").symlink_to(elsewhere)
+    (music / "link.mp3").symlink_to(elsewhere / "inner" / "x.mp3")
+    (music / "album" / "up").symlink_to(music)
+    (elsewhere / "back").symlink_to(music)
+    (music / "gone.mp3").symlink_to(tmp_path / "gone")
+    os.mkfifo(music / "pipe.mp3")
+    listing = storage.list_files(str(music))
+    sizes = dict(zip(listing["path"].to_pylist(), listing["size_bytes"].to_pylist(), strict=True))
+    assert sizes == {"link/inner/x.mp3": 3, "link.mp3": 3, "gone.mp3": None}
+
+
+def test_a_local_name_that_is_not_utf8_is_listed_and_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "good.mp3").write_bytes(b"1")
+    with open(os.fsencode(tmp_path) + b"/lat\xe9.mp3", "wb"):
+        pass
+    listing = storage.list_files(str(tmp_path))
+    assert listing["path"].to_pylist() == ["good.mp3", r"lat\udce9.mp3"]
+    good, bad = storage.read_files(listing["uri"].to_pylist())
+    assert good == b"1"
+    assert isinstance(bad, FileNotFoundError)
+
+
+def test_the_modified_time_is_the_file_systems(tmp_path: Path) -> None:
+    path = tmp_path / "x.mp3"
+    path.touch()
+    os.utime(path, (1_600_000_000.25, 1_600_000_000.25))
+    expected = datetime(2020, 9, 13, 12, 26, 40, 250_000, tzinfo=UTC)
+    assert storage.list_files(str(tmp_path))["modified_time"].to_pylist() == [expected]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"LastModified": datetime(2024, 2, 29, 12, tzinfo=UTC), "ETag": '"abc"'},  # S3
+        {"updated": "2024-02-29T12:00:00.000Z", "etag": "abc"},  # Google Cloud Storage
+        {"last_modified": datetime(2024, 2, 29, 14, tzinfo=timezone(timedelta(hours=2))), "etag": "abc"},  # Azure
+        {"LastModified": "", "mtime": 1_709_208_000, "created": 0.0, "ETag": "", "etag": "abc"},
+        {"created": datetime(2024, 2, 29, 12), "ETag": "abc"},
+    ],
+)
+def test_each_scheme_names_time_and_etag_its_own_way(info: dict[str, Any]) -> None:
+    assert storage._read_modified_time(info) == datetime(2024, 2, 29, 12, tzinfo=UTC)
+    assert storage._read_etag(info) == "abc"
+    assert storage._read_modified_time({}) is None
+    assert storage._read_etag({}) is None
+
+
+def test_stat_files_answers_each_uri_for_itself(tmp_path: Path) -> None:
+    path = tmp_path / "x.mp3"
+    path.write_bytes(b"123")
+    uris = [str(path), str(tmp_path / "none.mp3"), str(tmp_path), "gopher9://x"]
+    found, missing, folder, unknown = storage.stat_files(uris)
+    assert isinstance(found, dict)
+    assert found["size_bytes"] == 3
+    assert isinstance(missing, FileNotFoundError)
+    assert isinstance(folder, IsADirectoryError)
+    assert isinstance(unknown, StorageError)
+    assert storage.stat_files([]) == []
+
+
+def test_read_files_keeps_order_over_schemes_and_returns_errors(tmp_path: Path, memory_root: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"local")
+    (tmp_path / "empty").touch()
+    storage.write_file(f"{memory_root}/x", b"memory")
+    uris = [f"{memory_root}/x", str(path), f"{memory_root}/none", str(tmp_path), f"{tmp_path}/empty", str(path)]
+    found = storage.read_files(uris)
+    assert [found[i] for i in (0, 1, 4, 5)] == [b"memory", b"local", b"", b"local"]
+    reasons = [storage.classify_read_error(found[i]) for i in (2, 3)]  # type: ignore[arg-type]
+    assert reasons == [Reason.OBJECT_MISSING, Reason.OBJECT_MISSING]
+    assert storage.read_files([]) == []
+
+
+def test_read_errors_are_classified() -> None:
+    assert storage.classify_read_error(PermissionError("403")) == Reason.PERMISSION_DENIED
+    for missing in (FileNotFoundError(), IsADirectoryError(), NotADirectoryError()):
+        assert storage.classify_read_error(missing) == Reason.OBJECT_MISSING
+    assert storage.classify_read_error(TimeoutError()) == Reason.FETCH_FAILED
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(StorageError, match="refused"):
+        storage.list_files(str(tmp_path))
+
+
+def test_write_file_replaces_and_reports(tmp_path: Path) -> None:
+    url = f"{tmp_path}/new/folder/x"
+    storage.write_file(url, b"one")
+    storage.write_file(url, b"two")
+    assert storage.read_file(url) == b"two"
+    with pytest.raises(StorageError, match="cannot reach"):
+        storage.write_file(f"{url}/below-a-file", b"")
+
+
+def test_absolute_url_and_join_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/usr")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage.absolute_url("s3://bucket/a/../b") == "s3://bucket/a/../b"
+    assert storage.absolute_url("music/../x.mp3") == "/usr/x.mp3"
+    assert storage.absolute_url("~/music") == "/home/someone/music"
+    assert storage.join_url("s3://bucket/", "a", "b") == "s3://bucket/a/b"
+    assert storage.join_url("s3://bucket") == "s3://bucket"
+
+
+def test_delta_options_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    assert storage.delta_storage_options() == {}
+    options = {"key": "k", "secret": "s", "endpoint_url": "https://host", "AWS_REGION": "eu-west-1"}
+    assert storage.delta_storage_options(options) == {
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_ENDPOINT_URL": "https://host",
+        "AWS_REGION": "eu-west-1",
+    }
+    assert storage.delta_storage_options({"endpoint_url": "http://host"})["AWS_ALLOW_HTTP"] == "true"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://host")
+    assert storage.delta_storage_options() == {"AWS_ALLOW_HTTP": "true"}

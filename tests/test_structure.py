@@ -1,0 +1,99 @@
+"""The rules of the structure, held against the code's own imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BASE = {"schema", "config", "errors", "storage", "parts", "tables"}
+# What each step may import beside the base. A step in several files names its other files here; `embed` pools on
+# the device; `check` and the data set read.
+STEPS: dict[str, set[str]] = {
+    "catalog": {"catalog_manifest"},
+    "catalog_manifest": {"catalog"},
+    "catalog_msd": {"catalog", "catalog_manifest"},
+    "catalog_fma": {"catalog", "catalog_manifest"},
+    "plan": set(),
+    "decode": {"audio"},
+    "audio": {"resample", "stated_length"},
+    "resample": set(),
+    "stated_length": set(),
+    "window": set(),
+    "pool": set(),
+    "embed": {"pool", "window"},
+    "write": set(),
+    "ledger": set(),
+    "commit": {"ledger"},
+    "read": set(),
+    "check": {"read"},
+    "torch_dataset": {"read"},
+}
+ASSEMBLY = {"dataflow", "run"}
+
+
+def list_imports(path: Path) -> set[str]:
+    """Return dotted names of all modules that a file imports, wherever the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def list_files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def own_imports(path: Path) -> set[str]:
+    """Return names of the pipeline's modules that a file imports."""
+    modules = {file.stem for file in list_files("pipeline")}
+    return {name.split(".")[1] for name in list_imports(path) if name.startswith("pipeline.")} & modules
+
+
+def test_every_file_of_the_pipeline_has_its_place() -> None:
+    known = BASE | set(STEPS) | ASSEMBLY | {"__init__"}
+    assert {path.stem for path in list_files("pipeline")} == known
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_imports_the_base_and_no_other_step(step: str) -> None:
+    assert own_imports(ROOT / "pipeline" / f"{step}.py") <= BASE | STEPS[step]
+
+
+@pytest.mark.parametrize("module", sorted(BASE))
+def test_the_base_imports_the_base_alone(module: str) -> None:
+    assert own_imports(ROOT / "pipeline" / f"{module}.py") <= BASE
+
+
+@pytest.mark.parametrize("path", list_files("musicfm_model"), ids=lambda path: path.stem)
+def test_the_model_knows_nothing_of_the_pipeline(path: Path) -> None:
+    roots = {name.split(".")[0] for name in list_imports(path)}
+    assert not roots & {"pipeline", "jobs", "ray", "pyarrow", "deltalake"}
+
+
+@pytest.mark.parametrize("path", list_files("pipeline"), ids=lambda path: path.stem)
+def test_ray_appears_in_the_dataflow_alone(path: Path) -> None:
+    imports_ray = "ray" in {name.split(".")[0] for name in list_imports(path)}
+    assert imports_ray == (path.stem == "dataflow")
+
+
+@pytest.mark.parametrize("path", list_files("pipeline"), ids=lambda path: path.stem)
+def test_object_storage_goes_through_one_file(path: Path) -> None:
+    roots = {name.split(".")[0] for name in list_imports(path)}
+    assert path.stem == "storage" or not roots & {"fsspec", "s3fs", "boto3"}
+
+
+@pytest.mark.parametrize("package", ["pipeline", "musicfm_model"])
+def test_nobody_imports_the_commands(package: str) -> None:
+    for path in list_files(package):
+        assert "jobs" not in {name.split(".")[0] for name in list_imports(path)}
+
+
+@pytest.mark.parametrize("package", ["pipeline", "musicfm_model", "jobs"])
+def test_files_stay_readable(package: str) -> None:
+    too_long = {path.name: n for path in list_files(package) if (n := len(path.read_text().splitlines())) > 330}
+    assert not too_long
