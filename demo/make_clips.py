@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -64,20 +65,39 @@ def encode_clip(path: Path, waveform: NDArray[np.float32], sample_rate: int, bit
         bit_rate: Bits a second, of what FFmpeg encodes.
     """
     if path.suffix in _FFMPEG_CODECS:
-        _encode_with_ffmpeg(path, waveform, sample_rate, bit_rate)
+        options = {"fflags": "+bitexact"}  # no version and no date: the same clip has the same bytes
+        if path.suffix == ".m4a":
+            options["movflags"] = "+faststart"  # the index first, as shops write it
+        encode_with_ffmpeg(str(path), waveform, sample_rate, _FFMPEG_CODECS[path.suffix], bit_rate, options)
     elif path.suffix == ".opus":
         soundfile.write(path, waveform, sample_rate, format="OGG", subtype="OPUS")
     else:
         soundfile.write(path, waveform, sample_rate)
 
 
-def _encode_with_ffmpeg(path: Path, waveform: NDArray[np.float32], sample_rate: int, bit_rate: int) -> None:
+def encode_with_ffmpeg(
+    file: str | BinaryIO,
+    waveform: NDArray[np.float32],
+    sample_rate: int,
+    codec: str,
+    bit_rate: int,
+    options: dict[str, str],
+    container_format: str | None = None,
+) -> None:
+    """Encode a waveform, (num_samples, num_channels), with any of FFmpeg's encoders.
+
+    Args:
+        file: A path, whose ending tells the container, or a file object.
+        waveform: Samples, full scale 1; one or two channels.
+        sample_rate: Their rate.
+        codec: FFmpeg's name of the encoder.
+        bit_rate: Bits a second.
+        options: Of the container, as FFmpeg's muxers name them.
+        container_format: FFmpeg's name of the container, for a file object.
+    """
     layout = "mono" if waveform.shape[1] == 1 else "stereo"
-    options = {"fflags": "+bitexact"}  # no version and no date in the file: the same clip has the same bytes
-    if path.suffix == ".m4a":
-        options["movflags"] = "+faststart"  # the index first, as shops write it
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(_FFMPEG_CODECS[path.suffix], rate=sample_rate, layout=layout)
+    with av.open(file, "w", format=container_format, options=options) as container:
+        stream = container.add_stream(codec, rate=sample_rate, layout=layout)
         assert isinstance(stream, av.AudioStream)
         stream.bit_rate = bit_rate
         for start in range(0, len(waveform), _BLOCK_SAMPLES):

@@ -35,7 +35,9 @@ def main() -> int:
     closes = report["planned"] == report["embedded"] + report["unchanged"] + report["failed"]
     print(f"\nThe books close: {report['planned']} planned = {report['embedded']} embedded + ", end="")
     print(f"{report['unchanged']} unchanged + {report['failed']} failed. The store is at demo/store.")
-    print("Run it on your own music: .venv/bin/python jobs/embed_catalog.py --audio DIR --store DIR --checkpoint msd")
+    print(
+        "Run it on your own music: .venv/bin/python jobs/embed_catalog.py --audio DIR --store DIR --checkpoint msd"
+    )
     return 0 if closes else 1
 
 
@@ -90,7 +92,7 @@ FROM tracks ORDER BY track_id
 """
 FAILURES = "SELECT track_id, stage, error_type, error_message FROM failures"
 RESOLUTIONS = """
-SELECT frames.resolution, count(*) AS tracks, sum(frames.num_frames) AS frames,
+SELECT frames.resolution, count(*) AS tracks, sum(num_frames)::INT AS frames,
        any_value(len(embeddings[1])) AS vector_length
 FROM frames JOIN tracks USING (recipe, track_id, content_hash)
 GROUP BY ALL ORDER BY frames DESC

@@ -236,10 +236,7 @@ class MusicFM25Hz(nn.Module):
     def get_loss(
         self, logits: dict[str, Tensor], target_tokens: dict[str, Tensor], masked_indices: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return loss and accuracy over the masked tokens, by feature.
-
-        See ``pretraining.masked_prediction_loss``.
-        """
+        """Return losses and accuracies by feature; see ``pretraining.masked_prediction_loss``."""
         loss, accuracy = masked_prediction_loss(logits[FEATURE], target_tokens[FEATURE], masked_indices)
         return {FEATURE: loss}, {FEATURE: accuracy}
 

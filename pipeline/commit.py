@@ -3,12 +3,15 @@
 Every commit of the ledger names the version of ``frames`` that goes with it. A run that is killed between
 the two leaves frames that no ledger names; the next run takes them back before it plans, so that no row is
 ever stored twice. The commit that closes a run carries its counts and publishes it.
+
+One run writes at a time. A run that begins claims the ledger first and then the other tables, by a commit with
+the next number of one application transaction; an older run that is still at work fails at its next commit.
 """
 
 from __future__ import annotations
 
 import json
-import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import RemoveAction
 
 from pipeline.config import Recipe
 from pipeline.errors import RunError
@@ -25,9 +27,9 @@ from pipeline.ledger import Actions, extract_rows, merge_track_rows, relabel_tra
 from pipeline.parts import Part, from_ipc, write_part
 from pipeline.schema import FAILURES, RECIPES, TRACKS, UNCHANGED
 from pipeline.storage import StoreLocation
-from pipeline.tables import commit_actions, open_table, read_columns
+from pipeline.tables import commit_actions, open_table, read_columns, restore_table
 
-LEDGER_APP_ID = "music-feature-store.ledger"
+WRITER_APP_ID = "music-feature-store.writer"
 
 
 @dataclass
@@ -76,15 +78,18 @@ class RunCommitter:
         self.recipes = dict(recipes)
         self.counts = RunCounts()
         self.bytes_written = 0
-        self._tracks = open_table(store, "tracks")
-        self._frames = open_table(store, "frames")
-        self._failures = open_table(store, "failures")
         self._pending = _Pending()
         self._done: set[str] = set()
-        self._commit_ledger([], "open")
-        self._take_back_unnamed_frames()
-        self._held_ids = {recipe: self._read_ids(self._tracks, recipe) for recipe in self.recipes}
-        self._failed_ids = {recipe: self._read_ids(self._failures, recipe) for recipe in self.recipes}
+        self._tracks = open_table(store, "tracks")
+        named_version = self._read_named_version()
+        self._commit_ledger([], "open", named_version)
+        # Opened only now: what an older run adds to them from here on can no longer get into the ledger.
+        self._frames = open_table(store, "frames")
+        self._claim_frames(named_version)
+        self._failures = open_table(store, "failures")
+        self._commit(self._failures, "failures", [], "open")
+        self._held_ids = {recipe: _read_ids(self._tracks, recipe) for recipe in self.recipes}
+        self._failed_ids = {recipe: _read_ids(self._failures, recipe) for recipe in self.recipes}
 
     @property
     def store_version(self) -> int:
@@ -122,11 +127,12 @@ class RunCommitter:
         self.counts.embedded += len(outcomes["embedded"])
         self.counts.failed += len(outcomes["failed"])
         self.counts.unchanged += len(outcomes["unchanged"])
-        reasons = dict(
-            zip(failures.column("track_id").to_pylist(), failures.column("error_type").to_pylist(), strict=True)
+        pairs = zip(
+            failures.column("track_id").to_pylist(), failures.column("error_type").to_pylist(), strict=True
         )
-        for reason in reasons.values():
-            self.counts.failures_by_reason[reason] = self.counts.failures_by_reason.get(reason, 0) + 1
+        self.counts.failures_by_reason = dict(
+            Counter(self.counts.failures_by_reason) + Counter(dict(pairs).values())
+        )
         self._pending.parts += [Part(**part) for part in row["parts"]]
         self._pending.tracks.append(tracks)
         self._pending.failures.append(failures)
@@ -158,26 +164,21 @@ class RunCommitter:
         """
         pending, self._pending = self._pending, _Pending()
         departed = departed or {}
-        self.counts.deleted += len(set().union(*departed.values())) if departed else 0
+        self.counts.deleted += len(set().union(*departed.values()))
         if pending.parts:
-            actions: Actions = [part.as_add_action() for part in pending.parts]
             self.bytes_written += sum(part.size_bytes for part in pending.parts)
-            commit_actions(self._frames, "frames", actions, {"run_id": self.run_id})
-        failures, tracks, relabeled = (
-            pa.concat_tables([schema.empty_table(), *tables])
-            for schema, tables in (
-                (FAILURES, pending.failures),
-                (TRACKS, pending.tracks),
-                (UNCHANGED, pending.relabeled),
-            )
-        )
-        self._commit_failures(failures, tracks, departed)
+            self._commit(self._frames, "frames", [part.as_add_action() for part in pending.parts], "append")
+        failures = pa.concat_tables([FAILURES.empty_table(), *pending.failures])
+        tracks = pa.concat_tables([TRACKS.empty_table(), *pending.tracks])
+        # A track embedded for one recipe may be held whole by another, whose ledger row has old facts.
+        present = pa.concat_tables([tracks.select(UNCHANGED.names), *pending.relabeled])
+        self._commit_failures(failures, present.column("track_id").to_pylist(), departed)
         ledger_actions: Actions = []
         for recipe in self.recipes:
             rows = tracks.filter(pc.equal(tracks.column("recipe"), recipe))
-            ledger_actions += self._build_ledger_actions(recipe, rows, relabeled, departed.get(recipe, ()))
+            ledger_actions += self._build_ledger_actions(recipe, rows, present, departed.get(recipe, ()))
         if ledger_actions or event != "progress":
-            self._commit_ledger(ledger_actions, event)
+            self._commit_ledger(ledger_actions, event, self._frames.version())
         return self.store_version
 
     def close(self, departed: Mapping[str, Sequence[str]] | None = None) -> int:
@@ -209,17 +210,16 @@ class RunCommitter:
             write_deltalake(table, pa.Table.from_pylist(rows, schema=RECIPES), mode="append")
 
     def _build_ledger_actions(
-        self, recipe: str, rows: pa.Table, relabeled: pa.Table, departed: Sequence[str]
+        self, recipe: str, rows: pa.Table, present: pa.Table, departed: Sequence[str]
     ) -> Actions:
         """Build the actions that put one recipe's rows in, relabel others, and take departed ones out."""
         held = self._held_ids[recipe]
         new_ids = rows.column("track_id").to_pylist()
-        relabeled = relabeled.filter(pc.invert(pc.is_in(relabeled.column("track_id"), rows.column("track_id"))))
-        leaving = [*new_ids, *relabeled.column("track_id").to_pylist(), *departed]
-        leaving = [track_id for track_id in leaving if track_id in held]
+        relabeled = present.filter(pc.invert(pc.is_in(present.column("track_id"), rows.column("track_id"))))
+        leaving = {*new_ids, *relabeled.column("track_id").to_pylist(), *departed} & held
         actions: Actions = []
         if leaving:
-            taken = extract_rows(self._tracks, "tracks", self.store, recipe, leaving, self.run_id)
+            taken = extract_rows(self._tracks, "tracks", self.store, recipe, list(leaving), self.run_id)
             actions += taken.actions
             rows = merge_track_rows(rows, taken.rows)
             kept = taken.rows.filter(pc.is_in(taken.rows.column("track_id"), relabeled.column("track_id")))
@@ -236,80 +236,83 @@ class RunCommitter:
         return actions
 
     def _commit_failures(
-        self, failures: pa.Table, tracks: pa.Table, departed: Mapping[str, Sequence[str]]
+        self, failures: pa.Table, present_ids: Sequence[str], departed: Mapping[str, Sequence[str]]
     ) -> None:
-        """Replace the failures of the tracks in hand; those of embedded and departed tracks go."""
-        actions: Actions = []
+        """Replace the failures of the tracks in hand; those of present and departed tracks go."""
         for recipe in self.recipes:
             new = failures.filter(pc.equal(failures.column("recipe"), recipe)).column("track_id").to_pylist()
-            embedded = tracks.filter(pc.equal(tracks.column("recipe"), recipe)).column("track_id").to_pylist()
             known = self._failed_ids[recipe]
-            leaving = [id_ for id_ in (*new, *embedded, *departed.get(recipe, ())) if id_ in known]
+            leaving = {*new, *present_ids, *departed.get(recipe, ())} & known
             if leaving:
-                taken = extract_rows(self._failures, "failures", self.store, recipe, leaving, self.run_id)
-                if taken.actions:
-                    # One recipe at a time: two of them may share a file, which only one rewrite may remove.
-                    commit_actions(self._failures, "failures", taken.actions, {"run_id": self.run_id})
-                known -= set(leaving)
+                taken = extract_rows(self._failures, "failures", self.store, recipe, list(leaving), self.run_id)
+                # One recipe at a time: two of them may share a file, which only one rewrite may remove.
+                self._commit(self._failures, "failures", taken.actions, "replace")
+            known -= leaving
             known |= set(new)
         if failures.num_rows:
             url = self.store.table_url("failures")
             rows = failures.sort_by("track_id")
             part = write_part(rows, "failures", url, {}, self.run_id, self.store.options)
-            actions.append(part.as_add_action())
-            commit_actions(self._failures, "failures", actions, {"run_id": self.run_id})
+            self._commit(self._failures, "failures", [part.as_add_action()], "append")
 
-    def _commit_ledger(self, actions: Actions, event: str) -> None:
-        metadata = {
-            "run_id": self.run_id,
-            "event": event,
-            "frames_version": str(self._named_frames_version() if event == "open" else self._frames.version()),
-        }
+    def _commit_ledger(self, actions: Actions, event: str, frames_version: int) -> None:
+        metadata = {"frames_version": str(frames_version)}
         if event == "close":
             metadata["counts"] = json.dumps(vars(self.counts))
             metadata["recipes"] = json.dumps(list(self.recipes))
-        version = (self._tracks.transaction_version(LEDGER_APP_ID) or 0) + 1
+        self._commit(self._tracks, "tracks", actions, event, metadata)
+
+    def _commit(
+        self,
+        table: DeltaTable,
+        table_name: str,
+        actions: Actions,
+        event: str,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Commit to a table, unless another run has claimed it."""
+        metadata = {"run_id": self.run_id, "event": event, **(metadata or {})}
         try:
-            commit_actions(self._tracks, "tracks", actions, metadata, Transaction(LEDGER_APP_ID, version))
+            commit_actions(table, table_name, actions, metadata, _next_claim(table))
         except CommitFailedError as error:
-            raise RunError(
-                f"another run has written to the store at {self.store.url} since this one (run {self.run_id}) "
-                f"began; what this run had committed is kept: run the same command again ({error})"
-            ) from error
+            raise self._overtaken(error) from error
 
-    def _named_frames_version(self) -> int:
-        """Return the version of ``frames`` that the ledger goes with; 0, the empty table, for a new store."""
-        for commit in self._tracks.history():
-            if "frames_version" in commit:
-                return int(commit["frames_version"])
-        return 0
+    def _claim_frames(self, named_version: int) -> None:
+        """Claim ``frames``, and take back what a killed run added to it without getting to the ledger.
 
-    def _take_back_unnamed_frames(self) -> None:
-        """Remove the files that a killed run added to ``frames`` without getting to the ledger."""
-        named = self._named_frames_version()
-        if self._frames.version() == named:
+        Restored as a whole: no row that the ledger names is lost, even if another tool has compacted since.
+        """
+        num_later = self._frames.version() - named_version
+        later = self._frames.history(num_later) if num_later else []
+        newest_event = next((commit["event"] for commit in later if "event" in commit), "open")
+        if newest_event == "open":
+            self._commit(self._frames, "frames", [], "open")
             return
-        before = set(_list_paths(open_table(self.store, "frames", named)))
-        now_ms = int(time.time() * 1000)
-        actions: Actions = [
-            RemoveAction(
-                file["path"],
-                True,
-                now_ms,
-                file["size_bytes"],
-                {name: file[f"partition.{name}"] for name in ("recipe", "resolution")},
-            )
-            for file in pa.table(self._frames.get_add_actions(flatten=True)).to_pylist()
-            if file["path"] not in before
-        ]
-        if actions:
-            commit_actions(self._frames, "frames", actions, {"run_id": self.run_id, "event": "take_back"})
+        metadata = {"run_id": self.run_id, "event": "open"}
+        try:
+            restore_table(self._frames, named_version, metadata, _next_claim(self._frames))
+        except CommitFailedError as error:
+            raise self._overtaken(error) from error
 
-    def _read_ids(self, table: DeltaTable, recipe: str) -> set[str]:
-        rows = read_columns(table, ["recipe", "track_id"])
-        rows = rows.filter(pc.equal(rows.column("recipe"), recipe))
-        return set(rows.column("track_id").to_pylist())
+    def _overtaken(self, error: CommitFailedError) -> RunError:
+        return RunError(
+            f"another run has written to the store at {self.store.url} since this one (run {self.run_id}) "
+            f"began; what this run had committed is kept: run the same command again ({error})"
+        )
+
+    def _read_named_version(self) -> int:
+        """Return the version of ``frames`` that the ledger goes with."""
+        # Nearly always the newest commit names one; those of other tools, such as a compaction, do not.
+        for limit in (1, None):
+            for commit in self._tracks.history(limit):
+                if "frames_version" in commit:
+                    return int(commit["frames_version"])
+        return open_table(self.store, "frames").version()
 
 
-def _list_paths(table: DeltaTable) -> list[str]:
-    return list(pa.table(table.get_add_actions(flatten=True)).column("path").to_pylist())
+def _read_ids(table: DeltaTable, recipe: str) -> set[str]:
+    return set(read_columns(table, ["track_id"], recipe).column("track_id").to_pylist())
+
+
+def _next_claim(table: DeltaTable) -> Transaction:
+    return Transaction(WRITER_APP_ID, (table.transaction_version(WRITER_APP_ID) or 0) + 1)

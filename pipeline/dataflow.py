@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -175,10 +176,9 @@ def build_dataset(
     return (
         ray.data.from_arrow(blocks)
         .map_batches(
-            decode_tracks,
+            partial(decode_tracks, audio_options=settings.audio_options, max_duration_s=settings.max_duration_s),
             batch_size=None,
             batch_format="pyarrow",
-            fn_kwargs={"audio_options": settings.audio_options, "max_duration_s": settings.max_duration_s},
             num_cpus=placement.task_num_cpus,
             memory=TASK_HEAP_BYTES,
         )
@@ -198,10 +198,9 @@ def build_dataset(
             num_gpus=placement.num_gpus,
         )
         .map_batches(
-            write_parts,
+            partial(write_parts, settings=write_settings),
             batch_size=None,
             batch_format="pyarrow",
-            fn_kwargs={"settings": write_settings},
             num_cpus=placement.task_num_cpus,
             memory=TASK_HEAP_BYTES,
         )
@@ -221,7 +220,7 @@ def process_tracks(
     again, in blocks of one track, so that the next pass loses less.
     """
     start_ray()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     placement = place_actors(nodes, settings.device)
     with tqdm(total=rows.num_rows, unit="track", desc="embedding", mininterval=1.0, smoothing=0.1) as progress:
         for _ in range(MAX_PASSES):

@@ -29,10 +29,10 @@ def decode_tracks(
 ) -> Iterator[pa.Table]:
     """Read, hash and decode the audio of each row, in order.
 
-    Files are read in bulk, some 256 MiB at a time. Once the bytes are hashed, ``wanted``
-    loses what the store holds of exactly this content; a row of which nothing is wanted then comes out without
-    waveform and without error: looked at, unchanged. A row that fails keeps stage,
-    reason and message, and its content hash where the bytes were read. Nothing is raised for a bad file.
+    Files are read in bulk, some 256 MiB at a time. Once the bytes are hashed, ``wanted`` loses what the store
+    holds of exactly this content; a row of which nothing is wanted then comes out without waveform and without
+    error: looked at, unchanged. A row that fails gets stage, reason and message, and keeps its content hash where
+    the bytes were read. Nothing is raised for a bad file.
 
     Args:
         plan: Rows of schema ``PLAN``.

@@ -41,7 +41,8 @@ _CODECS = {
 
 # FFmpeg's names of the formats whose duration it takes from the header. For raw aac, ac3 and others it
 # estimates one from the bit rate, for ogg it takes the last page's time.
-_FORMATS_WITH_DURATION = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac", "wv", "tta", "ape"}
+_MATROSKA = "matroska,webm"
+_FORMATS_WITH_DURATION = {"mov,mp4,m4a,3gp,3g2,mj2", _MATROSKA, "flac", "wv", "tta", "ape"}
 
 
 class Declined(Exception):  # noqa: N818 - no error: FFmpeg is asked next
@@ -274,11 +275,11 @@ def _read_stated_duration(
         return mp3_duration_s(data)
     if container.format.name not in _FORMATS_WITH_DURATION:
         return None
+    if container.format.name == _MATROSKA and len(container.streams) > 1:
+        return None  # one figure for all streams: a video beside the music may be longer
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    if container.duration and len(container.streams) == 1:  # a video beside the music may be longer
-        return container.duration / av.time_base
-    return None
+    return container.duration / av.time_base if container.duration else None
 
 
 def _drain(fifo: av.AudioFifo) -> NDArray[np.float32]:

@@ -275,7 +275,7 @@ def _as_embedded(row: pa.Table, pooled: Mapping[str, np.ndarray], error: TrackEr
     if pooled:
         windows = plan_windows(num_samples, window_length_s(RESOLUTIONS["25hz"], "shared"))
         num_frames = sum(window.num_kept_frames for window in windows)
-    row = row.append_column("num_frames", pa.array([num_frames], pa.int32()))
+    row = row.append_column("num_frames_25hz", pa.array([num_frames], pa.int32()))
     return row.append_column("pooled", _as_pooled_column(pooled)).select(EMBEDDED.names).cast(EMBEDDED)
 
 

@@ -7,10 +7,10 @@ affected ids are read.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +62,7 @@ def extract_rows(
     taken: list[pa.Table] = []
     actions: Actions = []
     for file in _list_files(table, table_name, recipe):
-        if not _meets(ids, file["min.track_id"], file["max.track_id"]):
+        if not _meets(ids, file.get("min.track_id"), file.get("max.track_id")):
             continue
         rows = _read_rows(table_name, store, file)
         leaves = pc.and_(
@@ -137,7 +137,7 @@ def relabel_track_rows(rows: pa.Table, catalog: pa.Table) -> pa.Table:
     return pa.table(columns, schema=TRACKS)
 
 
-def _list_files(table: DeltaTable, table_name: str, recipe: str) -> list[dict[str, str]]:
+def _list_files(table: DeltaTable, table_name: str, recipe: str) -> list[dict[str, Any]]:
     """List the files that may hold rows of a recipe."""
     files = pa.table(table.get_add_actions(flatten=True)).to_pylist()
     if "recipe" not in PARTITION_COLUMNS[table_name]:
@@ -153,9 +153,10 @@ def _meets(sorted_ids: np.ndarray, first: str | None, last: str | None) -> bool:
     return position < len(sorted_ids) and bool(sorted_ids[position] <= last)
 
 
-def _read_rows(table_name: str, store: StoreLocation, file: dict[str, str]) -> pa.Table:
+def _read_rows(table_name: str, store: StoreLocation, file: dict[str, Any]) -> pa.Table:
     data = read_file(join_url(store.table_url(table_name), file["path"]), store.options)
-    rows = pq.read_table(io.BytesIO(data))
+    # Without threads: pyarrow's now and then abort the process as it exits (apache/arrow issue 34314).
+    rows = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     for name in PARTITION_COLUMNS[table_name]:
         rows = rows.append_column(name, pa.repeat(file[f"partition.{name}"], rows.num_rows))
     return rows.select(TABLES[table_name].names).cast(TABLES[table_name])

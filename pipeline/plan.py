@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,6 +27,8 @@ FAILURE_COLUMNS = ("track_id", *FACT_COLUMNS, "stage", "error_type")
 # Failures that lie in the file itself. What lies in the way to it (network, permissions) is tried every time.
 _LASTING_STAGES = (Stage.CATALOG.value, Stage.DECODE.value, Stage.EMBED.value)
 
+Mask = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -33,7 +36,8 @@ class Plan:
 
     Args:
         to_process: Rows of ``schema.PLAN``, sorted by track_id: to read, and to embed where the bytes say so.
-        relabeled: Rows of ``schema.CATALOG``: content as stored, but title, artist, album or genre moved.
+        relabeled: Rows of ``schema.CATALOG``: content as stored, but title, artist, album or genre moved, or a
+            failure is on record from when the file was another.
         num_tracks: Tracks in the catalog.
         num_unchanged: Tracks that need no look, relabeled ones included.
         num_known_failures: Tracks that failed before and have not changed since.
@@ -70,15 +74,17 @@ def plan_tracks(
         The plan; num_tracks = rows to process + num_unchanged + num_known_failures.
     """
     matches = {recipe: _match(catalog, ledger) for recipe, ledger in ledgers.items()}
-    settled = [_is_settled(catalog, found, resolutions) for found in matches.values()]
     failure_matches = {recipe: _match(catalog, failures[recipe]) for recipe in ledgers}
+    settled = [_is_settled(catalog, found, resolutions) for found in matches.values()]
     known_bad = [_is_known_failure(catalog, found) for found in failure_matches.values()]
     unchanged = np.logical_and.reduce(settled)
-    # Bad for one recipe is bad for all that lack the track: what fails for good lies in the file.
+    # A recipe that has neither the track nor its failure has yet to look at the file for itself.
     failed = ~unchanged & np.logical_and.reduce([s | bad for s, bad in zip(settled, known_bad, strict=True)])
     if retry_failures:
         failed[:] = False
-    relabeled = unchanged & np.logical_or.reduce([_is_relabeled(catalog, found) for found in matches.values()])
+    outdated = [_is_relabeled(catalog, found) for found in matches.values()]
+    outdated += [_is_outdated_failure(catalog, found) for found in failure_matches.values()]
+    relabeled = unchanged & np.logical_or.reduce(outdated)
     to_look_at = np.flatnonzero(~(unchanged | failed))
     return Plan(
         to_process=_build_plan_rows(catalog, matches, resolutions, to_look_at),
@@ -86,7 +92,7 @@ def plan_tracks(
         num_tracks=catalog.num_rows,
         num_unchanged=int(unchanged.sum()),
         num_known_failures=int(failed.sum()),
-        known_failures_by_reason=_count_reasons(list(failure_matches.values()), failed),
+        known_failures_by_reason=_count_reasons(list(failure_matches.values()), known_bad, failed),
         departed={
             recipe: _find_departed(ledger.column("track_id"), catalog.column("track_id"))
             for recipe, ledger in ledgers.items()
@@ -99,33 +105,38 @@ def _match(catalog: pa.Table, recorded: pa.Table) -> pa.Table:
     return recorded.take(pc.index_in(catalog.column("track_id"), recorded.column("track_id")))
 
 
-def _is_settled(catalog: pa.Table, found: pa.Table, resolutions: Sequence[str]) -> np.ndarray:
+def _is_settled(catalog: pa.Table, found: pa.Table, resolutions: Sequence[str]) -> Mask:
     """Say for each row whether the store holds it whole and nothing hints at a change."""
     held = pc.binary_join(found.column("resolutions"), ",").combine_chunks().dictionary_encode()
     # A ledger has a handful of distinct sets of resolutions, whatever its length.
     holds_all = np.array(
         [set(resolutions) <= set(text.split(",")) for text in held.dictionary.to_pylist()] + [False]
     )
-    whole = holds_all[pc.fill_null(held.indices, len(held.dictionary)).to_numpy()]
+    whole: Mask = holds_all[pc.fill_null(held.indices, len(held.dictionary)).to_numpy()]
     return whole & _has_same_facts(catalog, found)
 
 
-def _has_same_facts(catalog: pa.Table, found: pa.Table) -> np.ndarray:
+def _has_same_facts(catalog: pa.Table, found: pa.Table) -> Mask:
     """Say for each row whether its file can be taken for the recorded one without reading it."""
     same = {name: _as_mask(pc.equal(catalog.column(name), found.column(name))) for name in FACT_COLUMNS}
     both_have_etags = _as_mask(pc.and_(pc.is_valid(catalog.column("etag")), pc.is_valid(found.column("etag"))))
     same_size_and_time = same["size_bytes"] & same["modified_time"]
-    return same["uri"] & np.where(both_have_etags, same["etag"], same_size_and_time)
+    return same["uri"] & ((both_have_etags & same["etag"]) | (~both_have_etags & same_size_and_time))
 
 
-def _is_known_failure(catalog: pa.Table, found: pa.Table) -> np.ndarray:
+def _is_known_failure(catalog: pa.Table, found: pa.Table) -> Mask:
     """Say for each row whether this very file failed before, for a reason that lies in the file."""
     lasting = _as_mask(pc.is_in(found.column("stage"), pa.array(_LASTING_STAGES)))
     both_without_audio = _as_mask(pc.and_(pc.is_null(catalog.column("uri")), pc.is_null(found.column("uri"))))
     return lasting & (_has_same_facts(catalog, found) | both_without_audio)
 
 
-def _is_relabeled(catalog: pa.Table, found: pa.Table) -> np.ndarray:
+def _is_outdated_failure(catalog: pa.Table, found: pa.Table) -> Mask:
+    """Say for each row whether a failure is recorded of another state of its file."""
+    return _as_mask(pc.is_valid(found.column("stage"))) & ~_has_same_facts(catalog, found)
+
+
+def _is_relabeled(catalog: pa.Table, found: pa.Table) -> Mask:
     """Say for each row whether the catalog describes the track in other words than the ledger."""
     differs = np.zeros(catalog.num_rows, bool)
     for name in LABEL_COLUMNS:
@@ -135,25 +146,37 @@ def _is_relabeled(catalog: pa.Table, found: pa.Table) -> np.ndarray:
 
 
 def _build_plan_rows(
-    catalog: pa.Table, matches: Mapping[str, pa.Table], resolutions: Sequence[str], rows: np.ndarray
+    catalog: pa.Table,
+    matches: Mapping[str, pa.Table],
+    resolutions: Sequence[str],
+    rows: npt.NDArray[np.int64],
 ) -> pa.Table:
-    held: list[list[str]] = [[] for _ in rows]
-    for recipe, found in matches.items():
-        ledger_rows = found.select(["resolutions", "content_hash"]).take(pa.array(rows))
-        for index in np.flatnonzero(_as_mask(pc.is_valid(ledger_rows.column("content_hash")))):
-            content_hash = ledger_rows.column("content_hash")[index].as_py()
-            names = ledger_rows.column("resolutions")[index].as_py()
-            held[index] += [f"{recipe}/{name}@{content_hash}" for name in names]
+    rows = rows[pc.sort_indices(catalog.column("track_id").take(pa.array(rows))).to_numpy()]
     wanted = [f"{recipe}/{name}" for recipe in matches for name in resolutions]
     plan = catalog.select(CATALOG.names).take(pa.array(rows))
-    plan = plan.append_column(PLAN.field("wanted"), pa.array([wanted] * len(rows), PLAN.field("wanted").type))
-    plan = plan.append_column(PLAN.field("held"), pa.array(held, PLAN.field("held").type))
-    return plan.sort_by("track_id")
+    same_for_all = pa.array([wanted], PLAN.field("wanted").type).take(pa.array(np.zeros(len(rows), np.int64)))
+    plan = plan.append_column(PLAN.field("wanted"), same_for_all)
+    return plan.append_column(PLAN.field("held"), _list_held(matches, rows))
 
 
-def _count_reasons(matches: Sequence[pa.Table], failed: np.ndarray) -> dict[str, int]:
+def _list_held(matches: Mapping[str, pa.Table], rows: npt.NDArray[np.int64]) -> pa.Array:
+    """List for each of the rows what the store holds of it, as "recipe/resolution@content_hash"."""
+    held: list[list[str]] = [[] for _ in rows]
+    for recipe, found in matches.items():
+        stored = found.select(["resolutions", "content_hash"]).take(pa.array(rows))
+        columns = (stored.column(name).to_pylist() for name in stored.column_names)
+        for names_held, resolutions, content_hash in zip(held, *columns, strict=True):
+            names_held += [f"{recipe}/{name}@{content_hash}" for name in resolutions or ()]
+    return pa.array(held, PLAN.field("held").type)
+
+
+def _count_reasons(matches: Sequence[pa.Table], known_bad: Sequence[Mask], failed: Mask) -> dict[str, int]:
     """Count known failures by reason; a track that is bad for several recipes counts once."""
-    reasons = pc.coalesce(*(found.column("error_type") for found in matches)).filter(pa.array(failed))
+    known = [
+        pc.if_else(pa.array(bad), found.column("error_type"), None)
+        for found, bad in zip(matches, known_bad, strict=True)
+    ]
+    reasons = pc.coalesce(*known).filter(pa.array(failed))
     return {item["values"]: item["counts"] for item in pc.value_counts(reasons).to_pylist()}
 
 
@@ -162,6 +185,6 @@ def _find_departed(ledger_ids: pa.ChunkedArray, catalog_ids: pa.ChunkedArray) ->
     return list(ledger_ids.filter(departed).to_pylist())
 
 
-def _as_mask(values: pa.ChunkedArray) -> np.ndarray:
+def _as_mask(values: pa.ChunkedArray) -> Mask:
     """Return a boolean column as a NumPy mask, null counting as false."""
     return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), bool)

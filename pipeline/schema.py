@@ -71,7 +71,7 @@ EMBEDDED = pa.schema(
     [
         *PLAN,
         *SOURCE_FIELDS,
-        pa.field("num_frames", pa.int32()),  # at 25 Hz
+        pa.field("num_frames_25hz", pa.int32()),
         pa.field("pooled", POOLED),
         *FAILURE_FIELDS,
     ]
@@ -108,7 +108,7 @@ TRACKS = pa.schema(
         pa.field("recipe", pa.string(), nullable=False),
         *CATALOG,
         *SOURCE_FIELDS,
-        pa.field("num_frames", pa.int32()),  # at 25 Hz
+        pa.field("num_frames_25hz", pa.int32()),
         pa.field("resolutions", pa.list_(pa.string())),  # what `frames` holds of this track and content
         pa.field("embedding", FEATURE_LIST),  # the global vector; null where `global` was not asked for
         pa.field("event_time", TIMESTAMP),  # when this content was embedded
@@ -129,7 +129,7 @@ FRAMES = pa.schema(
         pa.field("embeddings", pa.list_(FEATURE_LIST)),  # num_frames × embed_dim
     ]
 )
-"""Table ``frames``, partitioned by ``recipe`` and ``resolution``: facts, live while ``tracks`` names their hash."""
+"""Table ``frames``, by ``recipe`` and ``resolution``: facts, live while ``tracks`` names their hash."""
 
 FAILURES = pa.schema(
     [

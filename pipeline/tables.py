@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import StorageError, StoreFormatError
@@ -16,22 +17,27 @@ from pipeline.storage import StoreLocation, delta_storage_options
 STORE_FORMAT = 1
 FORMAT_PROPERTY = "musicfm.storeFormat"
 
+# delta-rs takes these for parts of a URL even in a local path: it then loses sight of a table's files or history.
+_CONFUSING_IN_URL = re.compile("[#?]|%[0-9A-Fa-f]{2}")
+
 
 def create_tables(store: StoreLocation) -> None:
     """Create the tables that are not there yet, and check the format of those that are.
+
+    The ledger is made last: where it is, all tables are.
 
     Raises:
         StoreFormatError: A table has another format.
         StorageError: The store cannot be written.
     """
-    for name, schema in TABLES.items():
+    for name in reversed(TABLES):
+        if _is_there(store, name):
+            open_table(store, name)
+            continue
         try:
-            if DeltaTable.is_deltatable(store.table_url(name), delta_storage_options(store.options)):
-                open_table(store, name)
-                continue
             DeltaTable.create(
-                store.table_url(name),
-                schema,
+                _locate_table(store, name),
+                TABLES[name],
                 mode="ignore",
                 partition_by=PARTITION_COLUMNS[name],
                 configuration={FORMAT_PROPERTY: str(STORE_FORMAT)},
@@ -39,7 +45,7 @@ def create_tables(store: StoreLocation) -> None:
                 raise_if_key_not_exists=False,
             )
         except (DeltaError, OSError) as error:
-            raise _describe_store_error(store, error) from error
+            raise _describe_store_error(store.url, error) from error
 
 
 def open_table(store: StoreLocation, table_name: str, version: int | None = None) -> DeltaTable:
@@ -49,15 +55,16 @@ def open_table(store: StoreLocation, table_name: str, version: int | None = None
         StorageError: There is no such table, or it cannot be read.
         StoreFormatError: It was written in another format.
     """
-    url = store.table_url(table_name)
+    url = _locate_table(store, table_name)
     try:
         table = DeltaTable(url, version=version, storage_options=delta_storage_options(store.options))
     except TableNotFoundError as error:
         raise StorageError(
-            f"no feature store at {store.url}: expected a Delta table at {url}; make one with jobs/embed_catalog.py"
+            f"no feature store at {store.url}: expected a Delta table at {url}, found none; "
+            "make one with jobs/embed_catalog.py"
         ) from error
     except (DeltaError, OSError) as error:
-        raise _describe_store_error(store, error) from error
+        raise _describe_store_error(store.url, error) from error
     found = table.metadata().configuration.get(FORMAT_PROPERTY)
     if found != str(STORE_FORMAT):
         raise StoreFormatError(
@@ -68,15 +75,12 @@ def open_table(store: StoreLocation, table_name: str, version: int | None = None
 
 
 def has_tables(store: StoreLocation) -> bool:
-    """Say whether there is a store: its ledger is made before any other commit.
+    """Say whether there is a store.
 
     Raises:
         StorageError: The place cannot be read at all.
     """
-    try:
-        return DeltaTable.is_deltatable(store.table_url("tracks"), delta_storage_options(store.options))
-    except (DeltaError, OSError) as error:
-        raise _describe_store_error(store, error) from error
+    return _is_there(store, "tracks")
 
 
 def commit_actions(
@@ -101,30 +105,94 @@ def commit_actions(
     Raises:
         deltalake.exceptions.CommitFailedError: Another writer removed one of the files, or used the same
             application transaction, since this table object was opened.
+        StorageError: The table cannot be written.
     """
-    table.create_write_transaction(
-        list(actions),
-        mode="append",
-        schema=table.schema(),
-        partition_by=PARTITION_COLUMNS[table_name],
-        commit_properties=CommitProperties(
-            custom_metadata=dict(metadata), app_transactions=[transaction] if transaction else None
-        ),
-    )
-    table.update_incremental()
+    try:
+        table.create_write_transaction(
+            list(actions),
+            mode="append",
+            schema=table.schema(),
+            partition_by=PARTITION_COLUMNS[table_name],
+            commit_properties=_build_commit_properties(metadata, transaction),
+        )
+        table.update_incremental()
+    except CommitFailedError:
+        raise
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
     return table.version()
+
+
+def restore_table(
+    table: DeltaTable, version: int, metadata: Mapping[str, str], transaction: Transaction | None = None
+) -> None:
+    """Bring a table back to the files of an earlier version, in a new commit.
+
+    Args:
+        table: The table at its newest version.
+        version: An earlier one.
+        metadata: Keys and values that the commit carries.
+        transaction: Application transaction.
+
+    Raises:
+        deltalake.exceptions.CommitFailedError: Another writer committed since this table object was opened.
+        StorageError: The table cannot be written, or files of that version are gone.
+    """
+    try:
+        table.restore(version, commit_properties=_build_commit_properties(metadata, transaction))
+    except CommitFailedError:
+        raise
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
 
 
 def read_columns(table: DeltaTable, columns: Sequence[str], recipe: str | None = None) -> pa.Table:
     """Read some columns of a table, of one recipe or of all.
 
+    Uses delta-rs's own engine: pyarrow's leaves threads behind that now and then abort the process as it exits
+    (apache/arrow issue 34314).
+
     Returns:
-        Arrow table with the columns asked for, in that order.
+        Arrow table with the columns asked for, in that order; the rows in none.
     """
-    partitions = [("recipe", "=", recipe)] if recipe is not None else None
-    return table.to_pyarrow_table(partitions=partitions, columns=list(columns)).select(list(columns))
+    predicate = f"recipe = '{recipe}'" if recipe is not None else None
+    schema = pa.schema(table.schema().to_arrow())
+    schema = pa.schema([schema.field(name) for name in columns])
+    reader = pa.RecordBatchReader.from_stream(table.scan(list(columns), predicate))
+    return reader.cast(schema).read_all()
 
 
-def _describe_store_error(store: StoreLocation, error: Exception) -> StorageError:
-    detail = " ".join(str(error).split())[:300]
-    return StorageError(f"cannot use the store at {store.url}: {type(error).__name__}: {detail}")
+def _locate_table(store: StoreLocation, table_name: str) -> str:
+    """Return a table's URL.
+
+    Raises:
+        StorageError: delta-rs cannot work there.
+    """
+    url = store.table_url(table_name)
+    if found := _CONFUSING_IN_URL.search(url):
+        raise StorageError(
+            f"a store's path may not hold '#', '?' or an escape such as '%20', found {found[0]!r} in {store.url}; "
+            "choose another --store"
+        )
+    return url
+
+
+def _is_there(store: StoreLocation, table_name: str) -> bool:
+    try:
+        return DeltaTable.is_deltatable(_locate_table(store, table_name), delta_storage_options(store.options))
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(store.url, error) from error
+
+
+def _build_commit_properties(metadata: Mapping[str, str], transaction: Transaction | None) -> CommitProperties:
+    return CommitProperties(
+        custom_metadata=dict(metadata), app_transactions=[transaction] if transaction else None
+    )
+
+
+def _describe_store_error(url: str, error: Exception) -> StorageError:
+    """Say in one line what delta-rs says in many, coloured for a terminal: its first link and its last."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    links = [" ".join(link.split()) for link in text.split("↳")]
+    detail = ": ".join(dict.fromkeys([links[0], links[-1]]))
+    return StorageError(f"cannot use the store at {url}: {detail[:300]}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,13 +25,13 @@ class WriteSettings:
         frames_url: URL of the ``frames`` table.
         mantissa_bits: Mantissa bits kept, by recipe id.
         run_id: The run that writes.
-        options: File system options of the store.
+        options: File system options of the store; never logged.
     """
 
     frames_url: str
     mantissa_bits: Mapping[str, int]
     run_id: str
-    options: Options | None = None
+    options: Options | None = field(default=None, repr=False)
 
 
 def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
@@ -49,13 +49,16 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
     Raises:
         StorageError: A part cannot be written; the run cannot go on.
     """
-    embedded = embedded.sort_by("track_id")
     event_time = datetime.now(UTC)
-    failed = pc.is_valid(embedded.column("stage"))
-    wants_nothing = pc.equal(pc.list_value_length(embedded.column("wanted")), 0)
+    order = pc.sort_indices(embedded.column("track_id"))
+    facts = embedded.drop_columns(["pooled"]).take(order)  # the features are large: they are not moved about
+    failed = pc.is_valid(facts.column("stage"))
+    wants_nothing = pc.equal(pc.list_value_length(facts.column("wanted")), 0)
     unchanged = pc.and_(pc.invert(failed), wants_nothing)
-    done = embedded.filter(pc.invert(pc.or_(failed, unchanged)))
-    features = _list_features(done, settings.mantissa_bits)
+    is_done = pc.invert(pc.or_(failed, unchanged))
+    done = facts.filter(is_done)
+    pooled = [embedded.column("pooled")[row] for row in order.filter(is_done.combine_chunks()).to_pylist()]
+    features = _list_features(pooled, settings.mantissa_bits)
     parts = [
         write_part(
             rows,
@@ -70,8 +73,8 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
     result = {
         "parts": [part.as_row() for part in parts],
         "tracks": to_ipc(_build_track_rows(done, features, event_time, settings.run_id)),
-        "failures": to_ipc(_build_failure_rows(embedded.filter(failed), event_time, settings.run_id)),
-        "unchanged": to_ipc(embedded.filter(unchanged).select(UNCHANGED.names)),
+        "failures": to_ipc(_build_failure_rows(facts.filter(failed), event_time, settings.run_id)),
+        "unchanged": to_ipc(facts.filter(unchanged).select(UNCHANGED.names)),
     }
     return pa.Table.from_pylist([result], schema=RESULTS)
 
@@ -87,10 +90,10 @@ class _Feature:
     num_frames: int
 
 
-def _list_features(done: pa.Table, mantissa_bits: Mapping[str, int]) -> list[_Feature]:
+def _list_features(pooled: Sequence[pa.ListScalar], mantissa_bits: Mapping[str, int]) -> list[_Feature]:
     features = []
-    for row, pooled in enumerate(done.column("pooled")):
-        for item in pooled.values if pooled.values is not None else []:
+    for row, items in enumerate(pooled):
+        for item in items.values:
             recipe, resolution = item["wanted"].as_py().split("/")
             values = round_mantissa(item["values"].values.to_numpy(), mantissa_bits[recipe])
             features.append(_Feature(row, recipe, resolution, values, item["num_frames"].as_py()))
@@ -157,7 +160,7 @@ def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: date
 def _build_failure_rows(failed: pa.Table, event_time: datetime, run_id: str) -> pa.Table:
     """Build one failure row per track and recipe that was wanted of it."""
     rows = []
-    for row in failed.drop_columns("pooled").to_pylist():
+    for row in failed.to_pylist():
         recipes = dict.fromkeys(name.split("/")[0] for name in row["wanted"])
         kept = {name: row[name] for name in FAILURES.names if name in row}
         rows += [{**kept, "recipe": recipe, "event_time": event_time, "run_id": run_id} for recipe in recipes]

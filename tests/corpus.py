@@ -51,7 +51,7 @@ def make_failures(folder: Path) -> dict[str, str]:
     """
     music = load_music(seconds=4.0)
     reasons = {}
-    for name in ("cut.wav", "cut.aiff", "cut.flac", "cut.m4a", "cut.mp3", "cut.wma"):
+    for name in ("cut_wav.wav", "cut_aiff.aiff", "cut_flac.flac", "cut_m4a.m4a", "cut_mp3.mp3", "cut_wma.wma"):
         encode_clip(folder / name, music, 44_100)
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[: len(whole) // 2])
@@ -61,7 +61,7 @@ def make_failures(folder: Path) -> dict[str, str]:
         "noise_bytes.mp3": rng.bytes(20_000),
         "web_page.mp3": b"<html><body>404 Not Found</body></html>\n",
         "text.wav": b"This was never a sound.\n" * 100,
-        "before_the_index.m4a": (folder / "cut.m4a").read_bytes()[:30],
+        "before_the_index.m4a": (folder / "cut_m4a.m4a").read_bytes()[:30],
     }
     for name, content in texts.items():
         (folder / name).write_bytes(content)

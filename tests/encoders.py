@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from fractions import Fraction
 from typing import Any
 
-import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+
+from demo.make_clips import encode_with_ffmpeg
 
 
 def encode_bytes(waveform: NDArray[Any], sample_rate: int, **arguments: str) -> bytes:
@@ -22,19 +22,10 @@ def encode_bytes(waveform: NDArray[Any], sample_rate: int, **arguments: str) -> 
 def encode_in_container(
     waveform: NDArray[Any], sample_rate: int, container: str, codec: str, bit_rate: int = 96_000, **options: str
 ) -> bytes:
-    """Encode (num_samples, num_channels) through FFmpeg into any of its containers."""
+    """Encode (num_samples, num_channels) through FFmpeg into any of its containers; an mp4 in fragments."""
+    options = {"movflags": "frag_keyframe+empty_moov"} if container == "mp4" else options
     buffer = io.BytesIO()
-    layout = "mono" if waveform.shape[1] == 1 else "stereo"
-    with av.open(buffer, "w", format=container, options=options) as file:
-        stream = file.add_stream(codec, rate=sample_rate, layout=layout)
-        assert isinstance(stream, av.AudioStream)
-        stream.bit_rate = bit_rate
-        for start in range(0, len(waveform), 4096):
-            block = np.ascontiguousarray(waveform[start : start + 4096].T, np.float32)
-            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
-            frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
+    encode_with_ffmpeg(buffer, waveform, sample_rate, codec, bit_rate, options, container)
     return buffer.getvalue()
 
 

@@ -62,4 +62,6 @@ def test_every_file_of_the_tree_is_listed() -> None:
     for package in ("musicfm_model", "pipeline", "jobs"):
         for path in (ROOT / package).glob("*.py"):
             if path.stem != "__init__":
-                assert re.search(rf"\b{path.name}\b", tree), f"{package}/{path.name} has no line in the README's tree"
+                assert re.search(rf"\b{path.name}\b", tree), (
+                    f"{package}/{path.name} has no line in the README's tree"
+                )

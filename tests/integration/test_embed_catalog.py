@@ -73,7 +73,16 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Job:
     encode_clip(audio / "long [live] *.flac", load_music(seconds=33.0, sample_rate=24_000), 24_000)
     expected_failures = make_failures(audio)
     (audio / "cover.jpg").write_bytes(b"not audio, and no track")
-    arguments = ("--audio", str(audio), "--store", str(store), "--checkpoint", str(tiny_checkpoint), "--layer", "2")
+    arguments = (
+        "--audio",
+        str(audio),
+        "--store",
+        str(store),
+        "--checkpoint",
+        str(tiny_checkpoint),
+        "--layer",
+        "2",
+    )
     first = run_command("jobs/embed_catalog.py", *arguments)
     return Job(audio, store, expected_failures, arguments, first)
 
@@ -142,11 +151,13 @@ def test_stored_frames_are_the_published_latents_to_ten_bits(job: Job, tiny_chec
 def test_duckdb_reads_plain_vectors(job: Job) -> None:
     files = DeltaTable(job.store / "frames").file_uris()
     tracks = DeltaTable(job.store / "tracks").file_uris()
-    rows = duckdb.sql(
+    relation = duckdb.sql(
         f"""SELECT track_id, num_frames, embeddings FROM read_parquet({files}, hive_partitioning = true)
         JOIN (SELECT recipe, track_id, content_hash FROM read_parquet({tracks}, hive_partitioning = true))
         USING (recipe, track_id, content_hash) WHERE resolution = '16hz' ORDER BY track_id"""
-    ).fetchall()
+    )
+    assert relation is not None
+    rows = relation.fetchall()
     assert len(rows) == len(ENDINGS) + 1
     for _, num_frames, embeddings in rows:
         assert np.array(embeddings, np.float32).shape == (num_frames, 32)

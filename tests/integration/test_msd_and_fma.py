@@ -118,7 +118,7 @@ def test_each_msd_layout_gives_the_same_tracks(
     assert [(row["track_id"], row["stage"], row["error_type"]) for row in failures] == [
         (WITHOUT_AUDIO, "catalog", "object_missing")
     ]
-    assert not np.array_equal(*(vectors[track_id][0] for track_id in IDS))
+    assert not np.array_equal(vectors[IDS[0]][0], vectors[IDS[1]][0])
 
 
 @pytest.mark.ray

@@ -2,11 +2,13 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +20,12 @@ from tests.corpus import encode_clip, load_music
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+ENVIRONMENT = os.environ | {
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "RAY_AUTH_MODE": "token",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 
 
 def find_free_ports(number: int) -> list[int]:
@@ -33,8 +41,13 @@ def find_free_ports(number: int) -> list[int]:
 def wait_for(url: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=2):
-            return
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except urllib.error.HTTPError:
+            return  # it answers; it wants a token, which the command line brings along
+        except OSError:
+            pass
         time.sleep(0.3)
     raise TimeoutError(f"{url} did not answer within {timeout_s} s")
 
@@ -45,13 +58,16 @@ def dashboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     gcs, dashboard, client = find_free_ports(3)
     temp = Path("/tmp") / f"ray-{os.getpid()}"  # Ray's sockets must have short paths
     command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    command += [
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={client}",
+    ]
     command += ["--num-cpus=2", "--disable-usage-stats", f"--temp-dir={temp}"]
-    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     log = tmp_path_factory.mktemp("ray") / "head.log"
     with log.open("w") as output:
         head = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command, stdout=output, stderr=subprocess.STDOUT, env=ENVIRONMENT, start_new_session=True
         )
     try:
         wait_for(f"http://127.0.0.1:{dashboard}/api/version", 60)
@@ -73,7 +89,9 @@ def test_the_same_command_under_ray_job_submit(dashboard_url: str, tmp_path: Pat
     job = ["python", "jobs/embed_catalog.py", "--audio", str(audio), "--store", str(tmp_path / "store")]
     job += ["--checkpoint", str(tiny_checkpoint), "--layers", "2"]
     submit = [str(BIN / "ray"), "job", "submit", "--address", dashboard_url, "--working-dir", ".", "--", *job]
-    done = subprocess.run(submit, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        submit, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     report = json.loads(lines[-1])

@@ -145,4 +145,5 @@ def batch_norm(x: Array, weights: Mapping[str, Array], name: str) -> Array:
 
 
 def swish(x: Array) -> Array:
-    return x * expit(x)
+    activated: Array = x * expit(x)
+    return activated

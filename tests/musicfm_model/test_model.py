@@ -14,7 +14,7 @@ from torch import Tensor
 
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint
-from tests.checkpoints import TINY, write_random_checkpoint
+from tests.checkpoints import STATS, TINY, write_random_checkpoint
 from tests.musicfm_model.oracles import relative_error
 from tests.musicfm_model.test_conformer import count_layers
 
@@ -287,6 +287,19 @@ def test_evaluation_is_repeatable_and_training_drops(tiny_model: MusicFM25Hz, wa
 
     training = copy.deepcopy(tiny_model).train()
     assert not torch.equal(training.get_latent(wav, 3), training.get_latent(wav, 3))
+
+
+def test_a_target_is_the_token_of_four_successive_mel_frames(tiny_model: MusicFM25Hz, wav: Tensor) -> None:
+    mel = (tiny_model.preprocessor_melspec_2048(wav) - STATS["melspec_2048_mean"]) / STATS["melspec_2048_std"]
+
+    tokens = tiny_model.get_targets(wav)["melspec_2048"]
+
+    assert tokens.shape == (5, 50)
+    for token in range(50):
+        stacked = torch.cat([mel[:, :, 4 * token + step] for step in range(4)], dim=1)
+        expected = tiny_model.quantizer_melspec_2048_0(stacked[:, None])[:, 0]
+        assert torch.equal(tokens[:, token], expected)
+    assert len(set(tokens.flatten().tolist())) > 5
 
 
 def test_targets_need_whole_tokens(tiny_model: MusicFM25Hz) -> None:

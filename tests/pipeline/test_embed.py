@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,13 +40,15 @@ def make_waveform(seconds: float, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     num_samples = round(seconds * SAMPLE_RATE_HZ)
     tone = np.sin(np.arange(num_samples) * (0.01 + 0.02 * seed)) * np.linspace(0.1, 0.9, num_samples)
-    return (0.3 * tone + 0.1 * generator.normal(size=num_samples)).astype(np.float32)
+    waveform: np.ndarray = (0.3 * tone + 0.1 * generator.normal(size=num_samples)).astype(np.float32)
+    return waveform
 
 
 def latent(model: MusicFM25Hz, waveform: np.ndarray, layer: int) -> np.ndarray:
     with torch.inference_mode():
         found: Tensor = model.get_latent(torch.from_numpy(waveform.copy())[None], layer_ix=layer)
-    return found[0].numpy()
+    array: np.ndarray = found[0].numpy()
+    return array
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
@@ -57,7 +58,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-
 
 def decoded_rows(waveforms: Sequence[np.ndarray | None], wanted: Sequence[str], **columns: Any) -> pa.Table:
     rows = [
-        {name: None for name in DECODED.names}
+        dict.fromkeys(DECODED.names)
         | {"track_id": f"t{i}", "wanted": list(wanted), "held": [], "waveform": waveform, "content_hash": "00"}
         | columns
         for i, waveform in enumerate(waveforms)

@@ -23,14 +23,14 @@ def resample_in_torchaudio(waveform: NDArray[np.float32], rate: int) -> NDArray[
     return resampled
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 44_075])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 44_125])
 def test_values_are_torchaudios(rate: int) -> None:
     waveform = make_noise(rate + 123)
     np.testing.assert_allclose(resample(waveform, rate), resample_in_torchaudio(waveform, rate), atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000])
-@pytest.mark.parametrize("piece_samples", [1, 1_000, 2**14])
+@pytest.mark.parametrize("piece_samples", [700, 5_000])
 def test_pieces_have_no_seams(rate: int, piece_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resample_module, "_PIECE_SAMPLES", piece_samples)
     waveform = make_noise(rate // 4 + 123)
