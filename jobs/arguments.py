@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -25,7 +26,9 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser whose mistakes are one line: the flags are in ``--help``."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the mistake and exit with 2."""
+        """Print the mistake and exit with 2; a flag that is not known may carry a secret, which is left out."""
+        if message.startswith("unrecognized arguments"):
+            message = re.sub(r"=\S+", "=…", message)
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
@@ -42,7 +45,7 @@ def build_embed_parser(description: str, default_checkpoint: str | None = None) 
     parser.add_argument(
         "--resolutions",
         type=parse_resolutions,
-        default=DEFAULT_RESOLUTIONS,
+        default=",".join(DEFAULT_RESOLUTIONS),
         metavar="NAMES",
         help=f"comma-separated, of {', '.join(RESOLUTIONS)}",
     )
@@ -54,6 +57,7 @@ def build_embed_parser(description: str, default_checkpoint: str | None = None) 
     run.add_argument("--retry-failures", action="store_true", help="try known-bad files again")
     run.add_argument("--max-duration-s", type=_positive, default=7200.0, help="longer tracks fail")
     run.add_argument("--commit-interval-s", type=_positive, default=60.0, help="between commits of a run")
+    run.add_argument("--stall-timeout-s", type=_positive, default=3600.0, help="give up after such a silence")
     storage = parser.add_argument_group("storage (credentials come from the standard places, such as AWS_*)")
     add_storage_option(storage, "--storage-option", "the store")
     add_storage_option(storage, "--audio-option", "the audio")
@@ -84,7 +88,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, default_checkpoint: str
     )
     model.add_argument("--stats", metavar="URL", help="normalisation file, where it is not beside the checkpoint")
     model.add_argument(
-        "--layers", "--layer", type=parse_layers, default=(7,), help="comma-separated; each gives a recipe"
+        "--layers", "--layer", type=parse_layers, default="7", help="comma-separated; each gives a recipe"
     )
     model.add_argument("--windows", choices=("shared", "task"), default="shared", help="window policy")
     model.add_argument("--precision", choices=PRECISIONS, default="float32", help="arithmetic of the model")
@@ -197,6 +201,7 @@ def _read_settings(flags: argparse.Namespace) -> RunSettings:
         batch_size=flags.batch_size,
         max_duration_s=flags.max_duration_s,
         commit_interval_s=flags.commit_interval_s,
+        stall_timeout_s=flags.stall_timeout_s,
         retry_failures=flags.retry_failures,
         prune=flags.prune,
     )

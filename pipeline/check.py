@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from pipeline.config import RESOLUTIONS
+from pipeline.errors import StorageError
 from pipeline.read import FeatureStore
 from pipeline.schema import TABLES
 from pipeline.storage import StoreLocation, list_files
@@ -48,7 +49,8 @@ def check_store(store: StoreLocation, deep: bool = False) -> StoreCheck:
 
     Args:
         store: The store.
-        deep: Also read every vector: equal lengths, finite values, as many frames as the row says.
+        deep: Also read every vector: equal lengths, finite values, as many frames as the row says, and a
+            global vector where the ledger lists one.
 
     Returns:
         What was found.
@@ -63,14 +65,28 @@ def check_store(store: StoreLocation, deep: bool = False) -> StoreCheck:
         report.problems += _check_files(store, name, table, report)
     if report.problems:
         return report  # rows cannot be read from files that are not there
-    snapshot = FeatureStore(store.url, "latest", store.options)
-    ledger = snapshot.tracks(["recipe", "track_id", "content_hash", "resolutions"])
-    report.problems += _check_unique("tracks", ledger, ["recipe", "track_id"])
+    try:
+        report.problems += _check_rows(store, tables, deep, report)
+    except StorageError as error:
+        report.problems.append(str(error))
+    report.problems += _check_last_run(tables["tracks"], report)
+    return report
+
+
+def _check_rows(
+    store: StoreLocation, tables: Mapping[str, DeltaTable], deep: bool, report: StoreCheck
+) -> Iterator[str]:
+    """The tables' rows are unique and belong together."""
+    ledger = read_columns(tables["tracks"], ["recipe", "track_id", "content_hash", "resolutions"])
+    yield from _check_unique("tracks", ledger, ["recipe", "track_id"])
     failures = read_columns(tables["failures"], ["recipe", "track_id"])
     report.num_failures = failures.num_rows
-    report.problems += _check_unique("failures", failures, ["recipe", "track_id"])
-    frames = read_columns(tables["frames"], ["recipe", "resolution", "track_id", "content_hash"])
-    report.problems += _check_unique("frames", frames, frames.column_names)
+    yield from _check_unique("failures", failures, ["recipe", "track_id"])
+    # The frames that readers of this ledger see, whatever a run commits meanwhile.
+    snapshot = FeatureStore(store.url, tables["tracks"].version(), store.options)
+    seen = open_table(store, "frames", snapshot.frames_version)
+    frames = read_columns(seen, ["recipe", "resolution", "track_id", "content_hash"])
+    yield from _check_unique("frames", frames, frames.column_names)
     num_live = 0
     for recipe in sorted(pc.unique(ledger.column("recipe")).to_pylist()):
         rows = ledger.filter(pc.equal(ledger.column("recipe"), recipe))
@@ -79,13 +95,13 @@ def check_store(store: StoreLocation, deep: bool = False) -> StoreCheck:
         for resolution in _list_resolutions(rows):
             num_found, problems = _check_resolution(rows, own, recipe, resolution)
             report.num_frame_rows[f"{recipe}/{resolution}"] = num_found
-            report.problems += problems
             num_live += num_found
-            if deep:
-                report.problems += _check_values(snapshot, recipe, resolution)
+            yield from problems
+            if deep and num_found:
+                yield from _check_frames(snapshot, recipe, resolution)
+        if deep:
+            yield from _check_vectors(tables["tracks"], recipe)
     report.num_dead_rows = frames.num_rows - num_live
-    report.problems += _check_last_run(tables["tracks"], report)
-    return report
 
 
 def _check_files(store: StoreLocation, name: str, table: DeltaTable, report: StoreCheck) -> Iterator[str]:
@@ -133,21 +149,57 @@ def _join_keys(rows: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(rows.column("track_id"), rows.column("content_hash"), "\n")
 
 
-def _check_values(snapshot: FeatureStore, recipe: str, resolution: str) -> Iterator[str]:
-    for part in snapshot.iter_frames(resolution, recipe):
-        for row in range(part.num_rows):
-            vectors = part.column("embeddings")[row].values
-            lengths = set(pc.list_value_length(vectors).to_pylist())
-            values = pc.list_flatten(vectors)
-            sound = (
-                len(vectors) == part.column("num_frames")[row].as_py()
-                and len(lengths) == 1
-                and values.null_count == 0
-                and bool(np.isfinite(values.to_numpy()).all())
-            )
-            if not sound:
-                track_id = part.column("track_id")[row].as_py()
-                yield f"frames: {recipe}/{resolution} of {track_id} is not a whole matrix of finite values"
+def _check_frames(snapshot: FeatureStore, recipe: str, resolution: str) -> Iterator[str]:
+    """Every row of a resolution is a whole matrix of finite values, all of one width."""
+    name = f"frames: {recipe}/{resolution}"
+    examples: dict[int, str] = {}
+    parts = snapshot.list_parts(resolution, recipe)
+    for path in parts.paths:
+        try:
+            rows = parts.read(path)
+        except (OSError, pa.ArrowException) as error:
+            yield f"frames: {path} cannot be read: {' '.join(str(error).split())}"
+            continue
+        for row in rows.to_batches(max_chunksize=1):
+            track_id, num_frames = (row.column(key)[0].as_py() for key in ("track_id", "num_frames"))
+            vectors = row.column("embeddings").flatten()
+            embed_dim = _measure_vectors(vectors)
+            if embed_dim is None or len(vectors) != num_frames:
+                yield f"{name} of {track_id} is not a whole matrix of finite values"
+            else:
+                examples.setdefault(embed_dim, track_id)
+    yield from _check_widths(name, examples)
+
+
+def _check_vectors(tracks: DeltaTable, recipe: str) -> Iterator[str]:
+    """Every ledger row that lists ``global`` has a vector of finite values, all of one length."""
+    name = f"tracks: {recipe}/global"
+    examples: dict[int, str] = {}
+    rows = read_columns(tracks, ["track_id", "resolutions", "embedding"], recipe)
+    for row in rows.to_batches(max_chunksize=1):
+        track_id, resolutions = (row.column(key)[0].as_py() for key in ("track_id", "resolutions"))
+        if "global" not in resolutions:
+            continue
+        embed_dim = _measure_vectors(row.column("embedding"))
+        if embed_dim is None:
+            yield f"{name} of {track_id} is not a vector of finite values"
+        else:
+            examples.setdefault(embed_dim, track_id)
+    yield from _check_widths(name, examples)
+
+
+def _measure_vectors(vectors: pa.Array) -> int | None:
+    """Return the length of a list column's vectors; None unless all have it and hold finite values alone."""
+    lengths = pc.unique(pc.list_value_length(vectors)).to_pylist()
+    values = pc.list_flatten(vectors)
+    whole = len(lengths) == 1 and lengths[0] and values.null_count == 0
+    return int(lengths[0]) if whole and np.isfinite(values.to_numpy()).all() else None
+
+
+def _check_widths(name: str, examples: dict[int, str]) -> Iterator[str]:
+    if len(examples) > 1:
+        found = ", ".join(f"{embed_dim} of {track_id}" for embed_dim, track_id in sorted(examples.items()))
+        yield f"{name}: expected vectors of one length, found {found}"
 
 
 def _check_last_run(tracks: DeltaTable, report: StoreCheck) -> Iterator[str]:

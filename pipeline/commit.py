@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction
 
 from pipeline.config import Recipe
 from pipeline.errors import RunError
@@ -166,7 +167,6 @@ class RunCommitter:
         departed = departed or {}
         self.counts.deleted += len(set().union(*departed.values()))
         if pending.parts:
-            self.bytes_written += sum(part.size_bytes for part in pending.parts)
             self._commit(self._frames, "frames", [part.as_add_action() for part in pending.parts], "append")
         failures = pa.concat_tables([FAILURES.empty_table(), *pending.failures])
         tracks = pa.concat_tables([TRACKS.empty_table(), *pending.tracks])
@@ -229,7 +229,6 @@ class RunCommitter:
             part = write_part(
                 rows.sort_by("track_id"), "tracks", url, {"recipe": recipe}, self.run_id, self.store.options
             )
-            self.bytes_written += part.size_bytes
             actions.append(part.as_add_action())
         held |= set(new_ids)
         held -= set(departed)
@@ -276,6 +275,7 @@ class RunCommitter:
             commit_actions(table, table_name, actions, metadata, _next_claim(table))
         except CommitFailedError as error:
             raise self._overtaken(error) from error
+        self.bytes_written += sum(action.size for action in actions if isinstance(action, AddAction))
 
     def _claim_frames(self, named_version: int) -> None:
         """Claim ``frames``, and take back what a killed run added to it without getting to the ledger.

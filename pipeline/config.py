@@ -133,6 +133,7 @@ class RunSettings:
         batch_size: Windows in one call of the model; by default what fits the device.
         max_duration_s: Tracks longer than this fail.
         commit_interval_s: Seconds between commits while the run goes on.
+        stall_timeout_s: Without any result for so long, the run ends.
         retry_failures: Try files again that failed before and have not changed.
         prune: Take tracks out of the ledger that the catalog no longer has.
     """
@@ -151,5 +152,6 @@ class RunSettings:
     batch_size: int | None = None
     max_duration_s: float = 7200.0
     commit_interval_s: float = 60.0
+    stall_timeout_s: float = 3600.0
     retry_failures: bool = False
     prune: bool = False

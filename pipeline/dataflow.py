@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,72 +23,22 @@ import ray
 import ray.data
 import ray.exceptions
 import torch
+from ray.util.annotations import RayDeprecationWarning
 from tqdm import tqdm
 
 from musicfm_model.checkpoint import Checkpoint
+from pipeline.audio import decode_audio
 from pipeline.commit import RunCommitter
 from pipeline.config import Recipe, RunSettings
 from pipeline.decode import decode_tracks
 from pipeline.embed import Embedder, EmbedderSettings, choose_batch_size, choose_device
-from pipeline.errors import FeatureStoreError, RunError, UsageError
+from pipeline.errors import Reason, RunError, Stage, StorageError
+from pipeline.isolation import decode_audio_apart
+from pipeline.placement import Placement, describe_stall, place_actors
+from pipeline.schema import EMBEDDED, RESULTS
 from pipeline.write import WriteSettings, write_parts
 
 logger = logging.getLogger(__name__)
-
-TRACKS_PER_BLOCK_CPU = 8  # a block is what a killed run loses: on a CPU a few minutes of work
-TRACKS_PER_BLOCK_GPU = 64
-MAX_CPUS_PER_ACTOR = 16  # more threads than this do not speed up one model
-MAX_PASSES = 3
-TASK_HEAP_BYTES = 2**30  # a bulk read of 256 MiB, a long track's waveform and its copies; declared, so that Ray
-# neither packs a node with more tasks than it can feed nor fuses decoding into the model's actors
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How the model's actors lie on the cluster.
-
-    Args:
-        num_actors: Size of the actor pool.
-        num_gpus: GPUs of each actor.
-        num_cpus: CPUs of each actor.
-        num_threads: Torch threads of each actor.
-        task_num_cpus: CPUs of each decode and write task.
-        tracks_per_block: Tracks that one task takes.
-    """
-
-    num_actors: int
-    num_gpus: int
-    num_cpus: float
-    num_threads: int
-    task_num_cpus: float
-    tracks_per_block: int
-
-
-def place_actors(nodes: Sequence[Mapping[str, float]], device: str | None) -> Placement:
-    """Choose one actor per GPU, or one per node where the cluster has no GPU (or is told not to use them).
-
-    Args:
-        nodes: Resources of each live node, as Ray names them.
-        device: ``cuda``, ``cpu`` or None for what there is.
-
-    Returns:
-        The placement. At least one CPU, or half of the only one, is left for decoding and writing.
-
-    Raises:
-        UsageError: ``cuda`` is wanted, and no node has a GPU.
-    """
-    num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    if device == "cuda" and num_gpus == 0:
-        raise UsageError("--device cuda: expected a GPU in the cluster, found none; leave it out to run on CPUs")
-    if num_gpus and device != "cpu":
-        return Placement(num_gpus, 1, 1, 1, 1, TRACKS_PER_BLOCK_GPU)
-    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    if sum(cpus) <= 1:
-        return Placement(1, 0, 0.5, 1, 0.5, TRACKS_PER_BLOCK_CPU)
-    smallest = min(cpus)
-    # Decoding and writing take a small part of what the model takes, so it may use the last core as well.
-    num_threads = min(smallest, MAX_CPUS_PER_ACTOR)
-    return Placement(len(cpus), 0, max(1, num_threads - 1), num_threads, 1, TRACKS_PER_BLOCK_CPU)
 
 
 class EmbedderActor:
@@ -93,7 +46,7 @@ class EmbedderActor:
 
     Args:
         weights: The state dict as NumPy arrays, put into the object store by the driver.
-        checkpoint: The checkpoint without its weights.
+        model: The checkpoint without its weights.
         settings: How to embed; ``device`` and ``batch_size`` are resolved on the actor's node.
         batch_size: Windows in one call of the model, if given.
         num_threads: Torch threads.
@@ -102,7 +55,7 @@ class EmbedderActor:
     def __init__(
         self,
         weights: ray.ObjectRef[dict[str, np.ndarray]],
-        checkpoint: Checkpoint,
+        model: Checkpoint,
         settings: EmbedderSettings,
         batch_size: int | None,
         num_threads: int,
@@ -112,7 +65,7 @@ class EmbedderActor:
         device = choose_device() if settings.device == "auto" else settings.device
         size = batch_size or choose_batch_size(device, settings.precision)
         self.embedder = Embedder(
-            replace(checkpoint, state_dict=state_dict), replace(settings, device=device, batch_size=size)
+            replace(model, state_dict=state_dict), replace(settings, device=device, batch_size=size)
         )
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
@@ -136,52 +89,81 @@ def start_ray() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How careful one pass over the rows is.
+
+    Args:
+        tracks_per_block: Tracks that one task takes: what is lost when it dies.
+        isolated: Decode each file in a child process.
+        max_retries: How often Ray starts a task again whose worker died.
+    """
+
+    tracks_per_block: int
+    isolated: bool
+    max_retries: int
+
+
+def build_write_settings(recipes: Mapping[str, Recipe], settings: RunSettings, run_id: str) -> WriteSettings:
+    """Return where and how write tasks write."""
+    mantissa_bits = {recipe_id: recipe.mantissa_bits for recipe_id, recipe in recipes.items()}
+    return WriteSettings(settings.store.table_url("frames"), mantissa_bits, run_id, settings.store.options)
+
+
 def build_dataset(
     rows: pa.Table,
-    checkpoint: Checkpoint,
+    weights: ray.ObjectRef[dict[str, np.ndarray]],
+    model: Checkpoint,
     recipes: Mapping[str, Recipe],
     settings: RunSettings,
     run_id: str,
     placement: Placement,
+    effort: Effort,
 ) -> ray.data.Dataset:
-    """Lay out the run as a Ray Data pipeline whose rows are results of write tasks.
+    """Lay out one pass as a Ray Data pipeline whose rows are results of write tasks.
 
     Args:
         rows: Rows of ``schema.PLAN``, sorted by track_id.
-        checkpoint: The model.
+        weights: The model's tensors, in the object store.
+        model: The checkpoint without them.
         recipes: The run's recipes by id.
         settings: What to compute.
         run_id: The run.
         placement: Where actors and tasks go.
+        effort: How careful the pass is.
 
     Returns:
         A lazy dataset of ``schema.RESULTS``.
     """
-    weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
-    embedder_settings = EmbedderSettings(
+    size = effort.tracks_per_block
+    blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+    # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
+    ray.data.DataContext.get_current().max_errored_blocks = len(blocks)
+    decode = partial(
+        decode_tracks,
+        audio_options=settings.audio_options,
+        max_duration_s=settings.max_duration_s,
+        decode=decode_audio_apart if effort.isolated else decode_audio,
+    )
+    write = partial(write_or_refuse, settings=build_write_settings(recipes, settings, run_id))
+    embedder = EmbedderSettings(
         {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()},
         settings.windows,
         settings.precision,
         settings.attention,
         settings.device or "auto",
     )
-    write_settings = WriteSettings(
-        settings.store.table_url("frames"),
-        {recipe_id: recipe.mantissa_bits for recipe_id, recipe in recipes.items()},
-        run_id,
-        settings.store.options,
-    )
-    size = placement.tracks_per_block
-    blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+    task: dict[str, Any] = {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "num_cpus": placement.task_num_cpus,
+        "memory": placement.task_heap_bytes,
+        # Ray Data starts tasks again without end where it is not told otherwise.
+        "ray_remote_args_fn": lambda: {"max_retries": effort.max_retries},
+    }
     return (
         ray.data.from_arrow(blocks)
-        .map_batches(
-            partial(decode_tracks, audio_options=settings.audio_options, max_duration_s=settings.max_duration_s),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=placement.task_num_cpus,
-            memory=TASK_HEAP_BYTES,
-        )
+        .map_batches(decode, **task)
         .map_batches(
             EmbedderActor,
             batch_size=None,
@@ -189,21 +171,16 @@ def build_dataset(
             compute=ray.data.ActorPoolStrategy(size=placement.num_actors),
             fn_constructor_kwargs={
                 "weights": weights,
-                "checkpoint": replace(checkpoint, state_dict={}),
-                "settings": embedder_settings,
+                "model": model,
+                "settings": embedder,
                 "batch_size": settings.batch_size,
                 "num_threads": placement.num_threads,
             },
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
+            ray_remote_args_fn=lambda: {"max_task_retries": effort.max_retries},
         )
-        .map_batches(
-            partial(write_parts, settings=write_settings),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=placement.task_num_cpus,
-            memory=TASK_HEAP_BYTES,
-        )
+        .map_batches(write, **task)
     )
 
 
@@ -216,44 +193,117 @@ def process_tracks(
 ) -> None:
     """Run the pipeline over the planned rows and commit as results come in.
 
-    A worker that dies takes the pass with it once Ray has retried it; what has no outcome then is planned
-    again, in blocks of one track, so that the next pass loses less.
+    A file may kill the worker that decodes it, or a track the one that embeds it. Blocks lost that way are left
+    out and the pass goes on; what has no outcome then is tried again, each track in a block of its own and each
+    file decoded in a child process. What still has none is recorded as a failure.
+
+    Args:
+        rows: Rows of ``schema.PLAN``, sorted by track_id.
+        checkpoint: The model.
+        recipes: The run's recipes by id.
+        settings: What to compute.
+        committer: Takes the results.
+
+    Raises:
+        RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
+        UsageError: A GPU is asked for and there is none.
     """
     start_ray()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     placement = place_actors(nodes, settings.device)
+    weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
+    model = replace(checkpoint, state_dict={})
+    num_planned = rows.num_rows
+    # Ray 2.60 deprecates its only way of saying how often a task is tried, and has no other yet.
+    warnings.simplefilter("ignore", RayDeprecationWarning)
     with tqdm(total=rows.num_rows, unit="track", desc="embedding", mininterval=1.0, smoothing=0.1) as progress:
-        for _ in range(MAX_PASSES):
-            dataset = build_dataset(rows, checkpoint, recipes, settings, committer.run_id, placement)
-            try:
-                _commit_results(dataset, settings.commit_interval_s, committer, progress)
-            except ray.exceptions.RayError as error:
-                _raise_own_cause(error)
-                logger.warning("a pass over the catalog broke off: %s", error)
+        for effort in (Effort(placement.tracks_per_block, False, 3), Effort(1, True, 1), Effort(1, True, 1)):
+            dataset = build_dataset(rows, weights, model, recipes, settings, committer.run_id, placement, effort)
+            _commit_results(dataset, settings, placement, committer, progress)
             done = pa.array(sorted(committer.done), pa.string())
             rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))
             if rows.num_rows == 0:
                 return
-            placement = replace(placement, tracks_per_block=1)
+            logger.warning("%d tracks have no outcome: their workers died; trying them one by one", rows.num_rows)
+        if rows.num_rows == num_planned > 1:
+            raise RunError(
+                f"not one of {num_planned} tracks got through: every worker died; the Ray logs of the last tasks "
+                "say why (memory, GPU driver, a missing library)"
+            )
+        write_settings = build_write_settings(recipes, settings, committer.run_id)
+        progress.update(committer.accept(write_parts(mark_as_crashed(rows), write_settings)))
+
+
+def mark_as_crashed(rows: pa.Table) -> pa.Table:
+    """Return planned rows as embedded rows that failed because their workers died."""
+    failure = {
+        "stage": Stage.EMBED.value,
+        "error_type": Reason.WORKER_CRASHED.value,
+        "error_message": "the worker died on this track each time it was tried, at last alone: out of memory, or "
+        "a fault in native code",
+    }
+    columns = {
+        field.name: rows.column(field.name)
+        if field.name in rows.column_names
+        else pa.array([failure.get(field.name)] * rows.num_rows, field.type)
+        for field in EMBEDDED
+    }
+    return pa.table(columns, schema=EMBEDDED)
+
+
+def write_or_refuse(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
+    """Write parts; where the store does not take them, say so in the result: an exception would cost a block."""
+    try:
+        return write_parts(embedded, settings)
+    except StorageError as error:
+        return pa.Table.from_pylist([{"refusal": str(error)}], schema=RESULTS)
 
 
 def _commit_results(
-    dataset: ray.data.Dataset, commit_interval_s: float, committer: RunCommitter, progress: Any
+    dataset: ray.data.Dataset,
+    settings: RunSettings,
+    placement: Placement,
+    committer: RunCommitter,
+    progress: Any,
 ) -> None:
     last_commit_s = time.monotonic()
-    for result in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+    for result in _iterate_with_timeout(dataset, settings.stall_timeout_s, placement):
+        refusal = result.column("refusal")[0].as_py()
+        if refusal is not None:
+            committer.commit()
+            raise RunError(f"{refusal}; what was committed before is kept: run the same command again")
         progress.update(committer.accept(result))
-        if time.monotonic() - last_commit_s >= commit_interval_s:
+        if time.monotonic() - last_commit_s >= settings.commit_interval_s:
             committer.commit()
             last_commit_s = time.monotonic()
 
 
-def _raise_own_cause(error: BaseException) -> None:
-    """Raise the error of ours that a Ray error wraps, if there is one: it says what to do."""
-    cause: BaseException | None = error
-    while cause is not None:
-        inner = getattr(cause, "cause", None)
-        for candidate in (cause, inner):
-            if isinstance(candidate, FeatureStoreError):
-                raise RunError(str(candidate)) from error
-        cause = inner or cause.__cause__
+def _iterate_with_timeout(
+    dataset: ray.data.Dataset, stall_timeout_s: float, placement: Placement
+) -> Iterator[pa.Table]:
+    """Yield a dataset's results; a silence of ``stall_timeout_s`` ends the run and says what it waits for."""
+    results: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
+
+    def pull() -> None:
+        try:
+            for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+                results.put(batch)
+            results.put(None)
+        except BaseException as error:
+            results.put(error)
+
+    threading.Thread(target=pull, daemon=True, name="results").start()
+    while True:
+        try:
+            result = results.get(timeout=stall_timeout_s)
+        except queue.Empty:
+            total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+            raise RunError(describe_stall(stall_timeout_s, placement, total, free)) from None
+        if result is None:
+            return
+        if isinstance(result, ray.exceptions.RayError):
+            detail = " ".join(str(result).split())[-500:]
+            raise RunError(f"Ray gave up: … {detail}") from result
+        if isinstance(result, BaseException):
+            raise result
+        yield result

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.audio import decode_audio
+from pipeline.audio import DecodedAudio, decode_audio
 from pipeline.errors import Reason, Stage, TrackError
 from pipeline.schema import DECODED, FEATURE_LIST, PLAN
 from pipeline.storage import Options, classify_read_error, read_files
@@ -25,7 +25,10 @@ _SECRET_OPTION = re.compile("key|secret|token|password|credential|connection", r
 
 
 def decode_tracks(
-    plan: pa.Table, audio_options: Options | None = None, max_duration_s: float = 7200.0
+    plan: pa.Table,
+    audio_options: Options | None = None,
+    max_duration_s: float = 7200.0,
+    decode: Callable[[bytes, float], DecodedAudio] = decode_audio,
 ) -> Iterator[pa.Table]:
     """Read, hash and decode the audio of each row, in order.
 
@@ -38,6 +41,7 @@ def decode_tracks(
         plan: Rows of schema ``PLAN``.
         audio_options: Options of the file system that holds the audio.
         max_duration_s: Longer tracks fail.
+        decode: Decodes one file: ``audio.decode_audio``, or ``isolation.decode_audio_apart``.
 
     Yields:
         One-row tables of schema ``DECODED``.
@@ -48,7 +52,7 @@ def decode_tracks(
     for group in _group_rows(uris, plan["size_bytes"].to_pylist()):
         contents = _read_contents(uris[group.start : group.stop], audio_options)
         for index in group:
-            values = _decode_content(contents.popleft(), wanted[index], held[index], max_duration_s)
+            values = _decode_content(contents.popleft(), wanted[index], held[index], max_duration_s, decode)
             if "error_message" in values:
                 values["error_message"] = _tidy(values["error_message"], audio_options or {})
             yield _make_row(plan.slice(index, 1), values)
@@ -105,7 +109,11 @@ def _explain_read_error(uri: str, error: Exception) -> TrackError:
 
 
 def _decode_content(
-    content: bytes | TrackError, wanted: Sequence[str], held: Sequence[str], max_duration_s: float
+    content: bytes | TrackError,
+    wanted: Sequence[str],
+    held: Sequence[str],
+    max_duration_s: float,
+    decode: Callable[[bytes, float], DecodedAudio],
 ) -> dict[str, Any]:
     """Return the columns that decoding adds to or replaces in a row."""
     values: dict[str, Any] = {}
@@ -117,7 +125,7 @@ def _decode_content(
         if not lacking:
             return {**values, "wanted": []}
         values["wanted"] = lacking
-        return {**values, **vars(decode_audio(content, max_duration_s))}
+        return {**values, **vars(decode(content, max_duration_s))}
     except TrackError as error:
         failure = error
     except MemoryError:

@@ -197,9 +197,11 @@ def decode_with_ffmpeg(data: bytes, max_duration_s: float, declined: Declined) -
     options = {"protocol_whitelist": ""}
     try:
         with av.open(io.BytesIO(data), "r", metadata_errors="ignore", options=options) as container:
-            if not container.streams.audio:
-                raise ValueError(f"no audio in this {container.format.long_name} file")
-            mixdown = _mix_stream(container, container.streams.audio[0], data, max_duration_s, declined)
+            streams = container.streams.audio
+            if not streams or streams[0].codec_context is None:
+                missing = "decoder for the audio" if streams else "audio"
+                raise ValueError(f"no {missing} in this {container.format.long_name} file")
+            mixdown = _mix_stream(container, streams[0], data, max_duration_s, declined)
     except (av.FFmpegError, ValueError) as error:
         says = getattr(error, "strerror", None) or str(error)
         is_cut_mp4 = data[4:8] == b"ftyp" and b"moov" not in data
@@ -222,13 +224,18 @@ def _mix_stream(
     codec = re.sub(r"(?<=\d)[lb]e$", "", stream.codec_context.codec.canonical_name)
     stated_s = declined.stated_s or _read_stated_duration(container, stream, data)
     mixdown = Mixdown(codec, stream.rate, stated_s, max_duration_s)
-    fifo = av.AudioFifo()  # joins a codec's short frames; raises ValueError where rate or channels change
+    fifo = av.AudioFifo()  # joins a codec's short frames
+    kept: tuple[int, int, str] | None = None
     good_bytes = lost_bytes = skipped_bytes = 0
     for num_bytes, frames in _decode_packets(container, stream):
         if frames is None:
             skipped_bytes += num_bytes
             continue
         for frame in frames:
+            found = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+            kept = kept or found
+            if found != kept:  # the queue would crash on other channels
+                raise ValueError("the sample rate or the channels change midway")
             mixdown.sample_rate_hz = frame.sample_rate  # of HE-AAC, twice what the stream says
             frame.pts = None
             fifo.write(frame)

@@ -37,7 +37,7 @@ class Plan:
     Args:
         to_process: Rows of ``schema.PLAN``, sorted by track_id: to read, and to embed where the bytes say so.
         relabeled: Rows of ``schema.CATALOG``: content as stored, but title, artist, album or genre moved, or a
-            failure is on record from when the file was another.
+            failure is on record that no longer stands.
         num_tracks: Tracks in the catalog.
         num_unchanged: Tracks that need no look, relabeled ones included.
         num_known_failures: Tracks that failed before and have not changed since.
@@ -83,7 +83,7 @@ def plan_tracks(
     if retry_failures:
         failed[:] = False
     outdated = [_is_relabeled(catalog, found) for found in matches.values()]
-    outdated += [_is_outdated_failure(catalog, found) for found in failure_matches.values()]
+    outdated += [_as_mask(pc.is_valid(found.column("stage"))) for found in failure_matches.values()]
     relabeled = unchanged & np.logical_or.reduce(outdated)
     to_look_at = np.flatnonzero(~(unchanged | failed))
     return Plan(
@@ -129,11 +129,6 @@ def _is_known_failure(catalog: pa.Table, found: pa.Table) -> Mask:
     lasting = _as_mask(pc.is_in(found.column("stage"), pa.array(_LASTING_STAGES)))
     both_without_audio = _as_mask(pc.and_(pc.is_null(catalog.column("uri")), pc.is_null(found.column("uri"))))
     return lasting & (_has_same_facts(catalog, found) | both_without_audio)
-
-
-def _is_outdated_failure(catalog: pa.Table, found: pa.Table) -> Mask:
-    """Say for each row whether a failure is recorded of another state of its file."""
-    return _as_mask(pc.is_valid(found.column("stage"))) & ~_has_same_facts(catalog, found)
 
 
 def _is_relabeled(catalog: pa.Table, found: pa.Table) -> Mask:

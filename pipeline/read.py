@@ -8,6 +8,7 @@ parts and row groups of the tracks asked for.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
-from deltalake import DeltaTable
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
@@ -30,13 +30,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+LIVE_COLUMNS = ("track_id", "content_hash")
 FRAME_COLUMNS = ("track_id", "content_hash", "num_frames", "frame_rate_hz", "embeddings")
-_HISTORY_STEPS = (
-    20,
-    200,
-    2000,
-    None,
-)  # commits looked at in turn: the newest closed run is nearly always near
+_HISTORY_STEPS = (20, 200, 2000, None)  # commits looked at in turn: the newest closed run is nearly always near
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class FrameParts:
     Args:
         location: The store.
         paths: Parts, relative to ``frames``, sorted.
-        live: track_id and content_hash of the ledger's rows.
+        live: track_id and content_hash of the ledger's rows, sorted by track_id.
     """
 
     location: StoreLocation
@@ -58,7 +54,13 @@ class FrameParts:
 
     def read(self, path: str) -> pa.Table:
         """Return the live rows of one part, with ``FRAME_COLUMNS``."""
-        return _keep_live(_read_part(self.location, "frames", path, FRAME_COLUMNS), self.live)
+        frames = _read_part(self.location, "frames", path, FRAME_COLUMNS)
+        # Only the ledger's rows of the part's span: to hash a million ids takes longer than to read a part.
+        span = pc.min_max(frames.column("track_id")).as_py()
+        ids = self.live.column("track_id")
+        first = bisect_left(ids, span["min"], key=pa.StringScalar.as_py)
+        stop = bisect_right(ids, span["max"], key=pa.StringScalar.as_py)
+        return _keep_live(frames, self.live.slice(first, stop - first))
 
 
 class FeatureStore:
@@ -80,19 +82,20 @@ class FeatureStore:
         self, url: str, snapshot: str | int | datetime = "published", options: Options | None = None
     ) -> None:
         self.location = StoreLocation(url, options)
-        self.version, frames_version = self._find_versions(snapshot)
+        self.version, self.frames_version = self._find_versions(snapshot)
         self._tables = {
             "tracks": open_table(self.location, "tracks", self.version),
-            "frames": open_table(self.location, "frames", frames_version),
+            "frames": open_table(self.location, "frames", self.frames_version),
         }
         self._files: dict[str, pa.Table] = {}
 
     def recipes(self) -> pa.Table:
         """Return the recipes in this snapshot: recipe, definition (JSON), checkpoint, created_time, num_tracks."""
-        counted = self._scan("tracks", ["recipe"]).group_by("recipe").aggregate([([], "count_all")])
+        counted = self._scan_tracks(["recipe"]).group_by("recipe").aggregate([([], "count_all")])
         counted = counted.rename_columns(["recipe", "num_tracks"])
         known = read_columns(open_table(self.location, "recipes"), TABLES["recipes"].names)
-        return known.join(counted, "recipe", join_type="right outer").sort_by("recipe")
+        known = known.join(counted, "recipe", join_type="right outer").sort_by("recipe")
+        return known.select([*TABLES["recipes"].names, "num_tracks"])
 
     def tracks(
         self,
@@ -106,11 +109,14 @@ class FeatureStore:
             columns: Of ``schema.TRACKS``; all by default.
             filter: Arrow expression over any columns, such as ``pc.field("artist") == "X"``.
             recipe: Only this recipe.
+
+        Raises:
+            UsageError: There is no such recipe.
         """
         if recipe is not None:
-            own = pc.field("recipe") == recipe
+            own = pc.field("recipe") == self._choose_recipe(recipe)
             filter = own if filter is None else own & filter  # noqa: A001
-        return self._scan("tracks", list(columns or TRACKS.names), filter)
+        return self._scan_tracks(list(columns or TRACKS.names), filter)
 
     def frames(
         self,
@@ -125,7 +131,7 @@ class FeatureStore:
         Args:
             track_ids: Which tracks.
             resolution: Name of a resolution with frames, such as ``16hz``.
-            start_s: Leave out frames that end before this time.
+            start_s: Leave out frames that end at or before this time.
             end_s: Leave out frames that begin at or after this time.
             recipe: Recipe id; may be left out where the snapshot has only one.
 
@@ -133,13 +139,14 @@ class FeatureStore:
             Table of track_id, content_hash, num_frames, frame_rate_hz, embeddings (num_frames × embed_dim).
 
         Raises:
-            UsageError: No such resolution, or the recipe has to be named.
+            UsageError: No such recipe or resolution, or the recipe has to be named.
         """
-        frame_rate_hz = _read_frame_rate(resolution)
         recipe = self._choose_recipe(recipe)
-        live = self._read_by_id("tracks", recipe, None, track_ids, ["track_id", "content_hash"])
-        found = self._read_by_id("frames", recipe, resolution, track_ids, list(FRAME_COLUMNS))
-        found = _keep_live(found, live)
+        frame_rate_hz = self._read_frame_rate(recipe, resolution)
+        track_ids = [str(track_id) for track_id in track_ids]  # they may be Arrow's or NumPy's
+        live = self._read_by_id("tracks", self._list_files("tracks", recipe), track_ids, LIVE_COLUMNS)
+        files = self._list_files("frames", recipe, resolution)
+        found = _keep_live(self._read_by_id("frames", files, track_ids, FRAME_COLUMNS), live)
         wanted = pc.index_in(pa.array(track_ids, pa.string()), found.column("track_id")).drop_null()
         return _cut_frames(found.take(wanted), frame_rate_hz, start_s, end_s)
 
@@ -158,8 +165,7 @@ class FeatureStore:
             table = self.tracks(["track_id", "embedding"], pc.field("embedding").is_valid(), recipe)
             table = table.sort_by("track_id")
             return table.column("track_id").combine_chunks(), _as_matrix(table.column("embedding"))
-        batches = sorted(self.iter_frames(resolution, recipe), key=lambda b: b.column("track_id")[0].as_py())
-        table = pa.concat_tables([FRAMES.empty_table().select(list(FRAME_COLUMNS)), *batches]).sort_by("track_id")
+        table = self.to_arrow(resolution, recipe)
         ids = np.repeat(table.column("track_id").to_numpy(), table.column("num_frames").to_numpy())
         return pa.array(ids, pa.string()), _as_matrix(pc.list_flatten(table.column("embeddings")))
 
@@ -175,10 +181,8 @@ class FeatureStore:
             num_shards: How many shares there are.
         """
         parts = self.list_parts(resolution, recipe)
-        for path in parts.paths[shard::num_shards]:
-            rows = parts.read(path)
-            if rows.num_rows:
-                yield rows
+        tables = (parts.read(path) for path in parts.paths[shard::num_shards])
+        yield from (table for table in tables if table.num_rows)
 
     def list_parts(self, resolution: str, recipe: str | None = None) -> FrameParts:
         """List the parts of a resolution, with all that is needed to read them elsewhere.
@@ -187,10 +191,10 @@ class FeatureStore:
             resolution: Name of a resolution with frames.
             recipe: Recipe id; may be left out where the snapshot has only one.
         """
-        _read_frame_rate(resolution)
         recipe = self._choose_recipe(recipe)
+        self._read_frame_rate(recipe, resolution)
         paths = sorted(self._list_files("frames", recipe, resolution).column("path").to_pylist())
-        live = self.tracks(["track_id", "content_hash"], recipe=recipe)
+        live = self.tracks(LIVE_COLUMNS, recipe=recipe).sort_by("track_id")
         return FrameParts(self.location, tuple(paths), live)
 
     def to_arrow(self, resolution: str = "global", recipe: str | None = None) -> pa.Table:
@@ -226,12 +230,12 @@ class FeatureStore:
             history = table.history(limit)
             for position, commit in enumerate(history):
                 if _is_snapshot(commit, snapshot):
-                    named = next((c["frames_version"] for c in history[position:] if "frames_version" in c), None)
-                    if named is not None:
-                        return int(commit["version"]), int(named)
+                    named = [c["frames_version"] for c in history[position:] if "frames_version" in c]
+                    if named or limit is None:  # before the first run both tables are empty
+                        return int(commit["version"]), int(named[0] if named else 0)
         raise UsageError(
-            f"the store at {self.location.url} has no snapshot {snapshot!r}: expected 'published' (needs a run "
-            "that closed), 'latest', a version of tracks or a time after its first run"
+            f"no snapshot {snapshot!r} in the store at {self.location.url}: expected 'published' (once a run has "
+            "closed), 'latest', a version of tracks or a time after its first run"
         )
 
     def _choose_recipe(self, recipe: str | None) -> str:
@@ -242,6 +246,13 @@ class FeatureStore:
             return str(known[0])
         found = "no recipe named" if recipe is None else recipe
         raise UsageError(f"expected one of the store's recipes ({', '.join(known) or 'none'}), found {found}")
+
+    def _read_frame_rate(self, recipe: str, resolution: str) -> float:
+        stored = set(self._list_files("frames", recipe).column("partition.resolution").to_pylist())
+        known = {name: RESOLUTIONS[name].frame_rate_hz for name in RESOLUTIONS if name in stored}
+        if frame_rate_hz := known.get(resolution):
+            return frame_rate_hz
+        raise UsageError(f"expected a resolution with frames ({', '.join(known) or 'none'}), found {resolution!r}")
 
     def _list_files(self, table_name: str, recipe: str | None = None, resolution: str | None = None) -> pa.Table:
         """List the snapshot's files of a table, of one partition or of all."""
@@ -254,52 +265,34 @@ class FeatureStore:
         return files
 
     def _read_by_id(
-        self,
-        table_name: str,
-        recipe: str,
-        resolution: str | None,
-        track_ids: Sequence[str],
-        columns: list[str],
+        self, table_name: str, files: pa.Table, track_ids: Sequence[str], columns: Sequence[str]
     ) -> pa.Table:
         """Read the rows of some tracks: only parts, and row groups, whose span of ids holds one of them."""
-        files = self._list_files(table_name, recipe, resolution)
-        lows, highs = files.column("min.track_id").to_pylist(), files.column("max.track_id").to_pylist()
-        paths = files.column("path").to_pylist()
-        tables = [TABLES[table_name].empty_table().select(columns)]
-        ids_by_path: dict[str, list[str]] = {}
-        for track_id in dict.fromkeys(track_ids):
-            for path, low, high in zip(paths, lows, highs, strict=True):
-                if low is None or low <= track_id <= high:
-                    ids_by_path.setdefault(path, []).append(track_id)
-        for path, ids in ids_by_path.items():
-            # A range beside the set: row groups are skipped by their minimum and maximum.
-            own = pc.field("track_id")
-            condition = (own >= min(ids)) & (own <= max(ids)) & own.isin(ids)
-            tables.append(_read_part(self.location, table_name, path, columns, condition))
+        spans = (files.column(name).to_pylist() for name in ("path", "min.track_id", "max.track_id"))
+        wanted = sorted(set(track_ids))
+        tables = [TABLES[table_name].empty_table().select(list(columns))]
+        for path, low, high in zip(*spans, strict=True):
+            # A file without statistics may hold anything.
+            ids = wanted if low is None else wanted[bisect_left(wanted, low) : bisect_right(wanted, high)]
+            if ids:
+                # A range beside the set: row groups are skipped by their minimum and maximum.
+                own = pc.field("track_id")
+                where = (own >= ids[0]) & (own <= ids[-1]) & own.isin(ids)
+                tables.append(_read_part(self.location, table_name, path, columns, where))
         return pa.concat_tables(tables)
 
-    def _scan(self, table_name: str, columns: list[str], condition: pc.Expression | None = None) -> pa.Table:
-        table: DeltaTable = self._tables[table_name]
-        return table.to_pyarrow_dataset().to_table(columns=columns, filter=condition)
+    def _scan_tracks(self, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
+        return self._tables["tracks"].to_pyarrow_dataset().to_table(columns=columns, filter=where)
 
 
 def _read_part(
-    location: StoreLocation,
-    table_name: str,
-    path: str,
-    columns: Sequence[str],
-    condition: pc.Expression | None = None,
+    location: StoreLocation, table_name: str, path: str, columns: Sequence[str], where: pc.Expression | None = None
 ) -> pa.Table:
     """Read one part with Arrow alone; row groups that cannot meet the condition are skipped."""
     fs, root = open_arrow_filesystem(location.table_url(table_name), location.options)
     stored = [field for field in TABLES[table_name] if field.name not in ("recipe", "resolution")]
-    dataset = pyarrow.dataset.FileSystemDataset.from_paths(
-        [join_url(root, path)],
-        schema=pa.schema(stored),
-        format=pyarrow.dataset.ParquetFileFormat(),
-        filesystem=fs,
-    )
-    return dataset.to_table(columns=list(columns), filter=condition)
+    part = pyarrow.dataset.ParquetFileFormat().make_fragment(join_url(root, path), fs)
+    return part.to_table(pa.schema(stored), columns=list(columns), filter=where)
 
 
 def _is_snapshot(commit: Mapping[str, Any], snapshot: str | int | datetime) -> bool:
@@ -309,18 +302,11 @@ def _is_snapshot(commit: Mapping[str, Any], snapshot: str | int | datetime) -> b
     if isinstance(snapshot, int):
         return bool(commit["version"] == snapshot)
     closed = commit.get("event") == "close"
-    if isinstance(snapshot, datetime):
+    if isinstance(snapshot, datetime) and snapshot.tzinfo:
         return closed and datetime.fromtimestamp(commit["timestamp"] / 1000, UTC) <= snapshot
     if snapshot == "published":
         return closed
-    raise UsageError(f"snapshot: expected 'published', 'latest', a version or a time, found {snapshot!r}")
-
-
-def _read_frame_rate(resolution: str) -> float:
-    known = {name: r.frame_rate_hz for name, r in RESOLUTIONS.items() if r.frame_rate_hz is not None}
-    if resolution not in known:
-        raise UsageError(f"resolution: expected one of {', '.join(known)}, found {resolution!r}")
-    return known[resolution]
+    raise UsageError(f"expected 'published', 'latest', a version or a time with its zone, found {snapshot!r}")
 
 
 def _keep_live(frames: pa.Table, live: pa.Table) -> pa.Table:
@@ -333,8 +319,9 @@ def _keep_live(frames: pa.Table, live: pa.Table) -> pa.Table:
 def _cut_frames(frames: pa.Table, frame_rate_hz: float, start_s: float | None, end_s: float | None) -> pa.Table:
     if start_s is None and end_s is None:
         return frames
-    first = max(0, math.floor((start_s or 0.0) * frame_rate_hz))
-    stop = None if end_s is None else max(first, math.ceil(end_s * frame_rate_hz))
+    # Rounded, because 1.1 s · 50 Hz comes to a little over 55 frames in binary.
+    first = max(0, math.floor(round((start_s or 0.0) * frame_rate_hz, 6)))
+    stop = None if end_s is None else max(first, math.ceil(round(end_s * frame_rate_hz, 6)))
     cut = pc.list_slice(frames.column("embeddings"), first, stop)
     frames = frames.set_column(frames.schema.get_field_index("embeddings"), "embeddings", cut)
     lengths = pc.list_value_length(cut).cast(pa.int32())

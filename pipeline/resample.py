@@ -42,7 +42,7 @@ def resample(waveform: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.f
     Returns:
         Float32 samples; the waveform itself where it has the rate already.
     """
-    if sample_rate_hz == SAMPLE_RATE_HZ:
+    if sample_rate_hz == SAMPLE_RATE_HZ or waveform.size == 0:
         return waveform
     common = math.gcd(sample_rate_hz, SAMPLE_RATE_HZ)
     source, target = sample_rate_hz // common, SAMPLE_RATE_HZ // common

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from musicfm_model.attention import check_attention
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.commit import RunCommitter, RunCounts
 from pipeline.config import Recipe, RunSettings
@@ -59,7 +60,7 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
         StorageError: The store can no longer be written; what was committed stays.
     """
     start_s = time.monotonic()
-    checkpoint = load_checkpoint(settings.checkpoint, settings.stats)
+    checkpoint = load_model(settings)
     recipes = build_recipes(checkpoint, settings)
     create_tables(settings.store)
     run_id = uuid.uuid4().hex[:12]
@@ -78,6 +79,8 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     closed = counts.closes
     if closed:
         committer.close(plan.departed if settings.prune else None)
+    else:
+        committer.commit()  # what has an outcome is kept; the next run goes on from there
     return RunReport(
         run_id,
         counts,
@@ -104,7 +107,7 @@ def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
         musicfm_model.checkpoint.CheckpointError: As ``embed_catalog``.
     """
     start_s = time.monotonic()
-    recipes = build_recipes(load_checkpoint(settings.checkpoint, settings.stats), settings)
+    recipes = build_recipes(load_model(settings), settings)
     exists = has_tables(settings.store)
     plan = plan_run(catalog, settings, recipes, exists)
     counts = RunCounts(
@@ -118,6 +121,20 @@ def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     version = open_table(settings.store, "tracks").version() if exists else None
     layers = {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
     return RunReport("dry-run", counts, layers, version, time.monotonic() - start_s, 0, counts.closes)
+
+
+def load_model(settings: RunSettings) -> Checkpoint:
+    """Load the run's checkpoint, once it is clear that the model could compute as it is told to.
+
+    Raises:
+        UsageError: The attention back end cannot work, or not in this precision.
+        musicfm_model.checkpoint.CheckpointError: The checkpoint is not one, or not whole.
+    """
+    try:
+        check_attention(settings.attention, settings.precision)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return load_checkpoint(settings.checkpoint, settings.stats)
 
 
 def build_recipes(checkpoint: Checkpoint, settings: RunSettings) -> dict[str, Recipe]:

@@ -99,6 +99,7 @@ RESULTS = pa.schema(
         pa.field("tracks", pa.binary()),  # Arrow IPC stream of TRACKS rows
         pa.field("failures", pa.binary()),  # Arrow IPC stream of FAILURES rows, one per wanted recipe
         pa.field("unchanged", pa.binary()),  # Arrow IPC stream of UNCHANGED rows
+        pa.field("refusal", pa.string()),  # null, or why the store took nothing: the run cannot go on
     ]
 )
 """What one write task tells the driver: a single small row, whatever the size of what it wrote."""

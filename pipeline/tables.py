@@ -154,12 +154,17 @@ def read_columns(table: DeltaTable, columns: Sequence[str], recipe: str | None =
 
     Returns:
         Arrow table with the columns asked for, in that order; the rows in none.
+
+    Raises:
+        StorageError: A file cannot be read.
     """
     predicate = f"recipe = '{recipe}'" if recipe is not None else None
     schema = pa.schema(table.schema().to_arrow())
     schema = pa.schema([schema.field(name) for name in columns])
-    reader = pa.RecordBatchReader.from_stream(table.scan(list(columns), predicate))
-    return reader.cast(schema).read_all()
+    try:
+        return pa.RecordBatchReader.from_stream(table.scan(list(columns), predicate)).cast(schema).read_all()
+    except (DeltaError, OSError, pa.ArrowException) as error:
+        raise _describe_store_error(table.table_uri, error) from error
 
 
 def _locate_table(store: StoreLocation, table_name: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import decode as decode_module
-from pipeline.audio import decode_audio
+from pipeline.audio import DecodedAudio, decode_audio
 from pipeline.decode import decode_tracks
 from pipeline.errors import Reason, Stage, TrackError
 from pipeline.schema import DECODED, PLAN, SOURCE_FIELDS
@@ -133,12 +133,11 @@ def test_an_empty_plan_gives_nothing() -> None:
         (TrackError(Stage.DECODE, Reason.SILENT, "silent"), Reason.SILENT),
     ],
 )
-def test_nothing_escapes_from_a_decoder(error: Exception, reason: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(data: bytes, max_duration_s: float) -> None:
+def test_nothing_escapes_from_a_decoder(error: Exception, reason: Reason) -> None:
+    def fail(data: bytes, max_duration_s: float) -> DecodedAudio:
         raise error
 
-    monkeypatch.setattr(decode_module, "decode_audio", fail)
-    (row,) = decode_to_rows(make_plan([CLIP]))
+    (row,) = decode_to_rows(make_plan([CLIP]), decode=fail)
     assert row["error_type"] == reason
     assert row["content_hash"] == HASH
     assert "\n" not in row["error_message"]

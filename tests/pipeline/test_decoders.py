@@ -130,10 +130,27 @@ def test_tags_before_the_audio_are_stepped_over(music: NDArray[np.float32], endi
     np.testing.assert_allclose(tagged.waveform, decode(data).waveform, atol=1e-5)
 
 
-@pytest.mark.parametrize("rubbish", [b"\0" * 3_000, b"\x8f\x11" * 1_500])
-def test_rubbish_around_an_mp3_loses_nothing(music: NDArray[np.float32], rubbish: bytes) -> None:
+@pytest.mark.parametrize(
+    "rubbish",
+    [b"\0" * 30_000, b"\x8f\x11" * 15_000, np.random.default_rng(5).bytes(60_000)],
+    ids=["zeros", "pattern", "noise"],
+)
+def test_rubbish_around_an_mp3_is_no_loss(music: NDArray[np.float32], rubbish: bytes) -> None:
     for data in (encode_bytes(music, RATE, format="MP3"), encode_mp3_without_length(music, RATE, 64_000)):
         assert decode(rubbish + data + rubbish).duration_s == pytest.approx(6.05, abs=0.1)
+
+
+def test_damaged_packets_before_the_first_good_one_are_no_loss(music: NDArray[np.float32]) -> None:
+    data = encode_in_container(music, RATE, "adts", "aac")
+    assert decode(np.random.default_rng(6).bytes(30_000) + data).duration_s == pytest.approx(6.0, abs=0.15)
+
+
+@pytest.mark.parametrize(("rate", "num_channels"), [(RATE, 1), (24_000, 2)])
+def test_streams_that_change_midway_are_refused(music: NDArray[np.float32], rate: int, num_channels: int) -> None:
+    other = encode_mp3_without_length(music[:, :num_channels], rate, 64_000)
+    error = catch(lambda: decode(encode_mp3_without_length(music, RATE, 64_000) + other))
+    assert error.reason is Reason.UNREADABLE
+    assert "change midway" in error.message
 
 
 def test_mp3_in_a_wav(music: NDArray[np.float32]) -> None:
@@ -166,7 +183,8 @@ def test_a_video_beside_the_music_is_ignored(music: NDArray[np.float32], contain
 
 
 @pytest.mark.parametrize("name", ["caves.mp3", "desert.flac", "palace.m4a", "laboratory.wma", "caribbean.ogg"])
-def test_small_damage_is_tolerated_and_large_is_not(name: str) -> None:
+def test_small_damage_is_tolerated_and_large_is_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "_BLOCK_VALUES", 4096)
     data = (MUSIC / name).read_bytes()
     whole_s = decode(data).duration_s
     assert decode(damage(data, 0.5, 300)).duration_s == pytest.approx(whole_s, abs=1.0)
@@ -187,6 +205,13 @@ def test_a_script_of_ffmpeg_opens_no_other_file(monkeypatch: pytest.MonkeyPatch)
     with av.open(io.BytesIO(script)) as container:
         assert container.streams.audio  # what it does unless told not to
     assert catch(lambda: decode(script)).reason is Reason.UNREADABLE
+
+
+def test_a_codec_that_ffmpeg_does_not_know_is_named_as_the_reason(music: NDArray[np.float32]) -> None:
+    data = encode_in_container(music, RATE, "mp4", "alac").replace(b"alac", b"zzzz")
+    error = catch(lambda: decode(data))
+    assert error.reason is Reason.UNREADABLE
+    assert "no decoder for the audio in this QuickTime" in error.message
 
 
 def test_tags_need_not_be_unicode(music: NDArray[np.float32]) -> None:
