@@ -40,15 +40,20 @@ class Extraction:
 
 
 def extract_rows(
-    table: DeltaTable, table_name: str, store: StoreLocation, recipe: str, track_ids: Sequence[str], run_id: str
+    table: DeltaTable,
+    table_name: str,
+    store: StoreLocation,
+    recipe: str | None,
+    track_ids: Sequence[str],
+    run_id: str,
 ) -> Extraction:
-    """Take the rows of some tracks of one recipe out of ``tracks`` or ``failures``.
+    """Take the rows of some tracks out of a table.
 
     Args:
         table: The table at the version to be changed.
         table_name: Its key in ``schema.TABLES``.
         store: Where it lies.
-        recipe: Recipe id.
+        recipe: Only rows of this recipe; None for all.
         track_ids: Whose rows to take out; those without any are ignored.
         run_id: The run that rewrites.
 
@@ -61,24 +66,21 @@ def extract_rows(
     ids = np.sort(np.array(track_ids, dtype=object))
     taken: list[pa.Table] = []
     actions: Actions = []
-    for file in _list_files(table, table_name, recipe):
+    for file in list_table_files(table, table_name, recipe):
         if not _meets(ids, file.get("min.track_id"), file.get("max.track_id")):
             continue
-        rows = _read_rows(table_name, store, file)
-        leaves = pc.and_(
-            pc.equal(rows.column("recipe"), recipe),
-            pc.is_in(rows.column("track_id"), pa.array(ids, pa.string())),
-        )
+        rows = read_rows(table_name, store, file)
+        leaves = pc.is_in(rows.column("track_id"), pa.array(ids, pa.string()))
+        if recipe is not None:
+            leaves = pc.and_(leaves, pc.equal(rows.column("recipe"), recipe))
         if not pc.any(leaves).as_py():
             continue
         taken.append(rows.filter(leaves))
-        partition = {name: file[f"partition.{name}"] for name in PARTITION_COLUMNS[table_name]}
-        now_ms = int(time.time() * 1000)
-        actions.append(RemoveAction(file["path"], True, now_ms, file["size_bytes"], partition))
+        actions.append(build_removal(table_name, file))
         rest = rows.filter(pc.invert(leaves))
         if rest.num_rows:
-            url = store.table_url(table_name)
-            part = write_part(rest, table_name, url, partition, run_id, store.options)
+            partition = {name: file[f"partition.{name}"] for name in PARTITION_COLUMNS[table_name]}
+            part = write_part(rest, table_name, store.table_url(table_name), partition, run_id, store.options)
             actions.append(part.as_add_action())
     return Extraction(pa.concat_tables(taken) if taken else TABLES[table_name].empty_table(), actions)
 
@@ -137,10 +139,10 @@ def relabel_track_rows(rows: pa.Table, catalog: pa.Table) -> pa.Table:
     return pa.table(columns, schema=TRACKS)
 
 
-def _list_files(table: DeltaTable, table_name: str, recipe: str) -> list[dict[str, Any]]:
-    """List the files that may hold rows of a recipe."""
+def list_table_files(table: DeltaTable, table_name: str, recipe: str | None = None) -> list[dict[str, Any]]:
+    """List a table's files that may hold rows of a recipe, or all: path, size, partition, span of track ids."""
     files = pa.table(table.get_add_actions(flatten=True)).to_pylist()
-    if "recipe" not in PARTITION_COLUMNS[table_name]:
+    if recipe is None or "recipe" not in PARTITION_COLUMNS[table_name]:
         return list(files)
     return [file for file in files if file["partition.recipe"] == recipe]
 
@@ -153,10 +155,33 @@ def _meets(sorted_ids: np.ndarray, first: str | None, last: str | None) -> bool:
     return position < len(sorted_ids) and bool(sorted_ids[position] <= last)
 
 
-def _read_rows(table_name: str, store: StoreLocation, file: dict[str, Any]) -> pa.Table:
+def read_rows(
+    table_name: str, store: StoreLocation, file: dict[str, Any], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read one file of a table whole, with its partition columns.
+
+    Args:
+        table_name: Key of ``schema.TABLES``.
+        store: Where it lies.
+        file: From ``list_table_files``.
+        columns: Of the table's schema, partition columns included; all by default.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
+    names = list(columns or TABLES[table_name].names)
+    partition = [name for name in PARTITION_COLUMNS[table_name] if name in names]
     data = read_file(join_url(store.table_url(table_name), file["path"]), store.options)
     # Without threads: pyarrow's now and then abort the process as it exits (apache/arrow issue 34314).
-    rows = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    for name in PARTITION_COLUMNS[table_name]:
+    rows = pq.ParquetFile(pa.BufferReader(data)).read(
+        [name for name in names if name not in partition], use_threads=False
+    )
+    for name in partition:
         rows = rows.append_column(name, pa.repeat(file[f"partition.{name}"], rows.num_rows))
-    return rows.select(TABLES[table_name].names).cast(TABLES[table_name])
+    return rows.select(names).cast(pa.schema([TABLES[table_name].field(name) for name in names]))
+
+
+def build_removal(table_name: str, file: dict[str, Any]) -> RemoveAction:
+    """Build the action that takes a file of ``list_table_files`` out of its table."""
+    partition = {name: file[f"partition.{name}"] for name in PARTITION_COLUMNS[table_name]}
+    return RemoveAction(file["path"], True, int(time.time() * 1000), file["size_bytes"], partition)

@@ -100,6 +100,27 @@ def plan_tracks(
     )
 
 
+def add_stored_facts(rows: pa.Table, facts: Mapping[str, pa.Table]) -> pa.Table:
+    """Tell planned rows which of their features ``frames`` has, live or dead.
+
+    Args:
+        rows: Rows of ``schema.PLAN``.
+        facts: For each recipe, track_id, content_hash and resolution of rows of ``frames``.
+
+    Returns:
+        The rows with their ``stored`` filled in.
+    """
+    ids = rows.column("track_id").to_pylist()
+    stored: dict[str, list[str]] = {track_id: [] for track_id in ids}
+    for recipe, table in facts.items():
+        table = table.filter(pc.is_in(table.column("track_id"), rows.column("track_id").combine_chunks()))
+        columns = (table.column(name).to_pylist() for name in ("track_id", "resolution", "content_hash"))
+        for track_id, resolution, content_hash in zip(*columns, strict=True):
+            stored[track_id].append(f"{recipe}/{resolution}@{content_hash}")
+    column = pa.array([stored[track_id] for track_id in ids], PLAN.field("stored").type)
+    return rows.set_column(rows.schema.get_field_index("stored"), PLAN.field("stored"), column)
+
+
 def _match(catalog: pa.Table, recorded: pa.Table) -> pa.Table:
     """Return for each catalog row the recorded row of the same track, or a row of nulls."""
     return recorded.take(pc.index_in(catalog.column("track_id"), recorded.column("track_id")))
@@ -151,7 +172,8 @@ def _build_plan_rows(
     plan = catalog.select(CATALOG.names).take(pa.array(rows))
     same_for_all = pa.array([wanted], PLAN.field("wanted").type).take(pa.array(np.zeros(len(rows), np.int64)))
     plan = plan.append_column(PLAN.field("wanted"), same_for_all)
-    return plan.append_column(PLAN.field("held"), _list_held(matches, rows))
+    plan = plan.append_column(PLAN.field("held"), _list_held(matches, rows))
+    return plan.append_column(PLAN.field("stored"), pa.array([[]] * len(rows), PLAN.field("stored").type))
 
 
 def _list_held(matches: Mapping[str, pa.Table], rows: npt.NDArray[np.int64]) -> pa.Array:

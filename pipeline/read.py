@@ -23,7 +23,7 @@ from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.schema import FRAMES, TABLES, TRACKS
 from pipeline.storage import Options, StoreLocation, join_url, open_arrow_filesystem
-from pipeline.tables import open_table, read_columns
+from pipeline.tables import PUBLISHING_EVENTS, open_table, read_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -282,7 +282,18 @@ class FeatureStore:
         return pa.concat_tables(tables)
 
     def _scan_tracks(self, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
-        return self._tables["tracks"].to_pyarrow_dataset().to_table(columns=columns, filter=where)
+        # Not delta-rs's `to_pyarrow_dataset`: it takes a column without statistics for one that matches nothing,
+        # and its file system in Python now and then aborts the process at its end (apache/arrow issue 34314).
+        fs, root = open_arrow_filesystem(self.location.table_url("tracks"), self.location.options)
+        files = self._list_files("tracks")
+        parts = pyarrow.dataset.FileSystemDataset.from_paths(
+            [join_url(root, path) for path in files.column("path").to_pylist()],
+            schema=TRACKS,
+            format=pyarrow.dataset.ParquetFileFormat(),
+            filesystem=fs,
+            partitions=[pc.field("recipe") == recipe for recipe in files.column("partition.recipe").to_pylist()],
+        )
+        return parts.to_table(columns=columns, filter=where)
 
 
 def _read_part(
@@ -301,7 +312,7 @@ def _is_snapshot(commit: Mapping[str, Any], snapshot: str | int | datetime) -> b
         return True
     if isinstance(snapshot, int):
         return bool(commit["version"] == snapshot)
-    closed = commit.get("event") == "close"
+    closed = commit.get("event") in PUBLISHING_EVENTS
     if isinstance(snapshot, datetime) and snapshot.tzinfo:
         return closed and datetime.fromtimestamp(commit["timestamp"] / 1000, UTC) <= snapshot
     if snapshot == "published":

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from musicfm_model.attention import check_attention
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
@@ -16,9 +15,12 @@ from pipeline.commit import RunCommitter, RunCounts
 from pipeline.config import Recipe, RunSettings
 from pipeline.dataflow import process_tracks
 from pipeline.errors import UsageError
-from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, plan_tracks
+from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
 from pipeline.schema import TABLES
+from pipeline.storage import StoreLocation
 from pipeline.tables import create_tables, has_tables, open_table, read_columns
+
+FACT_KEYS = ("track_id", "content_hash", "resolution")
 
 
 @dataclass(frozen=True)
@@ -162,24 +164,50 @@ def build_recipes(checkpoint: Checkpoint, settings: RunSettings) -> dict[str, Re
 
 
 def plan_run(catalog: pa.Table, settings: RunSettings, recipes: Mapping[str, Recipe], exists: bool = True) -> Plan:
-    """Compare the catalog with what the store holds of the run's recipes.
+    """Compare the catalog with what the store holds of the run's recipes, as settings say."""
+    return plan_against_store(
+        catalog, settings.store, list(recipes), settings.resolutions, settings.retry_failures, exists
+    )
+
+
+def plan_against_store(
+    catalog: pa.Table,
+    store: StoreLocation,
+    recipes: Sequence[str],
+    resolutions: Sequence[str],
+    retry_failures: bool = False,
+    exists: bool = True,
+) -> Plan:
+    """Read what a store holds and compare a catalog with it.
 
     Args:
         catalog: Rows of ``schema.CATALOG``.
-        settings: What to compute.
-        recipes: The run's recipes.
+        store: The store.
+        recipes: Ids of the wanted recipes.
+        resolutions: Wanted resolutions.
+        retry_failures: Try known-bad files again.
         exists: Whether there is a store to read.
+
+    Raises:
+        StorageError: The store cannot be read.
     """
-    ledgers, failures = {}, {}
-    for recipe in recipes:
-        if exists:
-            ledgers[recipe] = read_columns(open_table(settings.store, "tracks"), LEDGER_COLUMNS, recipe)
-            rows = read_columns(open_table(settings.store, "failures"), ["recipe", *FAILURE_COLUMNS])
-            failures[recipe] = rows.filter(pc.equal(rows.column("recipe"), recipe))
-        else:
-            ledgers[recipe] = _empty_table("tracks", LEDGER_COLUMNS)
-            failures[recipe] = _empty_table("failures", FAILURE_COLUMNS)
-    return plan_tracks(catalog, ledgers, failures, settings.resolutions, settings.retry_failures)
+    if not exists:
+        ledger, failures = _empty_table("tracks", LEDGER_COLUMNS), _empty_table("failures", FAILURE_COLUMNS)
+        return plan_tracks(
+            catalog, dict.fromkeys(recipes, ledger), dict.fromkeys(recipes, failures), resolutions, retry_failures
+        )
+    tables = {name: open_table(store, name) for name in ("tracks", "failures", "frames")}
+    plan = plan_tracks(
+        catalog,
+        {recipe: read_columns(tables["tracks"], LEDGER_COLUMNS, recipe) for recipe in recipes},
+        {recipe: read_columns(tables["failures"], FAILURE_COLUMNS, recipe) for recipe in recipes},
+        resolutions,
+        retry_failures,
+    )
+    if plan.to_process.num_rows == 0:
+        return plan
+    facts = {recipe: read_columns(tables["frames"], FACT_KEYS, recipe) for recipe in recipes}
+    return replace(plan, to_process=add_stored_facts(plan.to_process, facts))
 
 
 def _empty_table(name: str, columns: Sequence[str]) -> pa.Table:

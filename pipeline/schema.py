@@ -31,10 +31,15 @@ PLAN = pa.schema(
     [
         *CATALOG,
         pa.field("wanted", pa.list_(pa.string()), nullable=False),  # every "recipe/resolution" of the run
-        pa.field("held", pa.list_(pa.string()), nullable=False),  # "recipe/resolution@content_hash" in the store
+        pa.field("held", pa.list_(pa.string()), nullable=False),  # "recipe/resolution@content_hash" in the ledger
+        pa.field("stored", pa.list_(pa.string())),  # the same of ``frames``, live or dead
     ]
 )
-"""A catalog row that has to be looked at. Once its bytes are hashed, ``wanted`` loses what is ``held`` of them."""
+"""A catalog row that has to be looked at.
+
+Once its bytes are hashed, ``wanted`` loses what is ``held`` of them. What is merely ``stored`` (the content of a
+track that changed and changed back, or left and came back) is computed for the ledger's sake, and not written twice.
+"""
 
 FAILURE_FIELDS = [
     pa.field("stage", pa.string()),

@@ -16,6 +16,7 @@ from pipeline.storage import StoreLocation, delta_storage_options
 
 STORE_FORMAT = 1
 FORMAT_PROPERTY = "musicfm.storeFormat"
+PUBLISHING_EVENTS = ("close", "maintain", "delete", "drop_recipe")  # commits of the ledger that readers open
 
 # delta-rs takes these for parts of a URL even in a local path: it then loses sight of a table's files or history.
 _CONFUSING_IN_URL = re.compile("[#?]|%[0-9A-Fa-f]{2}")
@@ -142,6 +143,27 @@ def restore_table(
         table.restore(version, commit_properties=_build_commit_properties(metadata, transaction))
     except CommitFailedError:
         raise
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
+
+
+def vacuum_table(table: DeltaTable, retention_hours: int) -> list[str]:
+    """Remove files under a table's folder that are not in its newest version, if they are old enough.
+
+    Args:
+        table: The table.
+        retention_hours: Files that left the table, or were written, later than so long ago stay.
+
+    Returns:
+        Paths of the removed files.
+
+    Raises:
+        StorageError: The table cannot be read or written.
+    """
+    try:
+        table.update_incremental()
+        # "full": parts of killed runs as well, which no commit ever named.
+        return list(table.vacuum(retention_hours, dry_run=False, enforce_retention_duration=False, full=True))
     except (DeltaError, OSError) as error:
         raise _describe_store_error(table.table_uri, error) from error
 

@@ -105,8 +105,10 @@ def _build_frame_rows(
 ) -> dict[tuple[str, str], pa.Table]:
     """Group features into ``frames`` rows by recipe and resolution, in the order of the tracks."""
     grouped: dict[tuple[str, str], list[_Feature]] = {}
+    stored, hashes = done.column("stored").to_pylist(), done.column("content_hash").to_pylist()
     for feature in features:
-        if RESOLUTIONS[feature.resolution].frame_rate_hz is not None:
+        fact = f"{feature.recipe}/{feature.resolution}@{hashes[feature.row]}"
+        if RESOLUTIONS[feature.resolution].frame_rate_hz is not None and fact not in (stored[feature.row] or ()):
             grouped.setdefault((feature.recipe, feature.resolution), []).append(feature)
     tables = {}
     for (recipe, resolution), group in grouped.items():

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from pipeline.commit import RunCommitter
 from pipeline.config import Recipe
-from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, plan_tracks
+from pipeline.plan import Plan
+from pipeline.run import plan_against_store
 from pipeline.storage import StoreLocation
-from pipeline.tables import open_table, read_columns
+from pipeline.tables import open_table
 from pipeline.write import WriteSettings, write_parts
 from tests.rows import Audio, at_second, build_catalog, fake_embedding, read_store
 
@@ -63,14 +64,7 @@ def plan_run(
 ) -> Plan:
     """Compare a catalog with a store."""
     rows = build_catalog(track.as_catalog_row(track_id) for track_id, track in catalog.items())
-    tracks, failures = open_table(store, "tracks"), open_table(store, "failures")
-    return plan_tracks(
-        rows,
-        {recipe: read_columns(tracks, LEDGER_COLUMNS, recipe) for recipe in recipes},
-        {recipe: read_columns(failures, FAILURE_COLUMNS, recipe) for recipe in recipes},
-        resolutions,
-        retry,
-    )
+    return plan_against_store(rows, store, recipes, resolutions, retry)
 
 
 def embed(store: StoreLocation, planned: pa.Table, catalog: Catalog, run_id: str) -> pa.Table:
@@ -138,9 +132,19 @@ def kill(committer: RunCommitter, method: str | None) -> None:
         raise KilledError
 
     assert method is not None
-    setattr(committer, method, die)
+    setattr(committer.writer if method == "commit_ledger" else committer, method, die)
 
 
 def sound(*ids: str, content: str = "content", **others: Any) -> dict[str, Track]:
     """Return tracks that nothing is wrong with."""
     return {track_id: Track(f"/{track_id}", f"{content} of {track_id}", 1, **others) for track_id in ids}
+
+
+def open_run(store: StoreLocation, run_id: str, recipes: Sequence[str] = (R7,)) -> RunCommitter:
+    return RunCommitter(store, run_id, {recipe: RECIPES[recipe] for recipe in recipes})
+
+
+def write_result(store: StoreLocation, catalog: Catalog, run_id: str, *ids: str) -> pa.Table:
+    """Plan some tracks of a catalog and write them as one task does."""
+    plan = plan_run(store, {track_id: catalog[track_id] for track_id in ids}, [R7], ["8hz", "global"])
+    return embed(store, plan.to_process, catalog, run_id)

@@ -1,4 +1,7 @@
+import re
+import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,21 @@ CONTENTS = {track_id: f"{track_id} 1" for track_id in "abcdefgh"}
 LATER = {**CONTENTS, "b": "b 2", "bad": BAD}
 
 
-@pytest.fixture
-def known(tmp_path: Path) -> KnownStore:
-    known = KnownStore(StoreLocation(str(tmp_path / "store")))
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> KnownStore:
+    known = KnownStore(StoreLocation(str(tmp_path_factory.mktemp("check") / "store")))
     known.run(CONTENTS)
     known.run(LATER, [SEVEN, FOUR], ["16hz", "8hz", "global"])
     return known
+
+
+@pytest.fixture
+def known(template: KnownStore, tmp_path: Path) -> KnownStore:
+    """A copy to damage."""
+    copy = deepcopy(template)
+    copy.location = StoreLocation(str(tmp_path / "store"))
+    shutil.copytree(template.location.url, copy.location.url)
+    return copy
 
 
 def list_problems(known: KnownStore, deep: bool = False) -> list[str]:
@@ -41,14 +53,14 @@ def find_part(known: KnownStore, table_name: str, condition: str = "") -> Path:
 
 
 def add_rows(known: KnownStore, table_name: str, rows: pa.Table) -> None:
-    """Commit rows of one partition behind the pipeline's back."""
-    table = open_table(known.location, table_name)
+    """Commit rows of one partition, then name the newest ``frames`` in the ledger, as a faulty writer would."""
     first = rows.select(["recipe"] + ["resolution"] * (table_name == "frames")).to_pylist()[0]
     partition = first if table_name != "failures" else {}
     url = known.location.table_url(table_name)
     part = write_part(rows.cast(TABLES[table_name]), table_name, url, partition, "stranger")
+    commit_actions(open_table(known.location, table_name), table_name, [part.as_add_action()], {})
     metadata = {"frames_version": str(open_table(known.location, "frames").version())}
-    commit_actions(table, table_name, [part.as_add_action()], metadata if table_name == "tracks" else {})
+    commit_actions(open_table(known.location, "tracks"), "tracks", [], metadata)
 
 
 def read_rows(known: KnownStore, table_name: str, **values: str) -> pa.Table:
@@ -116,8 +128,8 @@ def test_a_part_with_another_content_of_the_same_size_is_found(known: KnownStore
     part = find_part(known, table_name)
     part.write_bytes(part.read_bytes()[:-8] + bytes(8))
     (problem,) = list_problems(known)
-    assert f"/{table_name}" in problem
-    assert "Corrupt footer" in problem
+    assert part.name in problem
+    assert "Parquet error" in problem
 
 
 def test_a_part_whose_vectors_are_damaged_is_named_by_a_deep_check(known: KnownStore) -> None:
@@ -149,7 +161,6 @@ def test_a_row_that_stands_twice_is_found(
     rows = read_rows(known, table_name, **values)
     assert rows.num_rows == 1
     add_rows(known, table_name, rows)
-    add_rows(known, "tracks", read_rows(known, "tracks").slice(0, 0)) if table_name == "frames" else None
     (problem,) = list_problems(known)
     assert problem.startswith(f"{table_name}: 1 keys of (recipe, ")
     assert "stand more than once" in problem
@@ -235,14 +246,11 @@ def test_vectors_of_another_length_are_found_by_a_deep_check(known: KnownStore) 
     wide = {"resolutions": ["8hz", "global"], "embedding": [*VECTOR, 1.0]}
     add_rows(known, "frames", change(frames, track_id="x", num_frames=1, embeddings=[[*VECTOR, 1.0]]))
     add_rows(known, "tracks", change(row, track_id="x", **wide))
-    first = min(known.contents[FOUR.recipe_id])
     problems = list_problems(known, deep=True)
     assert len(problems) == 2
     for problem, name in zip(problems, ("frames", "tracks"), strict=True):
         assert problem.startswith(f"{name}: {FOUR.recipe_id}/")
-        assert problem.endswith(
-            f"expected vectors of one length, found {EMBED_DIM} of {first}, {EMBED_DIM + 1} of x"
-        )
+        assert re.search(r"expected vectors of one length, found 5 of [a-h], 6 of x$", problem)
 
 
 def test_books_that_do_not_close_are_found(known: KnownStore) -> None:

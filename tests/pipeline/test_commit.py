@@ -1,11 +1,10 @@
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -26,10 +25,12 @@ from tests.runs import (
     embed,
     kill,
     list_frames,
+    open_run,
     plan_run,
     run,
     sound,
     start_books,
+    write_result,
 )
 from tests.store_model import EDITS, Model, edit_catalog
 
@@ -56,7 +57,7 @@ runs = st.builds(
     batch_size=st.integers(1, 4),
     prune=st.booleans(),
     retry=st.booleans(),
-    killed_at=st.sampled_from([None, None, "accept", "_commit_failures", "_commit_ledger"]),
+    killed_at=st.sampled_from([None, None, "accept", "_commit_failures", "commit_ledger"]),
     survived_commits=st.integers(0, 1),
 )
 
@@ -96,7 +97,7 @@ def check_one_run(store: StoreLocation, model: Model, catalog: Catalog, step: Ru
             committer.accept(result)
             committer.commit()
         except KilledError:
-            if step.killed_at == "_commit_ledger":
+            if step.killed_at == "commit_ledger":
                 model.process(catalog, ids, step.recipes, step.resolutions, ledger=False)
         else:
             model.process(catalog, ids, step.recipes, step.resolutions)
@@ -125,16 +126,6 @@ def store(tmp_path: Path) -> StoreLocation:
     return location
 
 
-def open_run(store: StoreLocation, run_id: str, recipes: Sequence[str] = (R7,)) -> RunCommitter:
-    return RunCommitter(store, run_id, {recipe: RECIPES[recipe] for recipe in recipes})
-
-
-def write_result(store: StoreLocation, catalog: Catalog, run_id: str, *ids: str) -> pa.Table:
-    """Plan some tracks of a catalog and write them as one task does."""
-    plan = plan_run(store, {track_id: catalog[track_id] for track_id in ids}, [R7], ["8hz", "global"])
-    return embed(store, plan.to_process, catalog, run_id)
-
-
 def list_ledger(store: StoreLocation) -> dict[tuple[str, str], str]:
     rows = read_store(store, "tracks")
     contents = {(row["recipe"], row["track_id"]): row["content_hash"] for row in rows}
@@ -146,7 +137,7 @@ def leave_unnamed_frames(store: StoreLocation, catalog: Catalog) -> None:
     """Let a run die between its commit to ``frames`` and the one to the ledger."""
     committer = open_run(store, "killed")
     committer.accept(write_result(store, catalog, "killed", *catalog))
-    kill(committer, "_commit_ledger")
+    kill(committer, "commit_ledger")
     with pytest.raises(KilledError):
         committer.commit()
 
@@ -314,6 +305,16 @@ def test_a_row_held_by_one_recipe_takes_the_facts_that_the_other_was_embedded_wi
     assert committer.counts.embedded == 1
     assert {row["title"] for row in read_store(store, "tracks")} == {"new"}
     assert plan_run(store, touched, [R4, R7], ["8hz", "global"]).num_unchanged == 1
+
+
+def test_every_file_of_the_ledger_is_sorted_by_track(store: StoreLocation) -> None:
+    run(store, sound("a", "c", "e"))
+    catalog = sound("b", "d") | sound("c", title="new")
+    run(store, catalog | {"a": Track("/a", "new", 9), "e": Track("/e", "new", 9)}, run_id="run2")
+    for uri in open_table(store, "tracks").file_uris():
+        ids = pq.ParquetFile(uri.removeprefix("file://")).read(["track_id"]).column("track_id").to_pylist()
+        assert ids == sorted(ids)
+    assert len(open_table(store, "tracks").file_uris()) == 1
 
 
 @pytest.mark.parametrize("second", [1, 9])

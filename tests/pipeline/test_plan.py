@@ -199,6 +199,17 @@ def test_a_failed_file_is_tried_again_when_it_moved_or_could_not_be_fetched(
     assert plan.known_failures_by_reason == ({"truncated": 1} if outcome == "failed" else {})
 
 
+def test_a_failure_of_another_state_of_the_file_gives_no_reason() -> None:
+    stale = {**BAD, "size_bytes": 9, "error_type": "silent"}
+    plan = plan_tracks(
+        build_catalog([NOW]),
+        {"r1": build_ledger([HELD]), "r2": build_ledger([])},
+        {"r1": build_failures([stale]), "r2": build_failures([BAD])},
+        ["50hz"],
+    )
+    assert plan.known_failures_by_reason == {"truncated": 1}
+
+
 def test_known_failures_are_tried_again_on_request() -> None:
     catalog, ledger, failures = build_catalog([NOW]), {"r": build_ledger([])}, {"r": build_failures([BAD])}
     plan = plan_tracks(catalog, ledger, failures, ["50hz"], retry_failures=True)

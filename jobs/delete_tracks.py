@@ -1,0 +1,71 @@
+"""Take tracks down: out of the current tables at once, and with --vacuum out of the files as well."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Sequence
+
+from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
+from pipeline.errors import FeatureStoreError, UsageError
+from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
+from pipeline.storage import StoreLocation, read_file
+from pipeline.writer import StoreWriter
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0 when the tracks are gone, 1 when it broke off, 2 for a mistake in the call."""
+    parser = OneLineParser(description=__doc__)
+    parser.add_argument("--store", required=True, metavar="URL", help="feature store")
+    parser.add_argument("--ids", required=True, metavar="FILE", help="track ids, one a line")
+    parser.add_argument(
+        "--vacuum",
+        action="store_true",
+        help="also remove every file that is not current: older versions go with it",
+    )
+    add_storage_option(parser, "--storage-option", "the store")
+    flags = parser.parse_args(arguments)
+    store = StoreLocation(flags.store, dict(flags.storage_option))
+    try:
+        line = take_down(store, read_ids(flags.ids), flags.vacuum)
+    except UsageError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except FeatureStoreError as error:
+        print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
+        return EXIT_OPEN_BOOKS
+    print(json.dumps(line))
+    return EXIT_OPEN_BOOKS if flags.vacuum and line["files_with_rows"] else 0
+
+
+def read_ids(url: str) -> list[str]:
+    """Read track ids, one a line; blank lines do not count.
+
+    Raises:
+        UsageError: There is none.
+    """
+    ids = [line.strip() for line in read_file(url).decode("utf-8-sig").splitlines() if line.strip()]
+    if not ids:
+        raise UsageError(f"expected track ids in {url}, one a line, found none")
+    return ids
+
+
+def take_down(store: StoreLocation, track_ids: Sequence[str], vacuum: bool) -> dict[str, object]:
+    """Delete, vacuum if asked to, and read every file that is left to see whether the tracks are in it."""
+    writer = StoreWriter(store, f"delete-{uuid.uuid4().hex[:12]}")
+    line: dict[str, object] = {"ids": len(set(track_ids)), "deleted": delete_tracks(writer, track_ids)}
+    line["store_version"] = writer.store_version
+    if vacuum:
+        line["files_removed"] = vacuum_store(writer, 0)
+    left = find_stored_ids(store, track_ids)
+    for path, ids in sorted(left.items()):
+        print(f"still in {path}: {', '.join(ids[:5])}")
+    if left and not vacuum:
+        print("those files belong to older versions; --vacuum removes them")
+    line["files_with_rows"] = len(left)
+    return line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

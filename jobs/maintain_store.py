@@ -1,0 +1,105 @@
+"""Look after a feature store: what it weighs, compaction, vacuum, recipes that are no longer wanted."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
+from pipeline.errors import FeatureStoreError, UsageError
+from pipeline.maintain import (
+    DEFAULT_DEAD_SHARE,
+    PartitionReport,
+    compact_store,
+    drop_recipe,
+    report_store,
+    vacuum_store,
+)
+from pipeline.read import FeatureStore
+from pipeline.storage import StoreLocation
+from pipeline.writer import StoreWriter
+
+WEEK_HOURS = 168
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0 when done, 1 when it broke off, 2 for a mistake in the call."""
+    parser = OneLineParser(description=__doc__)
+    parser.add_argument("--store", required=True, metavar="URL", help="feature store")
+    parser.add_argument("--report", action="store_true", help="only print what the store weighs")
+    parser.add_argument("--recipes", action="store_true", help="only list the recipes")
+    parser.add_argument("--drop-recipe", metavar="ID", help="take all that is stored under a recipe out first")
+    parser.add_argument(
+        "--dead-share", type=float, default=DEFAULT_DEAD_SHARE, help="rewrite parts of which more is dead"
+    )
+    parser.add_argument(
+        "--vacuum",
+        nargs="?",
+        type=int,
+        const=WEEK_HOURS,
+        metavar="HOURS",
+        help=f"remove files that left the tables so long ago (default {WEEK_HOURS}); readers of older versions lose them",
+    )
+    add_storage_option(parser, "--storage-option", "the store")
+    flags = parser.parse_args(arguments)
+    store = StoreLocation(flags.store, dict(flags.storage_option))
+    try:
+        if flags.recipes:
+            print_recipes(store)
+            return 0
+        print(json.dumps(maintain(store, flags.report, flags.drop_recipe, flags.dead_share, flags.vacuum)))
+    except UsageError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except FeatureStoreError as error:
+        print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
+        return EXIT_OPEN_BOOKS
+    return 0
+
+
+def maintain(
+    store: StoreLocation, only_report: bool, recipe: str | None, dead_share: float, vacuum_hours: int | None
+) -> dict[str, object]:
+    """Do what the flags ask for, print the report, and return the last line."""
+    line: dict[str, object] = {"store": store.url}
+    if not only_report:
+        writer = StoreWriter(store, f"maintain-{uuid.uuid4().hex[:12]}")
+        if recipe is not None:
+            line["files_dropped"] = drop_recipe(writer, recipe)
+        line["parts_replaced"] = compact_store(writer, dead_share)
+        line["store_version"] = writer.store_version
+        line["bytes_written"] = writer.bytes_written
+        if vacuum_hours is not None:
+            line["files_removed"] = vacuum_store(writer, vacuum_hours)
+    reports = report_store(store)
+    print_reports(reports)
+    line["partitions"] = [
+        {**asdict(report), "bytes_per_value": round(report.bytes_per_value, 3)} for report in reports
+    ]
+    return line
+
+
+def print_reports(reports: Sequence[PartitionReport]) -> None:
+    """Print one line per recipe and resolution."""
+    print(f"{'recipe':<28} {'resolution':<10} {'parts':>6} {'rows':>9} {'dead':>6} {'MB':>10} {'bytes/value':>12}")
+    for report in reports:
+        dead_share = report.num_dead_rows / max(1, report.num_rows)
+        print(
+            f"{report.recipe:<28} {report.resolution:<10} {report.num_parts:>6} {report.num_rows:>9} "
+            f"{dead_share:>6.1%} {report.size_bytes / 1e6:>10.2f} {report.bytes_per_value:>12.3f}"
+        )
+
+
+def print_recipes(store: StoreLocation) -> None:
+    """Print one line per recipe, then all as JSON."""
+    rows = FeatureStore(store.url, "latest", store.options).recipes().to_pylist()
+    for row in rows:
+        print(f"{row['recipe']:<28} {row['num_tracks']:>9} tracks  {row['checkpoint']}")
+    print(json.dumps([{**row, "created_time": str(row["created_time"])} for row in rows]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

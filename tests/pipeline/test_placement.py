@@ -1,0 +1,120 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UsageError
+from pipeline.placement import Placement, describe_stall, place_actors
+
+GIB = 2**30
+
+cpu_nodes = st.lists(
+    st.fixed_dictionaries(
+        {
+            "CPU": (st.integers(1, 2) | st.integers(1, 128)).map(float),
+            "memory": st.integers(1, 64).map(lambda n: n * GIB / 2),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+gpu_nodes = st.lists(
+    st.fixed_dictionaries(
+        {"CPU": (st.integers(1, 2) | st.integers(1, 128)).map(float)},
+        optional={"GPU": st.integers(1, 8).map(float)},
+    ),
+    min_size=1,
+    max_size=6,
+).filter(lambda nodes: any("GPU" in node for node in nodes))
+
+
+def count_task_slots(nodes: list[dict[str, float]], placement: Placement) -> int:
+    """Place the actors on the first node with room, as if Ray did its worst; count the tasks that fit beside."""
+    free = [dict(node) for node in nodes]
+    for _ in range(placement.num_actors):
+        node = next(
+            node
+            for node in free
+            if node["CPU"] >= placement.num_cpus - 1e-9 and node.get("GPU", 0) >= placement.num_gpus
+        )
+        node["CPU"] -= placement.num_cpus
+        node["GPU"] = node.get("GPU", 0) - placement.num_gpus
+    return sum(math.floor(node["CPU"] / placement.task_num_cpus + 1e-9) for node in free)
+
+
+@given(cpu_nodes, st.sampled_from([None, "cpu"]))
+def test_a_cluster_without_gpus_gets_an_actor_a_node(nodes: list[dict[str, float]], device: str | None) -> None:
+    placement = place_actors(nodes, device)
+    assert (placement.num_actors, placement.num_gpus) == (len(nodes), 0)
+    assert 1 <= placement.num_threads <= min(node["CPU"] for node in nodes)
+
+
+@given(cpu_nodes)
+def test_cpu_actors_leave_room_for_tasks(nodes: list[dict[str, float]]) -> None:
+    assert count_task_slots(nodes, place_actors(nodes, None)) >= 1
+
+
+@given(gpu_nodes, st.sampled_from([None, "cuda"]))
+def test_every_gpu_gets_an_actor_and_tasks_have_room(nodes: list[dict[str, float]], device: str | None) -> None:
+    placement = place_actors(nodes, device)
+    assert placement.num_actors == sum(node.get("GPU", 0) for node in nodes)
+    assert placement.num_gpus == 1
+    assert count_task_slots(nodes, placement) >= 1
+
+
+@given(gpu_nodes)
+def test_gpus_are_left_alone_when_told_so(nodes: list[dict[str, float]]) -> None:
+    without = [{"CPU": node["CPU"]} for node in nodes]
+    assert place_actors(nodes, "cpu") == place_actors(without, None)
+
+
+@given(cpu_nodes)
+def test_a_task_never_asks_for_more_memory_than_four_of_them_have(nodes: list[dict[str, float]]) -> None:
+    placement = place_actors(nodes, None)
+    assert 4 * placement.task_heap_bytes <= max(4 * GIB, min(node["memory"] for node in nodes))
+    assert all(
+        4 * placement.task_heap_bytes <= node["memory"] or placement.task_heap_bytes == GIB for node in nodes
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_actors", "num_cpus", "num_threads", "task_num_cpus"),
+    [
+        ([{"CPU": 1.0}], 1, 0.5, 1, 0.5),  # half of the only core is left
+        ([{"CPU": 2.0}], 1, 1, 2, 1),
+        ([{"CPU": 8.0}], 1, 7, 8, 1),
+        ([{"CPU": 64.0}], 1, 15, 16, 1),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], 2, 3, 4, 1),
+        ([{"node:10.0.0.1": 1.0}, {"CPU": 4.0}], 1, 3, 4, 1),  # a head that does no work
+        ([{"CPU": 16.0, "GPU": 1.0}], 1, 1, 1, 1),
+        ([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 32.0}], 8, 1, 1, 1),
+    ],
+)
+def test_clusters_as_people_have_them(
+    nodes: list[dict[str, float]], num_actors: int, num_cpus: float, num_threads: int, task_num_cpus: float
+) -> None:
+    placement = place_actors(nodes, None)
+    assert (placement.num_actors, placement.num_cpus) == (num_actors, num_cpus)
+    assert (placement.num_threads, placement.task_num_cpus) == (num_threads, task_num_cpus)
+
+
+def test_blocks_are_larger_where_a_gpu_works_them_off() -> None:
+    on_cpu, on_gpu = (place_actors([{"CPU": 8.0, "GPU": gpus}], None) for gpus in (0.0, 1.0))
+    assert 1 < on_cpu.tracks_per_block < on_gpu.tracks_per_block
+
+
+@given(cpu_nodes)
+def test_cuda_without_a_gpu_is_a_mistake(nodes: list[dict[str, float]]) -> None:
+    with pytest.raises(UsageError, match="--device cuda: expected a GPU in the cluster, found none"):
+        place_actors(nodes, "cuda")
+
+
+def test_a_stall_says_what_it_waits_for() -> None:
+    placement = place_actors([{"CPU": 4.0, "GPU": 2.0, "memory": 2.0 * GIB}], None)
+    text = describe_stall(90.0, placement, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 0.5})
+    assert "no track finished for 90 s" in text
+    assert "2 model actors with 1 GPU and 1 CPU each" in text
+    assert "tasks with 1 CPU and 0.5 GiB" in text
+    assert "free 0.5 of 4 CPU, 0 of 2 GPU" in text
+    assert "\n" not in text
