@@ -16,7 +16,7 @@ from musicfm_model.checkpoint import CheckpointError
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
 from pipeline.errors import FeatureStoreError, UsageError
 from pipeline.run import RunReport, embed_catalog, preview_catalog
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 
 EXIT_OPEN_BOOKS = 1
 EXIT_USAGE = 2

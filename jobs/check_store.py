@@ -10,7 +10,7 @@ from dataclasses import asdict
 from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
 from pipeline.check import check_store
 from pipeline.errors import UsageError
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
 from pipeline.errors import FeatureStoreError, UsageError
 from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
-from pipeline.storage import StoreLocation, read_file
+from pipeline.storage import read_file
+from pipeline.store_location import StoreLocation
 from pipeline.writer import StoreWriter
 
 

@@ -19,7 +19,7 @@ from pipeline.maintain import (
     vacuum_store,
 )
 from pipeline.read import FeatureStore
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.writer import StoreWriter
 
 WEEK_HOURS = 168

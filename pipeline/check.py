@@ -15,8 +15,9 @@ from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError
 from pipeline.read import FeatureStore
 from pipeline.schema import TABLES
-from pipeline.storage import StoreLocation, list_files
-from pipeline.tables import open_table, read_columns
+from pipeline.storage import list_files
+from pipeline.store_location import StoreLocation
+from pipeline.tables import open_table, read_columns, read_history
 
 MAX_EXAMPLES = 3
 
@@ -204,7 +205,7 @@ def _check_widths(name: str, examples: dict[int, str]) -> Iterator[str]:
 
 def _check_last_run(tracks: DeltaTable, report: StoreCheck) -> Iterator[str]:
     """The last closed run's books close."""
-    counts = next((c["counts"] for c in tracks.history() if c.get("event") == "close"), None)
+    counts = next((c["counts"] for c in read_history(tracks) if c.get("event") == "close"), None)
     if counts is None:
         yield "tracks: no run has closed yet; run the embedding command again"
         return

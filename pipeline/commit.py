@@ -17,14 +17,14 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable
 
 from pipeline.config import Recipe
 from pipeline.ledger import Actions, extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.parts import Part, from_ipc, write_part
 from pipeline.schema import FAILURES, RECIPES, TRACKS, UNCHANGED
-from pipeline.storage import StoreLocation
-from pipeline.tables import open_table, read_columns
+from pipeline.store_location import StoreLocation
+from pipeline.tables import append_rows, open_table, read_columns
 from pipeline.writer import StoreWriter
 
 
@@ -159,7 +159,8 @@ class RunCommitter:
         """
         pending, self._pending = self._pending, _Pending()
         departed = departed or {}
-        self.counts.deleted += len(set().union(*departed.values()))
+        leaving = [set(ids) & self._held_ids[recipe] for recipe, ids in departed.items()]
+        self.counts.deleted += len(set().union(*leaving))
         if pending.parts:
             self.writer.commit("frames", [part.as_add_action() for part in pending.parts], "append")
         failures = pa.concat_tables([FAILURES.empty_table(), *pending.failures])
@@ -187,7 +188,14 @@ class RunCommitter:
         return self.commit("close", departed)
 
     def record_recipes(self, checkpoint_name: str) -> None:
-        """Write down what the run's recipe ids stand for, where the store does not know them yet."""
+        """Write down what the run's recipe ids stand for, where the store does not know them yet.
+
+        Args:
+            checkpoint_name: What the run's checkpoint was called by.
+
+        Raises:
+            StorageError: The store cannot be read or written.
+        """
         table = open_table(self.store, "recipes")
         known = set(read_columns(table, ["recipe"]).column("recipe").to_pylist())
         rows = [
@@ -201,7 +209,7 @@ class RunCommitter:
             if recipe_id not in known
         ]
         if rows:
-            write_deltalake(table, pa.Table.from_pylist(rows, schema=RECIPES), mode="append")
+            append_rows(table, pa.Table.from_pylist(rows, schema=RECIPES))
 
     def _describe_run(self) -> dict[str, str]:
         return {"counts": json.dumps(vars(self.counts)), "recipes": json.dumps(list(self.recipes))}

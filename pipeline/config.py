@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from pipeline.storage import Options, StoreLocation
+from pipeline.storage import Options
+from pipeline.store_location import StoreLocation
 
 SAMPLE_RATE_HZ = 24_000
 HOP_LENGTH = 240  # samples between mel frames: 100 Hz

@@ -21,7 +21,8 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.parts import write_part
 from pipeline.schema import CATALOG, PARTITION_COLUMNS, TABLES, TRACKS
-from pipeline.storage import StoreLocation, join_url, read_file
+from pipeline.storage import join_url, read_file
+from pipeline.store_location import StoreLocation
 
 Actions = list[AddAction | RemoveAction]
 

@@ -20,7 +20,8 @@ from pipeline.errors import UsageError
 from pipeline.ledger import Actions, build_removal, extract_rows, list_table_files, read_rows
 from pipeline.parts import write_part
 from pipeline.schema import FRAMES
-from pipeline.storage import StoreLocation, join_url, list_files, read_file
+from pipeline.storage import join_url, list_files, read_file
+from pipeline.store_location import StoreLocation
 from pipeline.tables import open_table, read_columns, vacuum_table
 from pipeline.writer import StoreWriter
 

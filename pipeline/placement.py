@@ -44,7 +44,8 @@ def place_actors(nodes: Sequence[Mapping[str, float]], device: str | None) -> Pl
         device: ``cuda``, ``cpu`` or None for what there is.
 
     Returns:
-        The placement. At least one CPU, or half of the only one, is left for decoding and writing.
+        The placement. On every node that holds an actor at least one CPU, or half of the only one, is left for
+        decoding and writing, so that the run goes on when other nodes are lost.
 
     Raises:
         UsageError: ``cuda`` is wanted, and no node has a GPU.
@@ -57,14 +58,16 @@ def place_actors(nodes: Sequence[Mapping[str, float]], device: str | None) -> Pl
     )
     heap_bytes = int(min(TASK_HEAP_BYTES, smallest_memory_bytes / 4))
     if num_gpus and device != "cpu":
-        return Placement(num_gpus, 1, 1, 1, 1, heap_bytes, TRACKS_PER_BLOCK_GPU)
-    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    if sum(cpus) <= 1:
-        return Placement(1, 0, 0.5, 1, 0.5, heap_bytes, TRACKS_PER_BLOCK_CPU)
+        has_room = all(node.get("CPU", 0) >= node.get("GPU", 0) for node in nodes)
+        num_cpus = 1 if has_room and sum(node.get("CPU", 0) for node in nodes) > num_gpus else 0
+        return Placement(num_gpus, 1, num_cpus, 1, 1, heap_bytes, TRACKS_PER_BLOCK_GPU)
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 2]
+    if not cpus:
+        num_nodes = sum(node.get("CPU", 0) >= 1 for node in nodes)
+        return Placement(max(1, num_nodes), 0, 0.5, 1, 0.5, heap_bytes, TRACKS_PER_BLOCK_CPU)
     # Decoding and writing take a small part of what the model takes, so it may use the last core as well.
     num_threads = min(*cpus, MAX_CPUS_PER_ACTOR)
-    num_cpus = max(1, num_threads - 1)
-    return Placement(len(cpus), 0, num_cpus, num_threads, 1, heap_bytes, TRACKS_PER_BLOCK_CPU)
+    return Placement(len(cpus), 0, num_threads - 1, num_threads, 1, heap_bytes, TRACKS_PER_BLOCK_CPU)
 
 
 def describe_stall(

@@ -42,7 +42,8 @@ class Plan:
         num_unchanged: Tracks that need no look, relabeled ones included.
         num_known_failures: Tracks that failed before and have not changed since.
         known_failures_by_reason: Of those, how many for each reason.
-        departed: For each recipe, ids in the ledger that the catalog no longer has.
+        departed: For each recipe, ids in the ledger or among the failures that the catalog no longer has.
+        num_departed: How many of those tracks the ledger has.
     """
 
     to_process: pa.Table
@@ -52,6 +53,7 @@ class Plan:
     num_known_failures: int
     known_failures_by_reason: dict[str, int]
     departed: dict[str, list[str]]
+    num_departed: int
 
 
 def plan_tracks(
@@ -94,9 +96,10 @@ def plan_tracks(
         num_known_failures=int(failed.sum()),
         known_failures_by_reason=_count_reasons(list(failure_matches.values()), known_bad, failed),
         departed={
-            recipe: _find_departed(ledger.column("track_id"), catalog.column("track_id"))
-            for recipe, ledger in ledgers.items()
+            recipe: sorted(_find_departed(ledgers[recipe], catalog) | _find_departed(failures[recipe], catalog))
+            for recipe in ledgers
         },
+        num_departed=len(set().union(*(_find_departed(ledger, catalog) for ledger in ledgers.values()))),
     )
 
 
@@ -197,9 +200,11 @@ def _count_reasons(matches: Sequence[pa.Table], known_bad: Sequence[Mask], faile
     return {item["values"]: item["counts"] for item in pc.value_counts(reasons).to_pylist()}
 
 
-def _find_departed(ledger_ids: pa.ChunkedArray, catalog_ids: pa.ChunkedArray) -> list[str]:
-    departed = pc.invert(pc.is_in(ledger_ids, catalog_ids.combine_chunks()))
-    return list(ledger_ids.filter(departed).to_pylist())
+def _find_departed(recorded: pa.Table, catalog: pa.Table) -> set[str]:
+    """Return the ids of recorded tracks that the catalog does not have."""
+    ids = recorded.column("track_id")
+    present = pc.is_in(ids, catalog.column("track_id").combine_chunks())
+    return set(ids.filter(pc.invert(present)).to_pylist())
 
 
 def _as_mask(values: pa.ChunkedArray) -> Mask:

@@ -22,8 +22,9 @@ import pyarrow.dataset
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.schema import FRAMES, TABLES, TRACKS
-from pipeline.storage import Options, StoreLocation, join_url, open_arrow_filesystem
-from pipeline.tables import PUBLISHING_EVENTS, open_table, read_columns
+from pipeline.storage import Options, join_url
+from pipeline.store_location import StoreLocation, open_arrow_filesystem
+from pipeline.tables import PUBLISHING_EVENTS, open_table, read_columns, read_history
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,7 +55,7 @@ class FrameParts:
 
     def read(self, path: str) -> pa.Table:
         """Return the live rows of one part, with ``FRAME_COLUMNS``."""
-        frames = _read_part(self.location, "frames", path, FRAME_COLUMNS)
+        frames = _open_parts(self.location, "frames", [path]).to_table(columns=list(FRAME_COLUMNS))
         # Only the ledger's rows of the part's span: to hash a million ids takes longer than to read a part.
         span = pc.min_max(frames.column("track_id")).as_py()
         ids = self.live.column("track_id")
@@ -83,11 +84,9 @@ class FeatureStore:
     ) -> None:
         self.location = StoreLocation(url, options)
         self.version, self.frames_version = self._find_versions(snapshot)
-        self._tables = {
-            "tracks": open_table(self.location, "tracks", self.version),
-            "frames": open_table(self.location, "frames", self.frames_version),
-        }
-        self._files: dict[str, pa.Table] = {}
+        versions = {"tracks": self.version, "frames": self.frames_version}
+        tables = {name: open_table(self.location, name, version) for name, version in versions.items()}
+        self._files = {name: pa.table(table.get_add_actions(flatten=True)) for name, table in tables.items()}
 
     def recipes(self) -> pa.Table:
         """Return the recipes in this snapshot: recipe, definition (JSON), checkpoint, created_time, num_tracks."""
@@ -145,8 +144,8 @@ class FeatureStore:
         frame_rate_hz = self._read_frame_rate(recipe, resolution)
         track_ids = [str(track_id) for track_id in track_ids]  # they may be Arrow's or NumPy's
         live = self._read_by_id("tracks", self._list_files("tracks", recipe), track_ids, LIVE_COLUMNS)
-        files = self._list_files("frames", recipe, resolution)
-        found = _keep_live(self._read_by_id("frames", files, track_ids, FRAME_COLUMNS), live)
+        parts = self._list_files("frames", recipe, resolution)
+        found = _keep_live(self._read_by_id("frames", parts, track_ids, FRAME_COLUMNS), live)
         wanted = pc.index_in(pa.array(track_ids, pa.string()), found.column("track_id")).drop_null()
         return _cut_frames(found.take(wanted), frame_rate_hz, start_s, end_s)
 
@@ -181,8 +180,7 @@ class FeatureStore:
             num_shards: How many shares there are.
         """
         parts = self.list_parts(resolution, recipe)
-        tables = (parts.read(path) for path in parts.paths[shard::num_shards])
-        yield from (table for table in tables if table.num_rows)
+        yield from (rows for path in parts.paths[shard::num_shards] if (rows := parts.read(path)).num_rows)
 
     def list_parts(self, resolution: str, recipe: str | None = None) -> FrameParts:
         """List the parts of a resolution, with all that is needed to read them elsewhere.
@@ -213,9 +211,7 @@ class FeatureStore:
         """Return one resolution whole as a Polars data frame."""
         import polars as pl
 
-        frame = pl.from_arrow(self.to_arrow(resolution, recipe))
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return pl.DataFrame(self.to_arrow(resolution, recipe))
 
     def to_duckdb(
         self, connection: duckdb.DuckDBPyConnection, resolution: str = "global", recipe: str | None = None
@@ -227,7 +223,7 @@ class FeatureStore:
         """Return the versions of ``tracks`` and ``frames`` that a snapshot stands for."""
         table = open_table(self.location, "tracks")
         for limit in _HISTORY_STEPS:
-            history = table.history(limit)
+            history = read_history(table, limit)
             for position, commit in enumerate(history):
                 if _is_snapshot(commit, snapshot):
                     named = [c["frames_version"] for c in history[position:] if "frames_version" in c]
@@ -256,8 +252,6 @@ class FeatureStore:
 
     def _list_files(self, table_name: str, recipe: str | None = None, resolution: str | None = None) -> pa.Table:
         """List the snapshot's files of a table, of one partition or of all."""
-        if table_name not in self._files:
-            self._files[table_name] = pa.table(self._tables[table_name].get_add_actions(flatten=True))
         files = self._files[table_name]
         for name, value in (("recipe", recipe), ("resolution", resolution)):
             if value is not None:
@@ -278,32 +272,33 @@ class FeatureStore:
                 # A range beside the set: row groups are skipped by their minimum and maximum.
                 own = pc.field("track_id")
                 where = (own >= ids[0]) & (own <= ids[-1]) & own.isin(ids)
-                tables.append(_read_part(self.location, table_name, path, columns, where))
+                part = _open_parts(self.location, table_name, [path])
+                tables.append(part.to_table(columns=list(columns), filter=where))
         return pa.concat_tables(tables)
 
     def _scan_tracks(self, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
-        # Not delta-rs's `to_pyarrow_dataset`: it takes a column without statistics for one that matches nothing,
-        # and its file system in Python now and then aborts the process at its end (apache/arrow issue 34314).
-        fs, root = open_arrow_filesystem(self.location.table_url("tracks"), self.location.options)
         files = self._list_files("tracks")
-        parts = pyarrow.dataset.FileSystemDataset.from_paths(
-            [join_url(root, path) for path in files.column("path").to_pylist()],
-            schema=TRACKS,
-            format=pyarrow.dataset.ParquetFileFormat(),
-            filesystem=fs,
-            partitions=[pc.field("recipe") == recipe for recipe in files.column("partition.recipe").to_pylist()],
-        )
+        recipes = [pc.field("recipe") == recipe for recipe in files.column("partition.recipe").to_pylist()]
+        parts = _open_parts(self.location, "tracks", files.column("path").to_pylist(), recipes)
         return parts.to_table(columns=columns, filter=where)
 
 
-def _read_part(
-    location: StoreLocation, table_name: str, path: str, columns: Sequence[str], where: pc.Expression | None = None
-) -> pa.Table:
-    """Read one part with Arrow alone; row groups that cannot meet the condition are skipped."""
+def _open_parts(
+    location: StoreLocation, table_name: str, paths: Sequence[str], partitions: list[pc.Expression] | None = None
+) -> pyarrow.dataset.Dataset:
+    """Open parts with Arrow alone.
+
+    Not with delta-rs's ``to_pyarrow_dataset``: it takes a column without statistics for one that matches nothing,
+    and its file system in Python now and then aborts the process at its end (apache/arrow issue 34314).
+    """
     fs, root = open_arrow_filesystem(location.table_url(table_name), location.options)
-    stored = [field for field in TABLES[table_name] if field.name not in ("recipe", "resolution")]
-    part = pyarrow.dataset.ParquetFileFormat().make_fragment(join_url(root, path), fs)
-    return part.to_table(pa.schema(stored), columns=list(columns), filter=where)
+    return pyarrow.dataset.FileSystemDataset.from_paths(
+        [join_url(root, path) for path in paths],
+        schema=TABLES[table_name],
+        format=pyarrow.dataset.ParquetFileFormat(),
+        filesystem=fs,
+        partitions=partitions,
+    )
 
 
 def _is_snapshot(commit: Mapping[str, Any], snapshot: str | int | datetime) -> bool:

@@ -14,10 +14,10 @@ from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.commit import RunCommitter, RunCounts
 from pipeline.config import Recipe, RunSettings
 from pipeline.dataflow import process_tracks
-from pipeline.errors import UsageError
+from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
 from pipeline.schema import TABLES
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, has_tables, open_table, read_columns
 
 FACT_KEYS = ("track_id", "content_hash", "resolution")
@@ -59,7 +59,7 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     Raises:
         UsageError: The run cannot start: checkpoint, store or settings are not usable.
         musicfm_model.checkpoint.CheckpointError: The checkpoint is not one, or not whole.
-        StorageError: The store can no longer be written; what was committed stays.
+        RunError: The run broke off, for instance because the store can no longer be written.
     """
     start_s = time.monotonic()
     checkpoint = load_model(settings)
@@ -76,13 +76,16 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     counts.failures_by_reason = dict(plan.known_failures_by_reason)
     if plan.relabeled.num_rows:
         committer.relabel(plan.relabeled)
-    if plan.to_process.num_rows:
-        process_tracks(plan.to_process, checkpoint, recipes, settings, committer)
-    closed = counts.closes
-    if closed:
-        committer.close(plan.departed if settings.prune else None)
-    else:
-        committer.commit()  # what has an outcome is kept; the next run goes on from there
+    try:
+        if plan.to_process.num_rows:
+            process_tracks(plan.to_process, checkpoint, recipes, settings, committer)
+        closed = counts.closes
+        if closed:
+            committer.close(plan.departed if settings.prune else None)
+        else:
+            committer.commit()  # what has an outcome is kept; the next run goes on from there
+    except StorageError as error:
+        raise RunError(f"{error}; what was committed before is kept: run the same command again") from error
     return RunReport(
         run_id,
         counts,
@@ -117,7 +120,7 @@ def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
         embedded=plan.to_process.num_rows,
         unchanged=plan.num_unchanged,
         failed=plan.num_known_failures,
-        deleted=len(set().union(*plan.departed.values())) if settings.prune else 0,
+        deleted=plan.num_departed if settings.prune else 0,
         failures_by_reason=dict(plan.known_failures_by_reason),
     )
     version = open_table(settings.store, "tracks").version() if exists else None
@@ -206,7 +209,8 @@ def plan_against_store(
     )
     if plan.to_process.num_rows == 0:
         return plan
-    facts = {recipe: read_columns(tables["frames"], FACT_KEYS, recipe) for recipe in recipes}
+    ids = plan.to_process.column("track_id").to_pylist()
+    facts = {recipe: read_columns(tables["frames"], FACT_KEYS, recipe, ids) for recipe in recipes}
     return replace(plan, to_process=add_stored_facts(plan.to_process, facts))
 
 

@@ -13,14 +13,11 @@ import stat
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
-import pyarrow.fs
 from fsspec.core import split_protocol
 from fsspec.implementations.local import LocalFileSystem
 
@@ -39,27 +36,6 @@ LISTING = pa.schema(
     ]
 )
 """What a bulk listing tells of each object."""
-
-
-@dataclass(frozen=True)
-class StoreLocation:
-    """A feature store's URL and how to reach it.
-
-    Args:
-        url: Folder or bucket prefix that holds the tables.
-        options: File system options; never logged.
-    """
-
-    url: str
-    options: Options | None = None
-
-    def __repr__(self) -> str:
-        """Show the URL alone: the options may hold a secret."""
-        return f"StoreLocation({self.url!r})"
-
-    def table_url(self, table_name: str) -> str:
-        """Return the URL of one table."""
-        return join_url(absolute_url(self.url), table_name)
 
 
 def open_filesystem(url: str, options: Options | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -226,51 +202,6 @@ def write_file(url: str, data: bytes, options: Options | None = None) -> None:
         fs.pipe_file(path, data)
     except Exception as error:
         raise _whole_store_error(url, error) from error
-
-
-def open_arrow_filesystem(url: str, options: Options | None = None) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Return Arrow's own file system for a URL and the URL's path on it.
-
-    For local paths and S3 it is native: a point read over S3 takes it a fifth of the time that fsspec takes.
-
-    Raises:
-        StorageError: The scheme is unknown or its driver is not installed.
-    """
-    if url.startswith(("s3://", "s3a://")):
-        settings = delta_storage_options(options)
-        endpoint = settings.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL")
-        native = pyarrow.fs.S3FileSystem(
-            access_key=settings.get("AWS_ACCESS_KEY_ID"),
-            secret_key=settings.get("AWS_SECRET_ACCESS_KEY"),
-            session_token=settings.get("AWS_SESSION_TOKEN"),
-            endpoint_override=endpoint,
-            region=settings.get("AWS_REGION") or os.environ.get("AWS_REGION"),
-        )
-        return native, url.split("://", 1)[1]
-    fs, path = open_filesystem(url, options)
-    if "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
-        return pyarrow.fs.LocalFileSystem(), path
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
-
-
-def delta_storage_options(options: Options | None = None) -> dict[str, str]:
-    """Translate options for delta-rs, which does its own object-store I/O.
-
-    The standard AWS variables reach it by themselves; only plain-HTTP endpoints have to be allowed in words.
-    """
-    translated = {_DELTA_NAMES.get(key, key): value for key, value in (options or {}).items()}
-    endpoint = translated.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL", "")
-    if urlsplit(endpoint).scheme == "http":
-        translated.setdefault("AWS_ALLOW_HTTP", "true")
-    return translated
-
-
-_DELTA_NAMES = {
-    "key": "AWS_ACCESS_KEY_ID",
-    "secret": "AWS_SECRET_ACCESS_KEY",
-    "token": "AWS_SESSION_TOKEN",
-    "endpoint_url": "AWS_ENDPOINT_URL",
-}
 
 
 def _find_local(folder: str) -> dict[str, dict[str, Any]]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipeline.delta_retry import commit_once, retry_broken
 from pipeline.errors import StorageError, StoreFormatError
 from pipeline.schema import PARTITION_COLUMNS, TABLES
-from pipeline.storage import StoreLocation, delta_storage_options
+from pipeline.store_location import StoreLocation, delta_storage_options
 
 STORE_FORMAT = 1
+MAX_LISTED_IDS = 100  # more make a predicate slower than the rows that it spares
 FORMAT_PROPERTY = "musicfm.storeFormat"
 PUBLISHING_EVENTS = ("close", "maintain", "delete", "drop_recipe")  # commits of the ledger that readers open
 
@@ -36,14 +40,17 @@ def create_tables(store: StoreLocation) -> None:
             open_table(store, name)
             continue
         try:
-            DeltaTable.create(
-                _locate_table(store, name),
-                TABLES[name],
-                mode="ignore",
-                partition_by=PARTITION_COLUMNS[name],
-                configuration={FORMAT_PROPERTY: str(STORE_FORMAT)},
-                storage_options=delta_storage_options(store.options),
-                raise_if_key_not_exists=False,
+            retry_broken(
+                partial(
+                    DeltaTable.create,
+                    _locate_table(store, name),
+                    TABLES[name],
+                    mode="ignore",
+                    partition_by=PARTITION_COLUMNS[name],
+                    configuration={FORMAT_PROPERTY: str(STORE_FORMAT)},
+                    storage_options=delta_storage_options(store.options),
+                    raise_if_key_not_exists=False,
+                )
             )
         except (DeltaError, OSError) as error:
             raise _describe_store_error(store.url, error) from error
@@ -58,7 +65,8 @@ def open_table(store: StoreLocation, table_name: str, version: int | None = None
     """
     url = _locate_table(store, table_name)
     try:
-        table = DeltaTable(url, version=version, storage_options=delta_storage_options(store.options))
+        options = delta_storage_options(store.options)
+        table = retry_broken(partial(DeltaTable, url, version=version, storage_options=options))
     except TableNotFoundError as error:
         raise StorageError(
             f"no feature store at {store.url}: expected a Delta table at {url}, found none; "
@@ -73,6 +81,22 @@ def open_table(store: StoreLocation, table_name: str, version: int | None = None
             f"{STORE_FORMAT}; use the version that wrote it, or another --store"
         )
     return table
+
+
+def read_history(table: DeltaTable, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return what a table's commits say of themselves, newest first.
+
+    Args:
+        table: The table.
+        limit: How many commits; all by default.
+
+    Raises:
+        StorageError: The log cannot be read.
+    """
+    try:
+        return retry_broken(partial(table.history, limit))
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
 
 
 def has_tables(store: StoreLocation) -> bool:
@@ -109,19 +133,31 @@ def commit_actions(
         StorageError: The table cannot be written.
     """
     try:
-        table.create_write_transaction(
+        commit = partial(
+            table.create_write_transaction,
             list(actions),
             mode="append",
             schema=table.schema(),
             partition_by=PARTITION_COLUMNS[table_name],
-            commit_properties=_build_commit_properties(metadata, transaction),
         )
-        table.update_incremental()
+        commit_once(table, commit, metadata, transaction)
     except CommitFailedError:
         raise
     except (DeltaError, OSError) as error:
         raise _describe_store_error(table.table_uri, error) from error
     return table.version()
+
+
+def append_rows(table: DeltaTable, rows: pa.Table) -> None:
+    """Append a few rows to a table, in a commit of their own.
+
+    Raises:
+        StorageError: The table cannot be written.
+    """
+    try:
+        commit_once(table, partial(write_deltalake, table, rows, mode="append"), {})
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
 
 
 def restore_table(
@@ -140,7 +176,7 @@ def restore_table(
         StorageError: The table cannot be written, or files of that version are gone.
     """
     try:
-        table.restore(version, commit_properties=_build_commit_properties(metadata, transaction))
+        commit_once(table, partial(table.restore, version), metadata, transaction)
     except CommitFailedError:
         raise
     except (DeltaError, OSError) as error:
@@ -161,18 +197,31 @@ def vacuum_table(table: DeltaTable, retention_hours: int) -> list[str]:
         StorageError: The table cannot be read or written.
     """
     try:
-        table.update_incremental()
+        retry_broken(table.update_incremental)
         # "full": parts of killed runs as well, which no commit ever named.
-        return list(table.vacuum(retention_hours, dry_run=False, enforce_retention_duration=False, full=True))
+        clean = partial(table.vacuum, retention_hours, dry_run=False, enforce_retention_duration=False, full=True)
+        return list(retry_broken(clean))
     except (DeltaError, OSError) as error:
         raise _describe_store_error(table.table_uri, error) from error
 
 
-def read_columns(table: DeltaTable, columns: Sequence[str], recipe: str | None = None) -> pa.Table:
+def read_columns(
+    table: DeltaTable,
+    columns: Sequence[str],
+    recipe: str | None = None,
+    track_ids: Sequence[str] | None = None,
+) -> pa.Table:
     """Read some columns of a table, of one recipe or of all.
 
     Uses delta-rs's own engine: pyarrow's leaves threads behind that now and then abort the process as it exits
     (apache/arrow issue 34314).
+
+    Args:
+        table: The table.
+        columns: Names of its columns.
+        recipe: Only rows of this recipe.
+        track_ids: Files without any of these tracks need not be read; where there are many ids, rows of others
+            may come along.
 
     Returns:
         Arrow table with the columns asked for, in that order; the rows in none.
@@ -180,7 +229,14 @@ def read_columns(table: DeltaTable, columns: Sequence[str], recipe: str | None =
     Raises:
         StorageError: A file cannot be read.
     """
-    predicate = f"recipe = '{recipe}'" if recipe is not None else None
+    conditions = [f"recipe = '{recipe}'"] if recipe is not None else []
+    if track_ids:
+        quoted = ["'" + track_id.replace("'", "''") + "'" for track_id in sorted(track_ids)]
+        if len(quoted) <= MAX_LISTED_IDS:
+            conditions.append(f"track_id IN ({', '.join(quoted)})")
+        else:
+            conditions.append(f"track_id BETWEEN {quoted[0]} AND {quoted[-1]}")
+    predicate = " AND ".join(conditions) or None
     schema = pa.schema(table.schema().to_arrow())
     schema = pa.schema([schema.field(name) for name in columns])
     try:
@@ -206,15 +262,10 @@ def _locate_table(store: StoreLocation, table_name: str) -> str:
 
 def _is_there(store: StoreLocation, table_name: str) -> bool:
     try:
-        return DeltaTable.is_deltatable(_locate_table(store, table_name), delta_storage_options(store.options))
+        options = delta_storage_options(store.options)
+        return retry_broken(partial(DeltaTable.is_deltatable, _locate_table(store, table_name), options))
     except (DeltaError, OSError) as error:
         raise _describe_store_error(store.url, error) from error
-
-
-def _build_commit_properties(metadata: Mapping[str, str], transaction: Transaction | None) -> CommitProperties:
-    return CommitProperties(
-        custom_metadata=dict(metadata), app_transactions=[transaction] if transaction else None
-    )
 
 
 def _describe_store_error(url: str, error: Exception) -> StorageError:

@@ -20,8 +20,8 @@ from deltalake.transaction import AddAction
 
 from pipeline.errors import RunError, UsageError
 from pipeline.ledger import Actions
-from pipeline.storage import StoreLocation
-from pipeline.tables import PUBLISHING_EVENTS, commit_actions, open_table, restore_table
+from pipeline.store_location import StoreLocation
+from pipeline.tables import PUBLISHING_EVENTS, commit_actions, open_table, read_history, restore_table
 
 WRITER_APP_ID = "music-feature-store.writer"
 LEASE_S = 900.0  # a writer on another machine counts as dead after so long a silence
@@ -45,7 +45,7 @@ class StoreWriter:
         self.run_id = run_id
         self.bytes_written = 0
         self.tracks = open_table(store, "tracks")
-        newest = next((commit for commit in self.tracks.history(1)), {})
+        newest = next((commit for commit in read_history(self.tracks, 1)), {})
         _check_nobody_writes(store, newest)
         named_version = self._read_named_version()
         self.unclosed_run = self._find_unclosed_run()
@@ -112,7 +112,7 @@ class StoreWriter:
         Restored as a whole: no row that the ledger names is lost, even if another tool has compacted since.
         """
         num_later = self.frames.version() - named_version
-        later = self.frames.history(num_later) if num_later else []
+        later = read_history(self.frames, num_later) if num_later else []
         newest_event = next((commit["event"] for commit in later if "event" in commit), "open")
         if newest_event == "open":
             self.commit("frames", [], "open")
@@ -133,7 +133,7 @@ class StoreWriter:
         """Return the version of ``frames`` that the ledger goes with."""
         # Nearly always the newest commit names one; those of other tools, such as a compaction, do not.
         for limit in (1, None):
-            for commit in self.tracks.history(limit):
+            for commit in read_history(self.tracks, limit):
                 if "frames_version" in commit:
                     return int(commit["frames_version"])
         return open_table(self.store, "frames").version()
@@ -141,7 +141,7 @@ class StoreWriter:
     def _find_unclosed_run(self) -> str | None:
         """Return the run whose commits came after the last one that published; None if there is none."""
         for limit in (20, None):
-            for commit in self.tracks.history(limit):
+            for commit in read_history(self.tracks, limit):
                 if commit.get("event") in PUBLISHING_EVENTS:
                     return None
                 if commit.get("event") == "progress":

@@ -1,29 +1,39 @@
-"""A proxy that stands between a client and an S3 server and now and then fails, as networks and servers do."""
+"""A proxy that stands between a client and an S3 server and now and then fails, as networks and servers do.
+
+It is a process of its own: some calls of delta-rs hold Python's global lock while they wait for an answer, which
+a thread of the same process could then never give.
+"""
 
 from __future__ import annotations
 
+import argparse
 import http.client
+import json
 import random
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
+ROOT = Path(__file__).resolve().parents[1]
+STALL_S = 1.0
 SLOW_DOWN_BODY = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n'
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
 # Headers of one connection alone (RFC 9110, section 7.6.1), and those that are written anew.
-_OWN_HEADERS = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}
+OWN_HEADERS = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}
 
 
 class Fault(StrEnum):
@@ -38,115 +48,128 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came in; the path has its query."""
+    """One request as it came in, and what became of it.
+
+    Args:
+        method: Of HTTP.
+        path: With its query.
+        fault: None if it was let through.
+    """
 
     method: str
     path: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What the request is about: a retry has the same."""
-        return self.method, urlsplit(self.path).path
+    fault: Fault | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class FaultProxy:
-    """What a running proxy is told to do, and what it did.
+    """A proxy that runs.
 
     Args:
         url: Its endpoint.
-        upstream: Endpoint of the server behind it.
-        rate: Share of requests that fail.
-        kinds: Ways to fail.
-        max_in_a_row: Faults on one method and path before one such request is let through.
-        stall_s: Length of a silence.
-        random: Makes the choices.
-        faults: What failed how.
-        requests: All requests.
+        log: Where it writes down what it did.
     """
 
     url: str
-    upstream: str
-    rate: float = 0.0
-    kinds: tuple[Fault, ...] = tuple(Fault)
-    max_in_a_row: int = 2
-    stall_s: float = 1.0
-    random: random.Random = field(default_factory=lambda: random.Random(0))
-    faults: list[tuple[Fault, Request]] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
+    log: Path
 
-    def __post_init__(self) -> None:
-        self._in_a_row: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._lock = threading.Lock()
-
-    def choose_fault(self, request: Request) -> Fault | None:
-        """Note a request and decide what becomes of it; None lets it through."""
-        kinds = [kind for kind in self.kinds if kind != Fault.SHORT_BODY or request.method == "GET"]
-        with self._lock:
-            self.requests.append(request)
-            fails = self.random.random() < self.rate and self._in_a_row[request.key] < self.max_in_a_row
-            if not fails or not kinds:
-                self._in_a_row[request.key] = 0
-                return None
-            self._in_a_row[request.key] += 1
-            fault = self.random.choice(kinds)
-            self.faults.append((fault, request))
-            return fault
+    def read_requests(self) -> list[Request]:
+        """Return all requests so far."""
+        rows = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [Request(row["method"], row["path"], row["fault"] and Fault(row["fault"])) for row in rows]
 
     def count_faults(self) -> Counter[Fault]:
         """Return how many requests failed in each way."""
-        return Counter(fault for fault, _ in self.faults)
-
-    def forget(self) -> None:
-        """Begin to count anew."""
-        with self._lock:
-            self.requests.clear()
-            self.faults.clear()
+        return Counter(request.fault for request in self.read_requests() if request.fault)
 
 
 @contextmanager
-def run_fault_proxy(upstream: str, **settings: Any) -> Iterator[FaultProxy]:
+def run_fault_proxy(
+    upstream: str,
+    log: Path,
+    rate: float = 0.0,
+    kinds: Sequence[Fault] = tuple(Fault),
+    seed: int = 0,
+    max_in_a_row: int = 2,
+) -> Iterator[FaultProxy]:
     """Run a proxy on a free port of this machine.
 
     Args:
         upstream: Endpoint of the server, such as ``http://127.0.0.1:8333``.
-        settings: Of ``FaultProxy``.
+        log: Where to write down the requests.
+        rate: Share of requests that fail.
+        kinds: Ways to fail.
+        seed: Of the choice.
+        max_in_a_row: Faults on one method and path before one such request is let through.
     """
-    with _Server(("127.0.0.1", 0), _Relay) as server:
-        server.proxy = FaultProxy(f"http://127.0.0.1:{server.server_address[1]}", upstream, **settings)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        try:
-            yield server.proxy
-        finally:
-            server.shutdown()
+    command = [sys.executable, "-m", "tests.fault_proxy", upstream, str(log), str(rate), ",".join(kinds)]
+    command += [str(seed), str(max_in_a_row)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield FaultProxy(process.stdout.readline().strip(), log)
+    finally:
+        process.kill()
+        process.wait()
 
 
-class _Server(ThreadingHTTPServer):
+class FaultChooser:
+    """Decides what becomes of each request, and writes it down."""
+
+    def __init__(self, rate: float, kinds: Sequence[Fault], seed: int, max_in_a_row: int, log: TextIO) -> None:
+        self.rate = rate
+        self.kinds = kinds
+        self.max_in_a_row = max_in_a_row
+        self.log = log
+        self._random = random.Random(seed)
+        self._in_a_row: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._lock = threading.Lock()
+
+    def choose(self, method: str, path: str) -> Fault | None:
+        """Return the way in which a request is to fail; None lets it through."""
+        kinds = [kind for kind in self.kinds if kind != Fault.SHORT_BODY or method == "GET"]
+        key = (method, path)  # a retry has the same
+        with self._lock:
+            fails = kinds and self._in_a_row[key] < self.max_in_a_row and self._random.random() < self.rate
+            fault = self._random.choice(kinds) if fails else None
+            self._in_a_row[key] = self._in_a_row[key] + 1 if fault else 0
+            print(json.dumps({"method": method, "path": path, "fault": fault}), file=self.log, flush=True)
+            return fault
+
+
+class Server(ThreadingHTTPServer):
+    """The proxy, a thread a connection."""
+
     request_queue_size = 128
     daemon_threads = True
-    proxy: FaultProxy
+
+    def __init__(self, upstream: str, chooser: FaultChooser) -> None:
+        super().__init__(("127.0.0.1", 0), Relay)
+        self.upstream = urlsplit(upstream).netloc
+        self.chooser = chooser
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # those are clients that did not wait
+        """Keep quiet about clients that did not wait."""
+        if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
-class _Relay(BaseHTTPRequestHandler):
+class Relay(BaseHTTPRequestHandler):
     """One client's connection."""
 
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: Server
 
     def relay(self) -> None:
-        proxy = self.server.proxy
+        """Hand one request on and its answer back, or fail."""
         body = self._read_body()
-        fault = proxy.choose_fault(Request(self.command, self.path))
+        fault = self.server.chooser.choose(self.command, self.path)
         if fault == Fault.SLOW_DOWN:
             headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN_BODY)))]
             self._answer(503, "Slow Down", headers, SLOW_DOWN_BODY)
             return
         if fault == Fault.STALL:
-            time.sleep(proxy.stall_s)
+            time.sleep(STALL_S)
         if fault in (Fault.STALL, Fault.RESET):
             self._break_connection()
             return
@@ -161,7 +184,7 @@ class _Relay(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = relay  # noqa: N815 - the library's names
 
     def log_message(self, *args: Any) -> None:
-        """Keep quiet: what was asked is in ``FaultProxy.requests``."""
+        """Keep quiet: the chooser writes down what was asked."""
 
     def _read_body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
@@ -175,18 +198,18 @@ class _Relay(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def _ask_server(self, body: bytes) -> tuple[int, str, list[tuple[str, str]], bytes]:
-        """Send the request on; the Host header stays the client's, which it has signed."""
-        connection = http.client.HTTPConnection(urlsplit(self.server.proxy.upstream).netloc, timeout=60)
+        """Send the request on; the Host header stays the client's, which is part of what it signed."""
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=60)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in _OWN_HEADERS:
+                if name.lower() not in OWN_HEADERS:
                     connection.putheader(name, value)
             connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body)
             response = connection.getresponse()
             answer = response.read()
-            headers = [(n, v) for n, v in response.getheaders() if n.lower() not in _OWN_HEADERS]
+            headers = [(n, v) for n, v in response.getheaders() if n.lower() not in OWN_HEADERS]
             # The answer to HEAD has the length of a body that is not sent.
             length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(answer))
             headers += [("Content-Length", length)] if length is not None else []
@@ -208,3 +231,22 @@ class _Relay(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()
         self.connection.close()
+
+
+def main() -> None:
+    """Run a proxy until it is killed, and say on the first line where."""
+    parser = argparse.ArgumentParser()
+    for name, kind in (("upstream", str), ("log", Path), ("rate", float), ("kinds", str), ("seed", int)):
+        parser.add_argument(name, type=kind)
+    parser.add_argument("max_in_a_row", type=int)
+    flags = parser.parse_args()
+    kinds = [Fault(kind) for kind in flags.kinds.split(",")]
+    with flags.log.open("w") as log:
+        chooser = FaultChooser(flags.rate, kinds, flags.seed, flags.max_in_a_row, log)
+        with Server(flags.upstream, chooser) as server:
+            print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
+            server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

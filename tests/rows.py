@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from pipeline.config import RESOLUTIONS
 from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS
 from pipeline.schema import CATALOG, EMBEDDED, FAILURES, TABLES, TRACKS
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 
 EMBED_DIM = 3
 

@@ -12,7 +12,7 @@ from pipeline.commit import RunCommitter
 from pipeline.config import Recipe
 from pipeline.plan import Plan
 from pipeline.run import plan_against_store
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import open_table
 from pipeline.write import WriteSettings, write_parts
 from tests.rows import Audio, at_second, build_catalog, fake_embedding, read_store

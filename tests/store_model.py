@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from tests.rows import at_second, fake_features, read_store
 from tests.runs import ERRORS, Catalog, Track
 
 EDITS = [
     "new content",
     "new content",
+    "first content",
     "touch",
     "retitle",
     "corrupt",
@@ -95,10 +96,12 @@ class Model:
 def edit_catalog(
     catalog: dict[str, Track], last_good: dict[str, Track], edit: str, track_id: str, now: int
 ) -> None:
-    """Let something happen to a track; contents are always new ones, or the last that was sound."""
+    """Let something happen to a track; its content is new, the last that was sound, or the first."""
     track = catalog.get(track_id)
     if edit == "remove":
         catalog.pop(track_id, None)
+    elif edit == "first content":
+        catalog[track_id] = Track(f"/{track_id}", f"first content of {track_id}", now)
     elif track is None or edit == "new content":
         catalog[track_id] = Track(f"/{track_id}", f"content {now}", now)
     elif edit == "touch":

@@ -15,7 +15,7 @@ from pipeline.commit import RunCommitter
 from pipeline.config import RESOLUTIONS, Recipe, RunSettings
 from pipeline.run import plan_run
 from pipeline.schema import EMBEDDED
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables
 from pipeline.write import WriteSettings, write_parts
 from tests.rows import build_catalog, pool

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-BASE = {"schema", "config", "errors", "storage", "parts", "tables"}
+BASE = {"schema", "config", "errors", "storage", "store_location", "delta_retry", "parts", "tables"}
 # What each step may import beside the base. A step in several files names its other files here; `embed` pools on
 # the device; `check` and the data set read.
 STEPS: dict[str, set[str]] = {

@@ -15,7 +15,7 @@ from pipeline.check import check_store
 from pipeline.errors import StorageError, StoreFormatError
 from pipeline.parts import write_part
 from pipeline.schema import TABLES
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import FORMAT_PROPERTY, commit_actions, create_tables, open_table
 from tests.stores import BAD, EMBED_DIM, KnownStore, make_recipe
 

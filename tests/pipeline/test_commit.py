@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.commit import RunCommitter
 from pipeline.errors import RunError
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, open_table
 from tests.rows import read_store
 from tests.runs import (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.ledger import extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.parts import write_part
 from pipeline.schema import CATALOG, TABLES, TRACKS
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import commit_actions, create_tables, open_table
 from tests.rows import at_second, build_catalog, read_store
 

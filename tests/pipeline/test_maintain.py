@@ -14,7 +14,7 @@ from pipeline.maintain import (
     vacuum_store,
 )
 from pipeline.read import FeatureStore
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, open_table
 from pipeline.writer import StoreWriter
 from tests.rows import fake_features, read_store

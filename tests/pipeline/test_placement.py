@@ -46,8 +46,9 @@ def count_task_slots(nodes: list[dict[str, float]], placement: Placement) -> int
 @given(cpu_nodes, st.sampled_from([None, "cpu"]))
 def test_a_cluster_without_gpus_gets_an_actor_a_node(nodes: list[dict[str, float]], device: str | None) -> None:
     placement = place_actors(nodes, device)
-    assert (placement.num_actors, placement.num_gpus) == (len(nodes), 0)
-    assert 1 <= placement.num_threads <= min(node["CPU"] for node in nodes)
+    larger = [node for node in nodes if node["CPU"] >= 2]  # where there are any, the others only decode and write
+    assert (placement.num_actors, placement.num_gpus) == (len(larger or nodes), 0)
+    assert 1 <= placement.num_threads <= min(node["CPU"] for node in larger or nodes)
 
 
 @given(cpu_nodes)

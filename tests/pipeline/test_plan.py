@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.plan import Plan, plan_tracks
+from pipeline.plan import Plan, add_stored_facts, plan_tracks
 from pipeline.schema import CATALOG, PLAN
 from tests.rows import at_second, build_catalog, build_failures, build_ledger
 
@@ -127,10 +127,11 @@ def test_every_track_has_the_outcome_that_a_plain_reading_of_the_rules_gives(
             if track_id in ledger
             for name in ledger[track_id]["resolutions"]
         ]
+        assert row.pop("stored") == []
         assert row == catalog[track_id]
-    for i, (ledger, _) in enumerate(stored):
-        assert set(plan.departed[f"r{i}"]) == set(ledger) - set(catalog)
-        assert len(plan.departed[f"r{i}"]) == len(set(ledger) - set(catalog))
+    for i, (ledger, failures) in enumerate(stored):
+        assert plan.departed[f"r{i}"] == sorted((set(ledger) | set(failures)) - set(catalog))
+    assert plan.num_departed == len({track_id for ledger, _ in stored for track_id in ledger} - set(catalog))
 
 
 NOW: Row = {"track_id": "a", "uri": "/a", "size_bytes": 1, "etag": None, "modified_time": at_second(1)}
@@ -235,6 +236,22 @@ def test_a_file_restored_as_it_was_sheds_the_failure_of_the_time_between() -> No
     plan = plan_one(NOW, HELD, bad={**BAD, "size_bytes": 9})
     assert outcome_of(plan) == "unchanged"
     assert plan.relabeled.num_rows == 1
+
+
+def test_planned_rows_learn_what_frames_has_of_them_live_or_dead() -> None:
+    catalog = build_catalog([{**NOW, "track_id": track_id} for track_id in "cab"])
+    planned = plan_tracks(catalog, {"r": build_ledger([])}, {"r": build_failures([])}, ["8hz"]).to_process
+    facts = [("a", "h1", "8hz"), ("a", "h2", "8hz"), ("c", "h1", "16hz"), ("departed", "h1", "8hz")]
+    rows = [dict(zip(("track_id", "content_hash", "resolution"), fact, strict=True)) for fact in facts]
+    table = pa.Table.from_pylist(rows)
+    found = add_stored_facts(planned, {"r1": table, "r2": table.slice(0, 1)})
+    assert found.schema == PLAN
+    assert found.drop_columns(["stored"]) == planned.drop_columns(["stored"])
+    assert dict(zip(*(found.column(name).to_pylist() for name in ("track_id", "stored")), strict=True)) == {
+        "a": ["r1/8hz@h1", "r1/8hz@h2", "r2/8hz@h1"],
+        "b": [],
+        "c": ["r1/16hz@h1"],
+    }
 
 
 def test_an_empty_catalog_and_an_empty_store_make_an_empty_plan() -> None:

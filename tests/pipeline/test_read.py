@@ -19,7 +19,7 @@ from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, StoreFormatError, UsageError
 from pipeline.read import FeatureStore
 from pipeline.schema import TRACKS
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import FORMAT_PROPERTY, open_table
 from tests.stores import BAD, EMBED_DIM, KnownStore, Matrix, make_recipe
 

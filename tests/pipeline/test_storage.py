@@ -204,18 +204,3 @@ def test_absolute_url_and_join_url(monkeypatch: pytest.MonkeyPatch) -> None:
     assert storage.absolute_url("~/music") == "/home/someone/music"
     assert storage.join_url("s3://bucket/", "a", "b") == "s3://bucket/a/b"
     assert storage.join_url("s3://bucket") == "s3://bucket"
-
-
-def test_delta_options_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    assert storage.delta_storage_options() == {}
-    options = {"key": "k", "secret": "s", "endpoint_url": "https://host", "AWS_REGION": "eu-west-1"}
-    assert storage.delta_storage_options(options) == {
-        "AWS_ACCESS_KEY_ID": "k",
-        "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_ENDPOINT_URL": "https://host",
-        "AWS_REGION": "eu-west-1",
-    }
-    assert storage.delta_storage_options({"endpoint_url": "http://host"})["AWS_ALLOW_HTTP"] == "true"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://host")
-    assert storage.delta_storage_options() == {"AWS_ALLOW_HTTP": "true"}

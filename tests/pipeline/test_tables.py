@@ -11,9 +11,10 @@ from deltalake.transaction import AddAction
 from pipeline.errors import StorageError, StoreFormatError
 from pipeline.parts import write_part
 from pipeline.schema import FAILURES, PARTITION_COLUMNS, TABLES, TRACKS
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import (
     FORMAT_PROPERTY,
+    append_rows,
     commit_actions,
     create_tables,
     has_tables,
@@ -160,6 +161,7 @@ def test_a_damaged_log_is_an_error_in_one_line(store: StoreLocation) -> None:
     for use in (
         lambda: open_table(store, "failures"),
         lambda: commit_actions(table, "failures", [write_failure(store, "a")], {}),
+        lambda: append_rows(table, FAILURES.empty_table()),
     ):
         with pytest.raises(StorageError, match="cannot use the store at") as caught:
             use()
@@ -174,6 +176,13 @@ def test_a_commit_carries_its_metadata_and_moves_the_table_on(store: StoreLocati
     first, second = open_table(store, "failures").history(2)
     assert (first["event"], second["run_id"]) == ("nothing", "run1")
     assert list_ids(store) == ["a"]
+
+
+def test_rows_are_appended_to_those_that_are_there(store: StoreLocation) -> None:
+    for track_id in "ab":
+        rows = pa.Table.from_pylist([{"recipe": "r1", "track_id": track_id}], schema=FAILURES)
+        append_rows(open_table(store, "failures"), rows)
+    assert list_ids(store) == ["a", "b"]
 
 
 def test_of_two_writers_with_the_same_transaction_one_fails(store: StoreLocation) -> None:

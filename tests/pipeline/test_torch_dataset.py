@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.errors import UsageError
 from pipeline.read import FeatureStore
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.torch_dataset import FrameDataset
 from tests.stores import EMBED_DIM, KnownStore, make_recipe
 

@@ -138,6 +138,16 @@ def test_every_row_of_a_batch_has_exactly_one_outcome(tmp_path: Path) -> None:
     assert stored == {("r2", "16hz"): ["a"], ("r2", "8hz"): ["a"], ("r1", "16hz"): ["d"]}
 
 
+def test_what_frames_has_already_is_not_written_twice_but_stands_in_the_ledger(tmp_path: Path) -> None:
+    row = build_done_row("a", "r1/16hz", "r1/8hz", "r1/global")
+    row["stored"] = ["r1/16hz@hash of a", "r1/8hz@another hash", "r2/8hz@hash of a"]
+    written = write(tmp_path, [row])
+    assert set(written["parts"]) == {("r1", "8hz")}
+    (track,) = written["tracks"].to_pylist()
+    assert track["resolutions"] == ["16hz", "8hz", "global"]
+    assert track["embedding"] is not None
+
+
 def test_a_failure_says_which_file_it_was_and_why(tmp_path: Path) -> None:
     (row,) = write(tmp_path, [build_row("a", ["r1/16hz"], **SILENT)])["failures"].to_pylist()
     expected: Mapping[str, Any] = {"uri": "/a.mp3", "content_hash": "hash of a", "run_id": "run1", **SILENT}

@@ -8,13 +8,13 @@ import pytest
 
 from pipeline import writer
 from pipeline.errors import RunError, UsageError
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, open_table
 from pipeline.writer import StoreWriter
 
 CLAIM = """
 import sys
-from pipeline.storage import StoreLocation
+from pipeline.store_location import StoreLocation
 from pipeline.writer import StoreWriter
 StoreWriter(StoreLocation(sys.argv[1]), "other")
 print("claimed", flush=True)

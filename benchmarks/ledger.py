@@ -1,0 +1,140 @@
+"""How planning, opening and committing grow with the ledger: 10 k, 100 k and 1 M tracks, nothing to do.
+
+    .venv/bin/python benchmarks/ledger.py [--sizes 10000,100000,1000000]
+
+The ledger is synthetic: real columns, global vectors of 8 dimensions (planning never reads them). Each size runs in
+a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config import Recipe
+from pipeline.parts import write_part
+from pipeline.read import FeatureStore
+from pipeline.run import plan_against_store
+from pipeline.schema import CATALOG, TRACKS
+from pipeline.store_location import StoreLocation
+from pipeline.tables import create_tables
+from pipeline.writer import StoreWriter
+
+ROWS_PER_PART = 50_000
+RECIPE = Recipe("00" * 32, 7).recipe_id
+RESOLUTIONS = ("50hz", "16hz", "8hz", "0.5hz", "global")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def main() -> None:
+    """Print one line per size, then all as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="10000,100000,1000000")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.one is not None:
+        print(json.dumps(measure(flags.one)))
+        return
+    print(f"{platform.processor() or platform.machine()}, {platform.python_version()}")
+    print(f"{'tracks':>10} {'plan s':>8} {'open s':>8} {'commit s':>9} {'peak GiB':>9}")
+    rows = []
+    for size in flags.sizes.split(","):
+        command = [sys.executable, __file__, "--one", size]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        rows.append(row)
+        print(
+            f"{row['tracks']:>10} {row['plan_s']:>8.2f} {row['open_s']:>8.3f} {row['commit_s']:>9.3f} "
+            f"{row['peak_bytes'] / 2**30:>9.2f}"
+        )
+    print(json.dumps(rows))
+
+
+def measure(num_tracks: int) -> dict[str, Any]:
+    """Build a ledger, plan a refresh with nothing to do, open the store and commit to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = StoreLocation(str(Path(folder) / "store"))
+        create_tables(store)
+        catalog = build_catalog(num_tracks)
+        writer = StoreWriter(store, "build")
+        parts = [
+            write_part(rows, "tracks", store.table_url("tracks"), {"recipe": RECIPE}, "build")
+            for rows in build_ledger_parts(catalog)
+        ]
+        writer.commit_ledger([part.as_add_action() for part in parts], "close")
+        plan, plan_s = take_time(lambda: plan_against_store(catalog, store, [RECIPE], RESOLUTIONS))
+        assert plan.num_unchanged == num_tracks, "the plan has something to do"
+        _, open_s = take_time(lambda: FeatureStore(store.url))
+        _, commit_s = take_time(lambda: writer.commit_ledger([], "close"))
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "tracks": num_tracks,
+        "plan_s": plan_s,
+        "open_s": open_s,
+        "commit_s": commit_s,
+        "peak_bytes": peak_bytes,
+    }
+
+
+def build_catalog(num_tracks: int) -> pa.Table:
+    """Return a catalog of MSD-like ids with sizes and times."""
+    ids = [f"TR{number:016d}" for number in range(num_tracks)]
+    columns: dict[str, Any] = {
+        "track_id": ids,
+        "uri": [f"s3://bucket/msd/{track_id[2]}/{track_id[3]}/{track_id[4]}/{track_id}.mp3" for track_id in ids],
+        "size_bytes": np.arange(num_tracks) + 400_000,
+        "etag": [f"{number:032x}" for number in range(num_tracks)],
+        "modified_time": pa.repeat(pa.scalar(NOW, CATALOG.field("modified_time").type), num_tracks),
+        "title": [f"title {number}" for number in range(num_tracks)],
+        "artist": [f"artist {number // 10}" for number in range(num_tracks)],
+        "album": pa.nulls(num_tracks, pa.string()),
+        "genre": pa.nulls(num_tracks, pa.string()),
+    }
+    return pa.table(columns, schema=CATALOG)
+
+
+def build_ledger_parts(catalog: pa.Table) -> list[pa.Table]:
+    """Return ledger rows of a catalog, some tens of thousands a part."""
+    parts = []
+    for start in range(0, catalog.num_rows, ROWS_PER_PART):
+        rows = catalog.slice(start, ROWS_PER_PART)
+        size = rows.num_rows
+        own: dict[str, Any] = {
+            "recipe": pa.repeat(RECIPE, size),
+            "content_hash": [f"{number:064x}" for number in range(start, start + size)],
+            "resolutions": [list(RESOLUTIONS)] * size,
+            "embedding": [[0.5] * 8] * size,
+            "num_frames_25hz": [750] * size,
+        }
+        columns = {
+            field.name: rows.column(field.name)
+            if field.name in CATALOG.names
+            else pa.array(own.get(field.name, [None] * size), field.type)
+            for field in TRACKS
+        }
+        parts.append(pa.table(columns, schema=TRACKS))
+    return parts
+
+
+def take_time(call: Callable[[], Any]) -> tuple[Any, float]:
+    """Call, and return the result with the seconds that it took."""
+    start_s = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start_s
+
+
+if __name__ == "__main__":
+    main()

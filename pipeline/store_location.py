@@ -1,0 +1,84 @@
+"""Where a feature store is, and how each of the libraries that reach it is told the way.
+
+Parts are written through ``storage``; delta-rs reads and writes the tables' logs, and Arrow reads parts, each
+with an S3 client of its own. They take the same options, and the same credentials.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pyarrow.fs
+
+from pipeline.storage import Options, absolute_url, join_url, open_filesystem
+
+MAX_ATTEMPTS = 10  # of Arrow, whose own default is 3; delta-rs makes 11, s3fs 25
+
+
+@dataclass(frozen=True)
+class StoreLocation:
+    """A feature store's URL and how to reach it.
+
+    Args:
+        url: Folder or bucket prefix that holds the tables.
+        options: File system options; never logged.
+    """
+
+    url: str
+    options: Options | None = None
+
+    def __repr__(self) -> str:
+        """Show the URL alone: the options may hold a secret."""
+        return f"StoreLocation({self.url!r})"
+
+    def table_url(self, table_name: str) -> str:
+        """Return the URL of one table."""
+        return join_url(absolute_url(self.url), table_name)
+
+
+def open_arrow_filesystem(url: str, options: Options | None = None) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Return Arrow's own file system for a URL and the URL's path on it.
+
+    For local paths and S3 it is native: a point read over S3 takes it a fifth of the time that fsspec takes.
+
+    Raises:
+        StorageError: The scheme is unknown or its driver is not installed.
+    """
+    if url.startswith(("s3://", "s3a://")):
+        settings = delta_storage_options(options)
+        endpoint = settings.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL")
+        native = pyarrow.fs.S3FileSystem(
+            access_key=settings.get("AWS_ACCESS_KEY_ID"),
+            secret_key=settings.get("AWS_SECRET_ACCESS_KEY"),
+            session_token=settings.get("AWS_SESSION_TOKEN"),
+            endpoint_override=endpoint,
+            region=settings.get("AWS_REGION") or os.environ.get("AWS_REGION"),
+            retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
+        )
+        return native, url.split("://", 1)[1]
+    fs, path = open_filesystem(url, options)
+    if "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+        return pyarrow.fs.LocalFileSystem(), path
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
+
+
+def delta_storage_options(options: Options | None = None) -> dict[str, str]:
+    """Translate options for delta-rs, which does its own object-store I/O.
+
+    The standard AWS variables reach it by themselves; only plain-HTTP endpoints have to be allowed in words.
+    """
+    translated = {_DELTA_NAMES.get(key, key): value for key, value in (options or {}).items()}
+    endpoint = translated.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL", "")
+    if urlsplit(endpoint).scheme == "http":
+        translated.setdefault("AWS_ALLOW_HTTP", "true")
+    return translated
+
+
+_DELTA_NAMES = {
+    "key": "AWS_ACCESS_KEY_ID",
+    "secret": "AWS_SECRET_ACCESS_KEY",
+    "token": "AWS_SESSION_TOKEN",
+    "endpoint_url": "AWS_ENDPOINT_URL",
+}

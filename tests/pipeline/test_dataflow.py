@@ -1,0 +1,115 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+import ray.data
+
+from musicfm_model.checkpoint import load_checkpoint
+from pipeline.catalog import load_catalog
+from pipeline.commit import RunCommitter
+from pipeline.config import RunSettings
+from pipeline.dataflow import mark_as_crashed, process_tracks, start_ray, write_or_refuse
+from pipeline.errors import RunError
+from pipeline.parts import from_ipc
+from pipeline.run import build_recipes, plan_run
+from pipeline.schema import EMBEDDED, PLAN, RESULTS
+from pipeline.store_location import StoreLocation
+from pipeline.tables import create_tables, open_table
+from pipeline.write import WriteSettings
+from tests.corpus import encode_clip, load_music
+
+PLANNED = pa.Table.from_pylist(
+    [
+        {"track_id": "a", "uri": "/a.mp3", "title": "A", "wanted": ["r4/8hz", "r7/8hz"], "held": [], "stored": []},
+        {"track_id": "b", "uri": "/b.mp3", "size_bytes": 9, "wanted": ["r7/global"], "held": [], "stored": []},
+    ],
+    schema=PLAN,
+)
+
+
+def test_tracks_whose_workers_died_become_failures_of_every_recipe(tmp_path: Path) -> None:
+    embedded = mark_as_crashed(PLANNED)
+    assert embedded.schema == EMBEDDED
+    result = write_or_refuse(embedded, WriteSettings(str(tmp_path), {"r4": 10, "r7": 10}, "run1"))
+    assert result.schema == RESULTS
+    row = result.to_pylist()[0]
+    assert (row["refusal"], row["parts"]) == (None, [])
+    failures = from_ipc(row["failures"]).to_pylist()
+    assert [(f["track_id"], f["recipe"]) for f in failures] == [("a", "r4"), ("a", "r7"), ("b", "r7")]
+    assert {(f["stage"], f["error_type"]) for f in failures} == {("embed", "worker_crashed")}
+    assert [f["uri"] for f in failures] == ["/a.mp3", "/a.mp3", "/b.mp3"]
+    assert from_ipc(row["tracks"]).num_rows == from_ipc(row["unchanged"]).num_rows == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_refuses_says_so_in_the_result(tmp_path: Path) -> None:
+    (tmp_path / "frames").write_bytes(b"in the way")
+    row: dict[str, Any] = PLANNED.to_pylist()[1] | {"wanted": ["r7/8hz"], "content_hash": "h"}
+    row["pooled"] = [{"wanted": "r7/8hz", "num_frames": 1, "values": [1.0, 2.0]}]
+    embedded = pa.Table.from_pylist([row], schema=EMBEDDED)
+    result = write_or_refuse(embedded, WriteSettings(str(tmp_path / "frames"), {"r7": 10}, "run1"))
+    assert result.schema == RESULTS
+    (refused,) = result.to_pylist()
+    assert str(tmp_path / "frames") in refused["refusal"]
+    assert "\n" not in refused["refusal"]
+    assert [refused[name] for name in RESULTS.names if name != "refusal"] == [None] * (len(RESULTS) - 1)
+
+
+@pytest.mark.ray
+def test_ray_is_joined_and_set_up(local_ray: None) -> None:
+    before = ray.get_runtime_context().get_node_id()
+    start_ray()
+    assert ray.get_runtime_context().get_node_id() == before
+    context = ray.data.DataContext.get_current()
+    assert not context.enable_progress_bars
+    assert context.execution_options.preserve_order
+
+
+@ray.remote(num_cpus=2)
+class Holder:
+    """Keeps the CPUs that it was given."""
+
+    def ready(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_checkpoint: Path) -> tuple[pa.Table, RunSettings]:
+    (tmp_path / "music").mkdir()
+    encode_clip(tmp_path / "music" / "a.wav", load_music(seconds=1.0, sample_rate=24_000), 24_000)
+    settings = RunSettings(
+        StoreLocation(str(tmp_path / "store")), str(tiny_checkpoint), layers=(1,), resolutions=("8hz",)
+    )
+    create_tables(settings.store)
+    catalog = load_catalog(str(tmp_path / "music"))
+    recipes = build_recipes(load_checkpoint(str(tiny_checkpoint)), settings)
+    return plan_run(catalog, settings, recipes).to_process, settings
+
+
+def process(rows: pa.Table, settings: RunSettings) -> RunCommitter:
+    checkpoint = load_checkpoint(settings.checkpoint)
+    recipes = build_recipes(checkpoint, settings)
+    committer = RunCommitter(settings.store, "run1", recipes)
+    process_tracks(rows, checkpoint, recipes, settings, committer)
+    return committer
+
+
+@pytest.mark.ray
+def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
+    plan: tuple[pa.Table, RunSettings], local_ray: None
+) -> None:
+    rows, settings = plan
+    holder = Holder.remote()
+    try:
+        ray.get(holder.ready.remote())
+        start_s = time.monotonic()
+        with pytest.raises(RunError, match=r"no track finished for 2 s\..*the cluster has free 0 of 2 CPU"):
+            process(rows, replace(settings, stall_timeout_s=2.0))
+        assert time.monotonic() - start_s < 20
+    finally:
+        ray.kill(holder)
+    assert open_table(settings.store, "tracks").to_pyarrow_table().num_rows == 0
