@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/ledger.py [--sizes 10000,100000,1000000]
 
-The ledger is synthetic: real columns, global vectors of 8 dimensions (planning never reads them). Each size runs in
-a process of its own, so that its peak memory is its own.
+The ledger is synthetic: real columns, global vectors of 8 dimensions (planning never reads them). Each size runs
+in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         const=WEEK_HOURS,
         metavar="HOURS",
-        help=f"remove files that left the tables so long ago (default {WEEK_HOURS}); readers of older versions lose them",
+        help=f"remove files that left the tables so long ago (default {WEEK_HOURS}), and older versions with them",
     )
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -218,8 +218,10 @@ def process_tracks(
     warnings.simplefilter("ignore", RayDeprecationWarning)
     with tqdm(total=rows.num_rows, unit="track", desc="embedding", mininterval=1.0, smoothing=0.1) as progress:
         for effort in (Effort(placement.tracks_per_block, False, 3), Effort(1, True, 1), Effort(1, True, 1)):
-            dataset = build_dataset(rows, weights, model, recipes, settings, committer.run_id, placement, effort)
-            _commit_results(dataset, settings, placement, committer, progress)
+            build = partial(
+                build_dataset, rows, weights, model, recipes, settings, committer.run_id, placement, effort
+            )
+            _commit_results(build, settings, placement, committer, progress)
             done = pa.array(sorted(committer.done), pa.string())
             rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))
             if rows.num_rows == 0:
@@ -260,14 +262,14 @@ def write_or_refuse(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
 
 
 def _commit_results(
-    dataset: ray.data.Dataset,
+    build: Callable[[], ray.data.Dataset],
     settings: RunSettings,
     placement: Placement,
     committer: RunCommitter,
     progress: Any,
 ) -> None:
     last_commit_s = time.monotonic()
-    for result in _iterate_with_timeout(dataset, settings.stall_timeout_s, placement):
+    for result in _iterate_with_timeout(build, settings.stall_timeout_s, placement):
         refusal = result.column("refusal")[0].as_py()
         if refusal is not None:
             committer.commit()
@@ -279,14 +281,17 @@ def _commit_results(
 
 
 def _iterate_with_timeout(
-    dataset: ray.data.Dataset, stall_timeout_s: float, placement: Placement
+    build: Callable[[], ray.data.Dataset], stall_timeout_s: float, placement: Placement
 ) -> Iterator[pa.Table]:
-    """Yield a dataset's results; a silence of ``stall_timeout_s`` ends the run and says what it waits for."""
+    """Yield a dataset's results; a silence of ``stall_timeout_s`` ends the run and says what it waits for.
+
+    The dataset is built under the same watch: Ray counts its input's rows in a task, which needs a CPU as well.
+    """
     results: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
 
     def pull() -> None:
         try:
-            for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            for batch in build().iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
                 results.put(batch)
             results.put(None)
         except BaseException as error:

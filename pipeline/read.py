@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,10 @@ import pyarrow.dataset
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.schema import FRAMES, TABLES, TRACKS
+from pipeline.snapshot import find_versions
 from pipeline.storage import Options, join_url
 from pipeline.store_location import StoreLocation, open_arrow_filesystem
-from pipeline.tables import PUBLISHING_EVENTS, open_table, read_columns, read_history
+from pipeline.tables import open_table, read_columns
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 LIVE_COLUMNS = ("track_id", "content_hash")
 FRAME_COLUMNS = ("track_id", "content_hash", "num_frames", "frame_rate_hz", "embeddings")
-_HISTORY_STEPS = (20, 200, 2000, None)  # commits looked at in turn: the newest closed run is nearly always near
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class FeatureStore:
         self, url: str, snapshot: str | int | datetime = "published", options: Options | None = None
     ) -> None:
         self.location = StoreLocation(url, options)
-        self.version, self.frames_version = self._find_versions(snapshot)
+        self.version, self.frames_version = find_versions(self.location, snapshot)
         versions = {"tracks": self.version, "frames": self.frames_version}
         tables = {name: open_table(self.location, name, version) for name, version in versions.items()}
         self._files = {name: pa.table(table.get_add_actions(flatten=True)) for name, table in tables.items()}
@@ -219,21 +219,6 @@ class FeatureStore:
         """Return one resolution whole as a DuckDB relation on a connection."""
         return connection.from_arrow(self.to_arrow(resolution, recipe))
 
-    def _find_versions(self, snapshot: str | int | datetime) -> tuple[int, int]:
-        """Return the versions of ``tracks`` and ``frames`` that a snapshot stands for."""
-        table = open_table(self.location, "tracks")
-        for limit in _HISTORY_STEPS:
-            history = read_history(table, limit)
-            for position, commit in enumerate(history):
-                if _is_snapshot(commit, snapshot):
-                    named = [c["frames_version"] for c in history[position:] if "frames_version" in c]
-                    if named or limit is None:  # before the first run both tables are empty
-                        return int(commit["version"]), int(named[0] if named else 0)
-        raise UsageError(
-            f"no snapshot {snapshot!r} in the store at {self.location.url}: expected 'published' (once a run has "
-            "closed), 'latest', a version of tracks or a time after its first run"
-        )
-
     def _choose_recipe(self, recipe: str | None) -> str:
         known = sorted(pc.unique(self._list_files("tracks").column("partition.recipe")).to_pylist())
         if recipe in known:
@@ -299,20 +284,6 @@ def _open_parts(
         filesystem=fs,
         partitions=partitions,
     )
-
-
-def _is_snapshot(commit: Mapping[str, Any], snapshot: str | int | datetime) -> bool:
-    """Say whether a commit of the ledger is the one that a snapshot names; newest commits are asked first."""
-    if snapshot == "latest":
-        return True
-    if isinstance(snapshot, int):
-        return bool(commit["version"] == snapshot)
-    closed = commit.get("event") in PUBLISHING_EVENTS
-    if isinstance(snapshot, datetime) and snapshot.tzinfo:
-        return closed and datetime.fromtimestamp(commit["timestamp"] / 1000, UTC) <= snapshot
-    if snapshot == "published":
-        return closed
-    raise UsageError(f"expected 'published', 'latest', a version or a time with its zone, found {snapshot!r}")
 
 
 def _keep_live(frames: pa.Table, live: pa.Table) -> pa.Table:

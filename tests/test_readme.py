@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs import check_store, convert_checkpoint, embed_catalog, embed_fma, embed_msd
+from jobs import (
+    check_store,
+    convert_checkpoint,
+    delete_tracks,
+    embed_catalog,
+    embed_fma,
+    embed_msd,
+    maintain_store,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,7 +55,9 @@ def test_snippet_runs_and_prints(index: int, demo_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [check_store, convert_checkpoint, embed_catalog, embed_fma, embed_msd], ids=lambda m: m.__name__
+    "command",
+    [check_store, convert_checkpoint, delete_tracks, embed_catalog, embed_fma, embed_msd, maintain_store],
+    ids=lambda m: m.__name__,
 )
 def test_every_command_of_the_table_exists_and_explains_itself(command: object, capsys: object) -> None:
     name = str(getattr(command, "__name__", "")).replace("jobs.", "")

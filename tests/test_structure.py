@@ -28,8 +28,11 @@ STEPS: dict[str, set[str]] = {
     "placement": set(),
     "write": set(),
     "ledger": set(),
-    "commit": {"ledger"},
-    "read": set(),
+    "writer": {"ledger"},
+    "commit": {"ledger", "writer"},
+    "maintain": {"ledger", "writer"},
+    "snapshot": set(),
+    "read": {"snapshot"},
     "check": {"read"},
     "torch_dataset": {"read"},
 }

@@ -53,7 +53,7 @@ def run_cluster(num_nodes: int) -> Iterator[Cluster]:
             cluster.add_node(num_cpus=1)
         yield cluster
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def start_job(audio: Path, store: Path, checkpoint: Path, address: str) -> subprocess.Popen[str]:

@@ -69,7 +69,6 @@ def test_ray_is_joined_and_set_up(local_ray: None) -> None:
     assert context.execution_options.preserve_order
 
 
-@ray.remote(num_cpus=2)
 class Holder:
     """Keeps the CPUs that it was given."""
 
@@ -99,13 +98,14 @@ def process(rows: pa.Table, settings: RunSettings) -> RunCommitter:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(120)
 def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
     plan: tuple[pa.Table, RunSettings], local_ray: None
 ) -> None:
     rows, settings = plan
-    holder = Holder.remote()
+    holder = ray.remote(num_cpus=2)(Holder).remote()  # type: ignore[attr-defined]
     try:
-        ray.get(holder.ready.remote())
+        ray.get(holder.ready.remote(), timeout=60)
         start_s = time.monotonic()
         with pytest.raises(RunError, match=r"no track finished for 2 s\..*the cluster has free 0 of 2 CPU"):
             process(rows, replace(settings, stall_timeout_s=2.0))

@@ -1,0 +1,181 @@
+"""The main job on real object storage: two buckets, two credentials, a network that fails, a store that refuses."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+from jobs import check_store, embed_catalog
+from pipeline.config import DEFAULT_RESOLUTIONS
+from pipeline.read import FeatureStore
+from pipeline.store_location import StoreLocation, delta_storage_options
+from tests.corpus import encode_clip, load_music
+from tests.fault_proxy import Fault, run_fault_proxy
+from tests.s3_server import (
+    ADMIN,
+    AUDIO,
+    AUDIO_BUCKET,
+    STORE,
+    STORE_BUCKET,
+    STORE_READER,
+    Credential,
+    S3Server,
+    find_free_ports,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+AUDIO_URL = f"s3://{AUDIO_BUCKET}/demo"
+SECRETS = [text for credential in (AUDIO, STORE) for text in (credential.key, credential.secret)]
+ENDINGS = ("wav", "mp3", "m4a", "flac", "ogg")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished command."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
+        return report
+
+
+def as_flags(name: str, options: dict[str, str]) -> list[str]:
+    return [f"{name}={key}={value}" for key, value in options.items()]
+
+
+def run_job(arguments: Sequence[str], environment: dict[str, str]) -> Run:
+    """Run the main command with nothing of S3 in its environment but what is given."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "jobs/embed_catalog.py", *arguments],
+        cwd=ROOT,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """Where the runs' Ray keeps its logs; its sockets need a short path."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> list[str]:
+    return ["--checkpoint", str(tiny_checkpoint), "--layers", "2"]
+
+
+@pytest.fixture(scope="module")
+def audio(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Clips in their bucket, one of them empty."""
+    folder = tmp_path_factory.mktemp("music")
+    for ending in ENDINGS:
+        encode_clip(folder / f"clip_{ending}.{ending}", load_music(seconds=3.0), 44_100)
+    (folder / "empty [1].mp3").write_bytes(b"")
+    s3_server.open(AUDIO).put(str(folder), f"{AUDIO_URL}/", recursive=True)
+    return AUDIO_URL
+
+
+@pytest.fixture(scope="module")
+def undisturbed(s3_server: S3Server, audio: str, model: list[str], ray_folder: Path) -> tuple[StoreLocation, Run]:
+    """A store that nothing went wrong with, and the run that made it."""
+    store = StoreLocation(f"s3://{STORE_BUCKET}/undisturbed", s3_server.options(STORE))
+    arguments = ["--audio", audio, "--store", store.url, *model]
+    arguments += as_flags("--audio-option", s3_server.options(AUDIO))
+    arguments += as_flags("--storage-option", s3_server.options(STORE))
+    return store, run_job(arguments, {"RAY_TMPDIR": str(ray_folder)})
+
+
+def read_features(store: StoreLocation) -> dict[str, Any]:
+    """Return all that a store holds of its tracks, by resolution."""
+    snapshot = FeatureStore(store.url, options=store.options)
+    ledger = snapshot.tracks(["track_id", "content_hash", "embedding"]).sort_by("track_id")
+    frames = {name: snapshot.to_arrow(name).to_pylist() for name in DEFAULT_RESOLUTIONS if name != "global"}
+    return {"global": ledger.to_pylist(), **frames}
+
+
+def test_audio_and_store_in_two_buckets_with_two_credentials(
+    undisturbed: tuple[StoreLocation, Run], s3_server: S3Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, run = undisturbed
+    assert run.exit_code == 0, run.stderr
+    assert (run.report["embedded"], run.report["failures"]) == (len(ENDINGS), {"empty_file": 1})
+    options = as_flags("--storage-option", s3_server.options(STORE))
+    assert check_store.main(["--store", store.url, "--deep", *options]) == 0, capsys.readouterr().out
+
+
+def test_no_secret_is_left_anywhere(
+    undisturbed: tuple[StoreLocation, Run], s3_server: S3Server, ray_folder: Path
+) -> None:
+    store, run = undisturbed
+    places = {"stdout": run.stdout.encode(), "stderr": run.stderr.encode()}
+    places |= s3_server.read_all(STORE_BUCKET)
+    places |= {str(path): path.read_bytes() for path in ray_folder.rglob("*") if path.is_file()}
+    assert len(places) > 20
+    for table_name in ("tracks", "frames", "failures", "recipes"):
+        table = DeltaTable(store.table_url(table_name), storage_options=delta_storage_options(store.options))
+        columns = [field.name for field in table.schema().fields if "embedding" not in field.name]
+        places[table_name] = str(table.to_pyarrow_table(columns=columns).to_pylist()).encode()
+    found = {name: text for name, content in places.items() for text in SECRETS if text.encode() in content}
+    assert not found
+
+
+def test_a_second_run_with_credentials_from_the_environment_embeds_nothing(
+    undisturbed: tuple[StoreLocation, Run], s3_server: S3Server, audio: str, model: list[str]
+) -> None:
+    store, _ = undisturbed
+    before = sorted(s3_server.open().glob(f"{store.url}/**/*.parquet"))
+    environment = {
+        "AWS_ACCESS_KEY_ID": STORE.key,
+        "AWS_SECRET_ACCESS_KEY": STORE.secret,
+        "AWS_ENDPOINT_URL": s3_server.url,
+    }
+    arguments = ["--audio", audio, "--store", store.url, *model]
+    arguments += as_flags("--audio-option", {"key": AUDIO.key, "secret": AUDIO.secret})
+    run = run_job(arguments, environment)
+    assert run.exit_code == 0, run.stderr
+    assert (run.report["embedded"], run.report["unchanged"], run.report["failed"]) == (0, len(ENDINGS), 1)
+    assert sorted(s3_server.open().glob(f"{store.url}/**/*.parquet")) == before
+
+
+def test_a_run_over_a_network_that_fails_ends_as_if_it_had_not(
+    undisturbed: tuple[StoreLocation, Run],
+    s3_server: S3Server,
+    audio: str,
+    model: list[str],
+    tmp_path: Path,
+) -> None:
+    url = f"s3://{STORE_BUCKET}/disturbed"
+    with run_fault_proxy(s3_server.url, tmp_path / "requests.log", rate=0.15, seed=1) as proxy:
+        arguments = ["--audio", audio, "--store", url, *model]
+        arguments += as_flags("--audio-option", s3_server.options(AUDIO, proxy.url))
+        arguments += as_flags("--storage-option", s3_server.options(STORE, proxy.url))
+        run = run_job(arguments, {})
+        faults = proxy.count_faults()
+        from collections import Counter
+        print(faults, len(proxy.read_requests()), Counter((r.method, r.path.split("/")[1]) for r in proxy.read_requests()))
+        print(Counter((r.method, r.path.split("?")[0]) for r in proxy.read_requests()).most_common(40))
+    print(run.report["seconds"])
+    assert run.exit_code == 0, run.stderr
+    assert set(faults) == set(Fault)
+    faulty_buckets = {request.path.split("/")[1] for request in proxy.read_requests() if request.fault}
+    assert faulty_buckets == {AUDIO_BUCKET, STORE_BUCKET}
+    assert run.report["failures"] == {"empty_file": 1}
+    assert read_features(StoreLocation(url, s3_server.options(STORE))) == read_features(undisturbed[0])

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import delete_tracks
+from pipeline.store_location import StoreLocation
+from pipeline.tables import create_tables
+from tests.rows import read_store
+from tests.runs import list_frames, run, sound
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StoreLocation:
+    location = StoreLocation(str(tmp_path / "store"))
+    create_tables(location)
+    run(location, sound("a", "b", "c"))
+    return location
+
+
+def test_tracks_are_gone_and_the_files_that_still_hold_them_are_named(
+    store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids.txt").write_text("a\n\nc\nunknown\n")
+    assert delete_tracks.main(["--store", store.url, "--ids", str(tmp_path / "ids.txt")]) == 0
+    output = capsys.readouterr().out
+    line = json.loads(output.splitlines()[-1])
+    assert (line["ids"], line["deleted"]) == (3, 2)
+    assert line["files_with_rows"] == 2
+    assert "still in frames/" in output
+    assert {row["track_id"] for row in read_store(store, "tracks")} == {"b"}
+    assert {track_id for _, _, track_id, _ in list_frames(store)} == {"b"}
+
+
+def test_a_vacuum_takes_them_out_of_every_file(
+    store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids.txt").write_text("a\nc\n")
+    assert delete_tracks.main(["--store", store.url, "--ids", str(tmp_path / "ids.txt"), "--vacuum"]) == 0
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["files_with_rows"] == 0
+    assert line["files_removed"] >= 2
+
+
+def test_an_empty_list_is_a_mistake(
+    store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids.txt").write_text("\n")
+    assert delete_tracks.main(["--store", store.url, "--ids", str(tmp_path / "ids.txt")]) == 2
+    assert "found none" in capsys.readouterr().err

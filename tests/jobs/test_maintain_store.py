@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import maintain_store
+from pipeline.store_location import StoreLocation
+from pipeline.tables import create_tables, open_table
+from tests.runs import R4, R7, list_frames, run, sound
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StoreLocation:
+    location = StoreLocation(str(tmp_path / "store"))
+    create_tables(location)
+    run(location, sound("a"), recipes=(R7, R4), run_id="one")
+    run(location, sound("a", "b"), recipes=(R7, R4), run_id="two")
+    return location
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    line: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return line
+
+
+def test_a_report_weighs_each_partition_and_writes_nothing(
+    store: StoreLocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = open_table(store, "tracks").version()
+    assert maintain_store.main(["--store", store.url, "--report"]) == 0
+    partitions = last_line(capsys)["partitions"]
+    assert isinstance(partitions, list)
+    assert [(p["recipe"], p["resolution"], p["num_parts"], p["num_rows"]) for p in partitions] == [
+        (recipe, "8hz", 2, 2) for recipe in sorted((R4, R7))
+    ]
+    for partition in partitions:
+        assert partition["bytes_per_value"] == pytest.approx(
+            partition["size_bytes"] / partition["num_values"], abs=1e-3
+        )
+    assert open_table(store, "tracks").version() == version
+
+
+def test_compaction_drops_and_vacuums_as_told(store: StoreLocation, capsys: pytest.CaptureFixture[str]) -> None:
+    assert maintain_store.main(["--store", store.url, "--drop-recipe", R4, "--vacuum", "0"]) == 0
+    line = last_line(capsys)
+    assert line["parts_replaced"] == 2
+    assert {recipe for recipe, *_ in list_frames(store)} == {R7}
+    left = [path for path in (Path(store.url) / "frames").rglob("*.parquet") if "_delta_log" not in path.parts]
+    assert len(left) == 1
+
+
+def test_recipes_are_listed(store: StoreLocation, capsys: pytest.CaptureFixture[str]) -> None:
+    assert maintain_store.main(["--store", store.url, "--recipes"]) == 0
+    listed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {(row["recipe"], row["num_tracks"]) for row in listed} == {(R4, 2), (R7, 2)}
+
+
+def test_mistakes_are_one_line(store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert maintain_store.main(["--store", str(tmp_path / "none"), "--report"]) == 2
+    assert maintain_store.main(["--store", store.url, "--drop-recipe", "unknown"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "no feature store" in errors[0]
+    assert R7 in errors[1]
