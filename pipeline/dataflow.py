@@ -89,6 +89,17 @@ def start_ray() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
 
 
+def choose_placement(device: str | None) -> Placement:
+    """Start or join Ray and choose where the model's actors go.
+
+    Raises:
+        UsageError: ``cuda`` is wanted, and no node has a GPU.
+    """
+    start_ray()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return place_actors(nodes, device)
+
+
 @dataclass(frozen=True)
 class Effort:
     """How careful one pass over the rows is.
@@ -208,9 +219,7 @@ def process_tracks(
         RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
         UsageError: A GPU is asked for and there is none.
     """
-    start_ray()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    placement = place_actors(nodes, settings.device)
+    placement = choose_placement(settings.device)
     weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
     model = replace(checkpoint, state_dict={})
     num_planned = rows.num_rows
@@ -272,7 +281,6 @@ def _commit_results(
     for result in _iterate_with_timeout(build, settings.stall_timeout_s, placement):
         refusal = result.column("refusal")[0].as_py()
         if refusal is not None:
-            committer.commit()
             raise RunError(f"{refusal}; what was committed before is kept: run the same command again")
         progress.update(committer.accept(result))
         if time.monotonic() - last_commit_s >= settings.commit_interval_s:

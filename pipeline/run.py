@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -13,8 +14,8 @@ from musicfm_model.attention import check_attention
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.commit import RunCommitter, RunCounts
 from pipeline.config import Recipe, RunSettings
-from pipeline.dataflow import process_tracks
-from pipeline.errors import RunError, StorageError, UsageError
+from pipeline.dataflow import choose_placement, process_tracks
+from pipeline.errors import FeatureStoreError, RunError, StorageError, UsageError
 from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
 from pipeline.schema import TABLES
 from pipeline.store_location import StoreLocation
@@ -64,6 +65,8 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     start_s = time.monotonic()
     checkpoint = load_model(settings)
     recipes = build_recipes(checkpoint, settings)
+    if settings.device is not None:
+        choose_placement(settings.device)  # before anything is made: there may be no such device
     create_tables(settings.store)
     run_id = uuid.uuid4().hex[:12]
     committer = RunCommitter(settings.store, run_id, recipes)
@@ -84,6 +87,10 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
             committer.close(plan.departed if settings.prune else None)
         else:
             committer.commit()  # what has an outcome is kept; the next run goes on from there
+    except RunError:
+        with suppress(FeatureStoreError):
+            committer.commit()  # results that were accepted since the last commit
+        raise
     except StorageError as error:
         raise RunError(f"{error}; what was committed before is kept: run the same command again") from error
     return RunReport(

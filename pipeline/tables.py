@@ -47,13 +47,22 @@ def create_tables(store: StoreLocation) -> None:
                     TABLES[name],
                     mode="ignore",
                     partition_by=PARTITION_COLUMNS[name],
-                    configuration={FORMAT_PROPERTY: str(STORE_FORMAT)},
+                    configuration=_choose_properties(name),
                     storage_options=delta_storage_options(store.options),
                     raise_if_key_not_exists=False,
                 )
             )
         except (DeltaError, OSError) as error:
             raise _describe_store_error(store.url, error) from error
+
+
+def _choose_properties(table_name: str) -> dict[str, str]:
+    properties = {FORMAT_PROPERTY: str(STORE_FORMAT)}
+    if "track_id" in TABLES[table_name].names:
+        # Our parts state the span of their track ids alone. Told so, delta-rs's pyarrow reader does not take the
+        # statistics that it misses on other columns for "no row can meet this filter".
+        properties["delta.dataSkippingStatsColumns"] = "track_id"
+    return properties
 
 
 def open_table(store: StoreLocation, table_name: str, version: int | None = None) -> DeltaTable:
@@ -269,8 +278,16 @@ def _is_there(store: StoreLocation, table_name: str) -> bool:
 
 
 def _describe_store_error(url: str, error: Exception) -> StorageError:
-    """Say in one line what delta-rs says in many, coloured for a terminal: its first link and its last."""
+    """Say in one line what delta-rs says in many, coloured for a terminal: its first link and its last.
+
+    An S3 server's own words stand in XML (S3 API Reference, "Error responses"), beside others that help nobody.
+    """
     text = re.sub(r"\x1b\[\d*m", "", str(error))
+    if said := re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)\.?</Message>", text, re.DOTALL):
+        return StorageError(
+            f"cannot use the store at {url}: {' '.join(said[2].split())} ({said[1]}); check the bucket's name, "
+            "the credentials and what they permit"
+        )
     links = [" ".join(link.split()) for link in text.split("↳")]
     detail = ": ".join(dict.fromkeys([links[0], links[-1]]))
     return StorageError(f"cannot use the store at {url}: {detail[:300]}")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,8 +98,8 @@ def run_fault_proxy(
         upstream: Endpoint of the server, such as ``http://127.0.0.1:8333``.
         log: Where to write down the requests.
         rate: Share of requests that fail.
-        kinds: Ways to fail.
-        seed: Of the choice.
+        kinds: Ways to fail, taken in turn.
+        seed: Of the choice which requests fail.
         max_in_a_row: Faults on one method and path before one such request is let through.
     """
     command = [sys.executable, "-m", "tests.fault_proxy", upstream, str(log), str(rate), ",".join(kinds)]
@@ -118,7 +118,7 @@ class FaultChooser:
 
     def __init__(self, rate: float, kinds: Sequence[Fault], seed: int, max_in_a_row: int, log: TextIO) -> None:
         self.rate = rate
-        self.kinds = kinds
+        self.kinds = deque(kinds)
         self.max_in_a_row = max_in_a_row
         self.log = log
         self._random = random.Random(seed)
@@ -126,12 +126,15 @@ class FaultChooser:
         self._lock = threading.Lock()
 
     def choose(self, method: str, path: str) -> Fault | None:
-        """Return the way in which a request is to fail; None lets it through."""
-        kinds = [kind for kind in self.kinds if kind != Fault.SHORT_BODY or method == "GET"]
+        """Return the way in which a request is to fail, each way in its turn; None lets it through."""
         key = (method, path)  # a retry has the same
         with self._lock:
-            fails = kinds and self._in_a_row[key] < self.max_in_a_row and self._random.random() < self.rate
-            fault = self._random.choice(kinds) if fails else None
+            possible = [kind for kind in self.kinds if kind != Fault.SHORT_BODY or method == "GET"]
+            fails = self._in_a_row[key] < self.max_in_a_row and self._random.random() < self.rate
+            fault = possible[0] if fails and possible else None
+            if fault:
+                self.kinds.remove(fault)
+                self.kinds.append(fault)
             self._in_a_row[key] = self._in_a_row[key] + 1 if fault else 0
             print(json.dumps({"method": method, "path": path, "fault": fault}), file=self.log, flush=True)
             return fault

@@ -260,6 +260,16 @@ def test_what_another_tool_compacted_reads_the_same(tmp_path: Path) -> None:
     assert_same(as_matrices(latest.to_arrow("16hz", SEVEN.recipe_id)), sorted(expected.items()))
 
 
+def test_content_that_comes_back_is_read_once(tmp_path: Path) -> None:
+    known = KnownStore(StoreLocation(str(tmp_path / "store")))
+    for contents in (FIRST, {**FIRST, "a": "a 2"}, FIRST, {"a": "a 1"}, FIRST):
+        known.run(contents, prune=True)
+    store = FeatureStore(known.location.url)
+    expected = sorted(known.features[SEVEN.recipe_id, "16hz"].items())
+    assert_same(read_all(store), expected)
+    assert_same(as_matrices(store.frames(sorted(FIRST), "16hz")), expected)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
