@@ -89,9 +89,15 @@ def test_the_same_command_under_ray_job_submit(dashboard_url: str, tmp_path: Pat
     job = ["python", "jobs/embed_catalog.py", "--audio", str(audio), "--store", str(tmp_path / "store")]
     job += ["--checkpoint", str(tiny_checkpoint), "--layers", "2"]
     submit = [str(BIN / "ray"), "job", "submit", "--address", dashboard_url, "--working-dir", ".", "--", *job]
-    done = subprocess.run(
-        submit, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False
-    )
+    deadline_s = time.monotonic() + 60
+    while True:
+        done = subprocess.run(
+            submit, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False
+        )
+        # The head answers a moment before the agent that takes jobs has reported to it.
+        if "No available agent" not in done.stderr or time.monotonic() > deadline_s:
+            break
+        time.sleep(1)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     report = json.loads(lines[-1])
