@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture bench check format clean
+.PHONY: help setup demo test test-slow torture bench check format clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ demo: setup ## embed a dozen real clips with an untrained model, then query the 
 test: setup ## run the tests (about four minutes on two cores)
 	$(BIN)/python -m pytest
 
+test-slow: setup ## runs broken at random moments, and the whole job against a real S3 server with faults (minutes)
+	$(BIN)/python -m pytest -m slow
+
 torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)
-	TORTURE_KILLS=20 $(BIN)/python -m pytest tests/integration/test_torture.py
+	TORTURE_KILLS=20 $(BIN)/python -m pytest -m slow tests/integration/test_torture.py
 
 bench: setup ## how planning, opening and committing grow with the ledger
 	$(BIN)/python benchmarks/ledger.py

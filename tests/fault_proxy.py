@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ def run_fault_proxy(
     rate: float = 0.0,
     kinds: Sequence[Fault] = tuple(Fault),
     seed: int = 0,
-    max_in_a_row: int = 2,
+    max_per_key: int = 2,
 ) -> Iterator[FaultProxy]:
     """Run a proxy on a free port of this machine.
 
@@ -100,10 +100,10 @@ def run_fault_proxy(
         rate: Share of requests that fail.
         kinds: Ways to fail, taken in turn.
         seed: Of the choice which requests fail.
-        max_in_a_row: Faults on one method and path before one such request is let through.
+        max_per_key: How often requests of one method and path may fail; a retry is another such request.
     """
     command = [sys.executable, "-m", "tests.fault_proxy", upstream, str(log), str(rate), ",".join(kinds)]
-    command += [str(seed), str(max_in_a_row)]
+    command += [str(seed), str(max_per_key)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -116,26 +116,26 @@ def run_fault_proxy(
 class FaultChooser:
     """Decides what becomes of each request, and writes it down."""
 
-    def __init__(self, rate: float, kinds: Sequence[Fault], seed: int, max_in_a_row: int, log: TextIO) -> None:
+    def __init__(self, rate: float, kinds: Sequence[Fault], seed: int, max_per_key: int, log: TextIO) -> None:
         self.rate = rate
         self.kinds = deque(kinds)
-        self.max_in_a_row = max_in_a_row
+        self.max_per_key = max_per_key
         self.log = log
         self._random = random.Random(seed)
-        self._in_a_row: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._num_faults: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def choose(self, method: str, path: str) -> Fault | None:
         """Return the way in which a request is to fail, each way in its turn; None lets it through."""
-        key = (method, path)  # a retry has the same
+        key = (method, path)
         with self._lock:
             possible = [kind for kind in self.kinds if kind != Fault.SHORT_BODY or method == "GET"]
-            fails = self._in_a_row[key] < self.max_in_a_row and self._random.random() < self.rate
+            fails = self._num_faults[key] < self.max_per_key and self._random.random() < self.rate
             fault = possible[0] if fails and possible else None
             if fault:
+                self._num_faults[key] += 1
                 self.kinds.remove(fault)
                 self.kinds.append(fault)
-            self._in_a_row[key] = self._in_a_row[key] + 1 if fault else 0
             print(json.dumps({"method": method, "path": path, "fault": fault}), file=self.log, flush=True)
             return fault
 
@@ -241,11 +241,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name, kind in (("upstream", str), ("log", Path), ("rate", float), ("kinds", str), ("seed", int)):
         parser.add_argument(name, type=kind)
-    parser.add_argument("max_in_a_row", type=int)
+    parser.add_argument("max_per_key", type=int)
     flags = parser.parse_args()
     kinds = [Fault(kind) for kind in flags.kinds.split(",")]
     with flags.log.open("w") as log:
-        chooser = FaultChooser(flags.rate, kinds, flags.seed, flags.max_in_a_row, log)
+        chooser = FaultChooser(flags.rate, kinds, flags.seed, flags.max_per_key, log)
         with Server(flags.upstream, chooser) as server:
             print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
             server.serve_forever()

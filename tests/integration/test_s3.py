@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from deltalake import DeltaTable
 
@@ -28,13 +29,16 @@ from tests.s3_server import (
     STORE_READER,
     Credential,
     S3Server,
-    find_free_ports,
 )
+from tests.stores import KnownStore
 
 ROOT = Path(__file__).resolve().parents[2]
 AUDIO_URL = f"s3://{AUDIO_BUCKET}/demo"
 SECRETS = [text for credential in (AUDIO, STORE) for text in (credential.key, credential.secret)]
 ENDINGS = ("wav", "mp3", "m4a", "flac", "ogg")
+
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def test_a_run_over_a_network_that_fails_ends_as_if_it_had_not(
     tmp_path: Path,
 ) -> None:
     url = f"s3://{STORE_BUCKET}/disturbed"
-    to_audio = run_fault_proxy(s3_server.url, tmp_path / "audio.log", rate=1.0, max_in_a_row=1)
+    to_audio = run_fault_proxy(s3_server.url, tmp_path / "audio.log", rate=1.0, max_per_key=1)
     to_store = run_fault_proxy(s3_server.url, tmp_path / "store.log", rate=0.15)
     with to_audio as audio_proxy, to_store as store_proxy:
         arguments = ["--audio", audio, "--store", url, *model]
@@ -210,7 +214,25 @@ def test_what_is_refused_is_one_clear_line(
     arguments += as_flags("--storage-option", s3_server.options(store_credential))
     assert embed_catalog.main(arguments) == 2
     output = capfd.readouterr()
-    print(output.err)
     assert len(output.err.splitlines()) == 1
     assert not any(text in output.err for text in (WRONG_SECRET, AUDIO.secret, STORE.secret, STORE_READER.secret))
     assert s3_server.read_all(STORE_BUCKET) == before
+
+
+def test_a_point_read_makes_as_many_requests_in_a_large_store_as_in_a_small_one(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    num_requests = []
+    for num_tracks in (20, 200):
+        url = f"s3://{STORE_BUCKET}/of-{num_tracks}"
+        known = KnownStore(StoreLocation(url, s3_server.options(STORE)))
+        known.run({f"t{number:03d}": f"content {number}" for number in range(num_tracks)}, tracks_per_part=20)
+        with run_fault_proxy(s3_server.url, tmp_path / f"{num_tracks}.log") as proxy:
+            snapshot = FeatureStore(url, options=s3_server.options(STORE, proxy.url))
+            num_to_open = len(proxy.read_requests())
+            found = snapshot.frames(["t013"], "16hz")
+            num_requests.append(len(proxy.read_requests()) - num_to_open)
+        ((expected,),) = [[tracks["t013"] for (_, name), tracks in known.features.items() if name == "16hz"]]
+        np.testing.assert_array_equal(np.array(found.column("embeddings")[0].as_py(), np.float32), expected)
+    # Of the ledger's part and of the features': its length, its footer, one row group.
+    assert num_requests[0] == num_requests[1] <= 6

@@ -1,6 +1,6 @@
 """Breaking a run at random moments: in the end the tables are those of an undisturbed one.
 
-``make torture`` does it at length; here a few moments stand for all. The moments are drawn anew each time, and the
+``make test-slow`` takes a few moments for all, ``make torture`` does it at length. The moments are drawn anew each time, and the
 seed is printed where a test fails.
 """
 
@@ -170,7 +170,7 @@ def undisturbed(
         yield store, cluster, time.monotonic() - start_s
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_drivers_leave_what_an_undisturbed_run_leaves(
     audio: Path, tiny_checkpoint: Path, tmp_path: Path, undisturbed: tuple[Path, Cluster, float]
@@ -195,7 +195,7 @@ def test_killed_drivers_leave_what_an_undisturbed_run_leaves(
     assert watcher.num_polls > 0
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_nodes_and_actors_leave_what_an_undisturbed_run_leaves(
     audio: Path, tiny_checkpoint: Path, tmp_path: Path, undisturbed: tuple[Path, Cluster, float]
