@@ -55,7 +55,7 @@ def wait_for(url: str, timeout_s: float) -> None:
 @pytest.fixture
 def dashboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray head on this machine, ended with all that it started."""
-    gcs, dashboard, client = find_free_ports(3)
+    gcs, dashboard, client, agent = find_free_ports(4)
     temp = Path("/tmp") / f"ray-{os.getpid()}"  # Ray's sockets must have short paths
     command = [str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
     command += [
@@ -63,7 +63,12 @@ def dashboard_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={client}",
     ]
-    command += ["--num-cpus=2", "--disable-usage-stats", f"--temp-dir={temp}"]
+    command += [
+        "--num-cpus=2",
+        "--disable-usage-stats",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--temp-dir={temp}",
+    ]
     log = tmp_path_factory.mktemp("ray") / "head.log"
     with log.open("w") as output:
         head = subprocess.Popen(
