@@ -1,7 +1,7 @@
 """Breaking a run at random moments: in the end the tables are those of an undisturbed one.
 
-``make test-slow`` takes a few moments for all, ``make torture`` does it at length. The moments are drawn anew each time, and the
-seed is printed where a test fails.
+``make test-slow`` takes a few moments for all, ``make torture`` does it at length. The moments are drawn anew each
+time, and the seed is printed where a test fails.
 """
 
 import os
