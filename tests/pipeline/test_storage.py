@@ -1,4 +1,5 @@
 import os
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -28,8 +29,9 @@ ODD_NAMES = [
 @pytest.fixture
 def memory_root() -> Iterator[str]:
     memory = fsspec.filesystem("memory")
-    yield "memory://bucket"
-    memory.rm("/bucket", recursive=True)
+    bucket = f"bucket-{uuid.uuid4().hex}"  # fsspec's memory is one for the whole process
+    yield f"memory://{bucket}"
+    memory.rm(f"/{bucket}", recursive=True)
 
 
 @pytest.fixture(params=["local", "file", "memory"])
