@@ -139,7 +139,7 @@ def _list_identities() -> list[dict[str, object]]:
 def _wait_until_it_answers(
     server: S3Server, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 60.0
 ) -> None:
-    """Wait until a bucket can be made: the gateway answers before the storage behind it is ready."""
+    """Wait until the gateway answers; what is not ready behind it then, the clients try again by themselves."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -37,7 +37,6 @@ AUDIO_URL = f"s3://{AUDIO_BUCKET}/demo"
 SECRETS = [text for credential in (AUDIO, STORE) for text in (credential.key, credential.secret)]
 ENDINGS = ("wav", "mp3", "m4a", "flac", "ogg")
 
-
 pytestmark = pytest.mark.slow
 
 
