@@ -112,24 +112,41 @@ def run_embed_command(
     Returns:
         The exit code: 0 when the books closed, 1 when they could not, 2 for a mistake in the call.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     flags = parser.parse_args(arguments)
     if flags.prune and flags.limit:
         parser.error("--prune with --limit would delete every track past the limit; give one of them")
-    try:
+
+    def run() -> int:
         settings = _read_settings(flags)
         catalog = load_catalog(flags)
         if flags.limit:
             catalog = catalog.slice(0, flags.limit)
         report = (preview_catalog if flags.dry_run else embed_catalog)(catalog, settings)
+        print_report(report, flags.store, flags.dry_run)
+        return 0 if report.closed else EXIT_OPEN_BOOKS
+
+    return run_or_explain(parser, run)
+
+
+def run_or_explain(parser: OneLineParser, run: Callable[[], int]) -> int:
+    """Do a command's work; what goes wrong in it becomes one line on standard error and an exit code.
+
+    Args:
+        parser: The command's parser, for its name.
+        run: The work; returns the exit code.
+
+    Returns:
+        What ``run`` returns, 2 for a mistake in the call, or 1 for work that broke off.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return run()
     except (UsageError, CheckpointError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except FeatureStoreError as error:
-        print(f"{parser.prog}: the run broke off: {error}", file=sys.stderr)
+        print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
         return EXIT_OPEN_BOOKS
-    print_report(report, flags.store, flags.dry_run)
-    return 0 if report.closed else EXIT_OPEN_BOOKS
 
 
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
+from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, run_or_explain
 from pipeline.check import check_store
-from pipeline.errors import UsageError
 from pipeline.store_location import StoreLocation
 
 
@@ -20,15 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--deep", action="store_true", help="also read every vector")
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         report = check_store(StoreLocation(flags.store, dict(flags.storage_option)), flags.deep)
-    except UsageError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    for problem in report.problems:
-        print(f"problem: {problem}")
-    print(json.dumps({"ok": not report.problems, **asdict(report)}), flush=True)
-    return EXIT_OPEN_BOOKS if report.problems else 0
+        for problem in report.problems:
+            print(f"problem: {problem}")
+        print(json.dumps({"ok": not report.problems, **asdict(report)}), flush=True)
+        return EXIT_OPEN_BOOKS if report.problems else 0
+
+    return run_or_explain(parser, run)
 
 
 if __name__ == "__main__":

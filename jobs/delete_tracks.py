@@ -7,8 +7,8 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
-from pipeline.errors import FeatureStoreError, UsageError
+from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, run_or_explain
+from pipeline.errors import UsageError
 from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
 from pipeline.storage import read_file
 from pipeline.store_location import StoreLocation
@@ -28,16 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
     store = StoreLocation(flags.store, dict(flags.storage_option))
-    try:
+
+    def run() -> int:
         line = take_down(store, read_ids(flags.ids), flags.vacuum)
-    except UsageError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except FeatureStoreError as error:
-        print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
-        return EXIT_OPEN_BOOKS
-    print(json.dumps(line))
-    return EXIT_OPEN_BOOKS if flags.vacuum and line["files_with_rows"] else 0
+        print(json.dumps(line))
+        return EXIT_OPEN_BOOKS if flags.vacuum and line["files_with_rows"] else 0
+
+    return run_or_explain(parser, run)
 
 
 def read_ids(url: str) -> list[str]:

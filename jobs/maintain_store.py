@@ -8,8 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
-from pipeline.errors import FeatureStoreError, UsageError
+from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
 from pipeline.maintain import (
     DEFAULT_DEAD_SHARE,
     PartitionReport,
@@ -46,18 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
     store = StoreLocation(flags.store, dict(flags.storage_option))
-    try:
+
+    def run() -> int:
         if flags.recipes:
             print_recipes(store)
-            return 0
-        print(json.dumps(maintain(store, flags.report, flags.drop_recipe, flags.dead_share, flags.vacuum)))
-    except UsageError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except FeatureStoreError as error:
-        print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
-        return EXIT_OPEN_BOOKS
-    return 0
+        else:
+            print(json.dumps(maintain(store, flags.report, flags.drop_recipe, flags.dead_share, flags.vacuum)))
+        return 0
+
+    return run_or_explain(parser, run)
 
 
 def maintain(

@@ -235,7 +235,7 @@ def process_tracks(
             rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))
             if rows.num_rows == 0:
                 return
-            logger.warning("%d tracks have no outcome: their workers died; trying them one by one", rows.num_rows)
+            logger.warning("%d tracks have no outcome: their workers died", rows.num_rows)
         if rows.num_rows == num_planned > 1:
             raise RunError(
                 f"not one of {num_planned} tracks got through: every worker died; the Ray logs of the last tasks "

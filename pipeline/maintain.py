@@ -6,8 +6,7 @@ what it leaves. Readers that pinned an older version keep reading its files unti
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.transaction import RemoveAction
 
 from pipeline.errors import UsageError
 from pipeline.ledger import Actions, build_removal, extract_rows, list_table_files, read_rows
@@ -86,7 +86,8 @@ def report_store(store: StoreLocation) -> list[PartitionReport]:
     tracks, frames = open_table(store, "tracks"), open_table(store, "frames")
     reports = []
     for recipe, resolution in _list_partitions(frames):
-        states = _inspect_parts(store, tracks, frames, recipe, resolution)
+        live = _read_live_keys(tracks, recipe)
+        states = _inspect_parts(store, frames, recipe, resolution, live)
         rows = read_columns(frames, ["resolution", "num_frames"], recipe)
         rows = rows.filter(pc.equal(rows.column("resolution"), resolution))
         num_rows = sum(state.num_rows for state in states)
@@ -122,10 +123,11 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -
     _check_closed(writer)
     actions: Actions = []
     for recipe, resolution in _list_partitions(writer.frames):
-        states = _inspect_parts(writer.store, writer.tracks, writer.frames, recipe, resolution)
+        live = _read_live_keys(writer.tracks, recipe)
+        states = _inspect_parts(writer.store, writer.frames, recipe, resolution, live)
         for group in _group_parts(states, dead_share):
-            actions += _rewrite_group(writer, group, recipe, resolution)
-    num_replaced = sum(hasattr(action, "deletion_timestamp") for action in actions)
+            actions += _rewrite_group(writer, group, recipe, resolution, live)
+    num_replaced = sum(isinstance(action, RemoveAction) for action in actions)
     if actions:
         writer.commit("frames", actions, "compact")
     writer.commit_ledger(_compact_ledger(writer), "maintain")
@@ -224,8 +226,8 @@ def find_stored_ids(store: StoreLocation, track_ids: Sequence[str]) -> dict[str,
         listing = list_files(store.table_url(name), store.options)
         for path in listing.column("path").to_pylist():
             if path.endswith(".parquet") and not path.startswith("_delta_log/"):
-                data = io.BytesIO(read_file(join_url(store.table_url(name), path), store.options))
-                ids = pq.read_table(data, columns=["track_id"]).column("track_id")
+                data = pa.BufferReader(read_file(join_url(store.table_url(name), path), store.options))
+                ids = pq.ParquetFile(data).read(["track_id"], use_threads=False).column("track_id")
                 hits = pc.unique(ids.filter(pc.is_in(ids, wanted))).to_pylist()
                 if hits:
                     found[f"{name}/{path}"] = hits
@@ -245,11 +247,14 @@ def _list_partitions(frames: DeltaTable) -> list[tuple[str, str]]:
     return sorted({(file["partition.recipe"], file["partition.resolution"]) for file in files})
 
 
+def _read_live_keys(tracks: DeltaTable, recipe: str) -> pa.Array:
+    return _join_keys(read_columns(tracks, ["track_id", "content_hash"], recipe))
+
+
 def _inspect_parts(
-    store: StoreLocation, tracks: DeltaTable, frames: DeltaTable, recipe: str, resolution: str
+    store: StoreLocation, frames: DeltaTable, recipe: str, resolution: str, live: pa.Array
 ) -> list[_PartState]:
     """Count the live rows of each part, reading ids and hashes alone; sorted by track id."""
-    live = _join_keys(read_columns(tracks, ["track_id", "content_hash"], recipe))
     states = []
     for file in list_table_files(frames, "frames", recipe):
         if file["partition.resolution"] == resolution:
@@ -264,8 +269,9 @@ def _join_keys(rows: pa.Table) -> pa.Array:
     return keys.combine_chunks()
 
 
-def _group_parts(states: Sequence[_PartState], dead_share: float) -> Iterator[list[_PartState]]:
-    """Yield runs of neighbouring parts that become one; a part that is fine as it is stays out of it."""
+def _group_parts(states: Sequence[_PartState], dead_share: float) -> list[list[_PartState]]:
+    """List runs of neighbouring parts that become one; a part that is fine as it is stays out of it."""
+    groups: list[list[_PartState]] = []
     group: list[_PartState] = []
     size_bytes = 0
     for state in states:
@@ -273,23 +279,24 @@ def _group_parts(states: Sequence[_PartState], dead_share: float) -> Iterator[li
         if own_bytes >= SMALL_PART_BYTES and state.dead_share <= dead_share:
             continue
         if group and size_bytes + own_bytes > TARGET_PART_BYTES:
-            yield group
+            groups.append(group)
             group, size_bytes = [], 0
         group.append(state)
         size_bytes += own_bytes
-    if len(group) > 1 or (group and group[0].dead_share > dead_share):
-        yield group
+    # A lone part is worth a rewrite only for its dead rows.
+    return [g for g in [*groups, group] if len(g) > 1 or (g and g[0].dead_share > dead_share)]
 
 
-def _rewrite_group(writer: StoreWriter, group: Sequence[_PartState], recipe: str, resolution: str) -> Actions:
+def _rewrite_group(
+    writer: StoreWriter, group: Sequence[_PartState], recipe: str, resolution: str, live: pa.Array
+) -> Actions:
     """Replace some parts by one that holds their live rows."""
-    ledger = _join_keys(read_columns(writer.tracks, ["track_id", "content_hash"], recipe))
     actions: Actions = [build_removal("frames", state.file) for state in group]
-    live = []
+    kept = []
     for state in group:
         rows = read_rows("frames", writer.store, state.file)
-        live.append(rows.filter(pc.is_in(_join_keys(rows), ledger)))
-    merged = pa.concat_tables([FRAMES.empty_table(), *live]).sort_by("track_id")
+        kept.append(rows.filter(pc.is_in(_join_keys(rows), live)))
+    merged = pa.concat_tables([FRAMES.empty_table(), *kept]).sort_by("track_id")
     if merged.num_rows:
         partition = {"recipe": recipe, "resolution": resolution}
         url = writer.store.table_url("frames")
@@ -299,20 +306,17 @@ def _rewrite_group(writer: StoreWriter, group: Sequence[_PartState], recipe: str
 
 
 def _compact_ledger(writer: StoreWriter) -> Actions:
-    """Replace the ledger's small files by one a recipe."""
+    """Replace the ledger's small files by few that hold the same rows; none of its rows is ever dead."""
     actions: Actions = []
-    files_by_recipe: dict[str, list[dict[str, Any]]] = {}
-    for file in list_table_files(writer.tracks, "tracks"):
-        if int(file["size_bytes"]) < SMALL_PART_BYTES:
-            files_by_recipe.setdefault(str(file["partition.recipe"]), []).append(file)
-    for recipe, files in files_by_recipe.items():
-        if len(files) > 1:
-            rows = pa.concat_tables([read_rows("tracks", writer.store, file) for file in files]).sort_by(
-                "track_id"
-            )
-            url = writer.store.table_url("tracks")
+    url = writer.store.table_url("tracks")
+    files = sorted(list_table_files(writer.tracks, "tracks"), key=lambda file: str(file["min.track_id"]))
+    for recipe in sorted({file["partition.recipe"] for file in files}):
+        states = [_PartState(file, 1, 1) for file in files if file["partition.recipe"] == recipe]
+        for group in _group_parts(states, DEFAULT_DEAD_SHARE):
+            rows = pa.concat_tables([read_rows("tracks", writer.store, state.file) for state in group])
+            rows = rows.sort_by("track_id")
             part = write_part(rows, "tracks", url, {"recipe": recipe}, writer.run_id, writer.store.options)
-            actions += [*(build_removal("tracks", file) for file in files), part.as_add_action()]
+            actions += [*(build_removal("tracks", state.file) for state in group), part.as_add_action()]
     return actions
 
 

@@ -44,6 +44,7 @@ class StoreWriter:
         self.store = store
         self.run_id = run_id
         self.bytes_written = 0
+        self._claims: dict[str, int] = {}
         self.tracks = open_table(store, "tracks")
         newest = next((commit for commit in read_history(self.tracks, 1)), {})
         _check_nobody_writes(store, newest)
@@ -101,7 +102,7 @@ class StoreWriter:
     ) -> None:
         metadata = {"run_id": self.run_id, "event": event, **metadata}
         try:
-            commit_actions(table, table_name, actions, metadata, _next_claim(table))
+            commit_actions(table, table_name, actions, metadata, self._next_claim(table, table_name))
         except CommitFailedError as error:
             raise self._overtaken(error) from error
         self.bytes_written += sum(action.size for action in actions if isinstance(action, AddAction))
@@ -119,9 +120,16 @@ class StoreWriter:
             return
         metadata = {"run_id": self.run_id, "event": "open"}
         try:
-            restore_table(self.frames, named_version, metadata, _next_claim(self.frames))
+            restore_table(self.frames, named_version, metadata, self._next_claim(self.frames, "frames"))
         except CommitFailedError as error:
             raise self._overtaken(error) from error
+
+    def _next_claim(self, table: DeltaTable, table_name: str) -> Transaction:
+        """Return the table's next claim; read off its log once, for that means all of it since its checkpoint."""
+        if table_name not in self._claims:
+            self._claims[table_name] = table.transaction_version(WRITER_APP_ID) or 0
+        self._claims[table_name] += 1
+        return Transaction(WRITER_APP_ID, self._claims[table_name])
 
     def _overtaken(self, error: CommitFailedError) -> RunError:
         return RunError(
@@ -202,7 +210,3 @@ def _is_alive(pid: int, started: str) -> bool:
 
 def _name_frames(version: int) -> dict[str, str]:
     return {"frames_version": str(version)}
-
-
-def _next_claim(table: DeltaTable) -> Transaction:
-    return Transaction(WRITER_APP_ID, (table.transaction_version(WRITER_APP_ID) or 0) + 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import s3fs
+
+from tests.processes import find_free_ports
 
 AUDIO_BUCKET = "music"
 STORE_BUCKET = "features"
@@ -112,17 +113,6 @@ def run_s3_server(program: Path, folder: Path) -> Iterator[S3Server]:
         finally:
             process.kill()  # asked to end, it would first wait 10 s for readers; nobody wants its data
             process.wait()
-
-
-def find_free_ports(number: int) -> list[int]:
-    """Return ports of this machine that nobody listens on."""
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _list_identities() -> list[dict[str, object]]:

@@ -1,8 +1,5 @@
 """The main job as a user runs it: a folder with every codec and every kind of bad file, one command."""
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,23 +18,9 @@ from musicfm_model import MusicFM25Hz
 from pipeline.audio import decode_audio
 from pipeline.read import FeatureStore
 from tests.corpus import encode_clip, load_music, make_failures
+from tests.processes import Run, run_command
 
-ROOT = Path(__file__).resolve().parents[2]
 ENDINGS = ("wav", "flac", "ogg", "opus", "mp3", "m4a", "wma", "aiff")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished command."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def report(self) -> dict[str, object]:
-        report: dict[str, object] = json.loads(self.stdout.splitlines()[-1])
-        return report
 
 
 @dataclass(frozen=True)
@@ -53,13 +36,6 @@ class Job:
     @property
     def num_tracks(self) -> int:
         return len(list(self.audio.iterdir()))
-
-
-def run_command(*arguments: str) -> Run:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
-    )
-    return Run(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,8 @@
 """The main job on real object storage: two credentials, a network that fails, a store that refuses."""
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from pipeline.read import FeatureStore
 from pipeline.store_location import StoreLocation, delta_storage_options
 from tests.corpus import encode_clip, load_music
 from tests.fault_proxy import Fault, run_fault_proxy
+from tests.processes import Run, run_command
 from tests.s3_server import (
     ADMIN,
     AUDIO,
@@ -32,26 +29,11 @@ from tests.s3_server import (
 )
 from tests.stores import KnownStore
 
-ROOT = Path(__file__).resolve().parents[2]
 AUDIO_URL = f"s3://{AUDIO_BUCKET}/demo"
 SECRETS = [text for credential in (AUDIO, STORE) for text in (credential.key, credential.secret)]
 ENDINGS = ("wav", "mp3", "m4a", "flac", "ogg")
 
 pytestmark = pytest.mark.slow
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished command."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def report(self) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
-        return report
 
 
 def as_flags(name: str, options: dict[str, str]) -> list[str]:
@@ -61,16 +43,7 @@ def as_flags(name: str, options: dict[str, str]) -> list[str]:
 def run_job(arguments: Sequence[str], environment: dict[str, str]) -> Run:
     """Run the main command with nothing of S3 in its environment but what is given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    done = subprocess.run(
-        [sys.executable, "jobs/embed_catalog.py", *arguments],
-        cwd=ROOT,
-        env=clean | environment,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    return Run(done.returncode, done.stdout, done.stderr)
+    return run_command("jobs/embed_catalog.py", *arguments, environment=clean | environment)
 
 
 @pytest.fixture(scope="module")

@@ -271,7 +271,7 @@ def test_a_run_that_breaks_off_ends_with_one_line_and_one(place: Place, call: Ca
 
     result = call(["--store", str(place.store)], command)
     assert result.exit_code == 1
-    assert result.stderr.endswith(": the run broke off: the store is full\n")
+    assert result.stderr.endswith(": broke off: the store is full\n")
     assert result.stderr.count("\n") == 1
 
 

@@ -12,7 +12,8 @@ from pipeline import delta_retry
 from pipeline.delta_retry import commit_once, retry_broken
 from pipeline.store_location import delta_storage_options
 from tests.fault_proxy import Fault, run_fault_proxy
-from tests.s3_server import STORE, STORE_BUCKET, S3Server, find_free_ports
+from tests.processes import find_free_ports
+from tests.s3_server import STORE, STORE_BUCKET, S3Server
 
 ROWS = pa.table({"number": [1, 2, 3]})
 BROKEN = OSError("Generic S3 error - HTTP error: error sending request")
