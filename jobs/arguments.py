@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import NoReturn
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow as pa
 from musicfm_model.checkpoint import CheckpointError
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
 from pipeline.errors import FeatureStoreError, UsageError
+from pipeline.estimate import RunEstimate
 from pipeline.run import RunReport, embed_catalog, preview_catalog
 from pipeline.store_location import StoreLocation
 
@@ -155,8 +157,11 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
     verb = "to look at" if dry_run else "embedded"
     print(
         f"\n{counts.planned} tracks: {counts.embedded} {verb}, {counts.unchanged} unchanged, "
-        f"{counts.failed} failed, {counts.deleted} deleted in {report.seconds:.1f} s"
+        f"{counts.failed} failed, {counts.deleted} deleted in {report.seconds:.1f} s, "
+        f"{report.bytes_written / 1e6:.3f} MB written"
     )
+    if report.estimate is not None:
+        print_estimate(report.estimate)
     for reason, number in sorted(counts.failures_by_reason.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {number:>8}  {reason}")
     if not report.closed:
@@ -179,8 +184,20 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         "run_id": report.run_id,
         "dry_run": dry_run,
         "closed": report.closed,
+        **({"estimate": asdict(report.estimate)} if report.estimate is not None else {}),
     }
     print(json.dumps(line), flush=True)
+
+
+def print_estimate(estimate: RunEstimate) -> None:
+    """Print what a run would come to."""
+    if estimate.audio_s:
+        print(
+            f"about {estimate.audio_s / 3600:.2f} hours of audio, {estimate.bytes_read / 1e6:.1f} MB to read, "
+            f"{estimate.bytes_written / 1e6:.1f} MB to write; on this machine about {estimate.seconds:.0f} s "
+            f"(decoding {estimate.decode_s:.0f} core-seconds, the model {estimate.model_s:.0f} s), from "
+            f"{estimate.num_probed} files tried"
+        )
 
 
 def parse_resolutions(text: str) -> tuple[str, ...]:

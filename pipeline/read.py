@@ -8,60 +8,27 @@ parts and row groups of the tracks asked for.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
+from pipeline.read_parts import FRAME_COLUMNS, LIVE_COLUMNS, FrameParts, keep_live, open_parts, read_tracks_of
 from pipeline.schema import FRAMES, TABLES, TRACKS
 from pipeline.snapshot import find_versions
-from pipeline.storage import Options, join_url
-from pipeline.store_location import StoreLocation, open_arrow_filesystem
+from pipeline.storage import Options
+from pipeline.store_location import StoreLocation
 from pipeline.tables import open_table, read_columns
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
     import polars as pl
-
-LIVE_COLUMNS = ("track_id", "content_hash")
-FRAME_COLUMNS = ("track_id", "content_hash", "num_frames", "frame_rate_hz", "embeddings")
-
-
-@dataclass(frozen=True)
-class FrameParts:
-    """The parts of one resolution in one snapshot, readable without Delta Lake's own reader.
-
-    That reader must not be used in a forked process (its runtime refuses), so this is what workers of a
-    ``DataLoader`` are given.
-
-    Args:
-        location: The store.
-        paths: Parts, relative to ``frames``, sorted.
-        live: track_id and content_hash of the ledger's rows, sorted by track_id.
-    """
-
-    location: StoreLocation
-    paths: tuple[str, ...]
-    live: pa.Table
-
-    def read(self, path: str) -> pa.Table:
-        """Return the live rows of one part, with ``FRAME_COLUMNS``."""
-        frames = _open_parts(self.location, "frames", [path]).to_table(columns=list(FRAME_COLUMNS))
-        # Only the ledger's rows of the part's span: to hash a million ids takes longer than to read a part.
-        span = pc.min_max(frames.column("track_id")).as_py()
-        ids = self.live.column("track_id")
-        first = bisect_left(ids, span["min"], key=pa.StringScalar.as_py)
-        stop = bisect_right(ids, span["max"], key=pa.StringScalar.as_py)
-        return _keep_live(frames, self.live.slice(first, stop - first))
 
 
 class FeatureStore:
@@ -124,6 +91,7 @@ class FeatureStore:
         start_s: float | None = None,
         end_s: float | None = None,
         recipe: str | None = None,
+        as_of: datetime | None = None,
     ) -> pa.Table:
         """Return the features of some tracks, in the order asked for; tracks that are not there are left out.
 
@@ -133,19 +101,26 @@ class FeatureStore:
             start_s: Leave out frames that end at or before this time.
             end_s: Leave out frames that begin at or after this time.
             recipe: Recipe id; may be left out where the snapshot has only one.
+            as_of: Read the snapshot of that time (with its zone) instead, as ``FeatureStore(url, as_of)`` does:
+                what a model that was trained then saw. A vacuum takes such history away.
 
         Returns:
             Table of track_id, content_hash, num_frames, frame_rate_hz, embeddings (num_frames × embed_dim).
 
         Raises:
-            UsageError: No such recipe or resolution, or the recipe has to be named.
+            UsageError: No such recipe or resolution, the recipe has to be named, or no run had closed
+                by ``as_of``.
         """
+        if as_of is not None:
+            then = FeatureStore(self.location.url, as_of, self.location.options)
+            return then.frames(track_ids, resolution, start_s, end_s, recipe)
         recipe = self._choose_recipe(recipe)
         frame_rate_hz = self._read_frame_rate(recipe, resolution)
         track_ids = [str(track_id) for track_id in track_ids]  # they may be Arrow's or NumPy's
-        live = self._read_by_id("tracks", self._list_files("tracks", recipe), track_ids, LIVE_COLUMNS)
         parts = self._list_files("frames", recipe, resolution)
-        found = _keep_live(self._read_by_id("frames", parts, track_ids, FRAME_COLUMNS), live)
+        ledger = self._list_files("tracks", recipe)
+        live = read_tracks_of(self.location, "tracks", ledger, track_ids, LIVE_COLUMNS)
+        found = keep_live(read_tracks_of(self.location, "frames", parts, track_ids, FRAME_COLUMNS), live)
         wanted = pc.index_in(pa.array(track_ids, pa.string()), found.column("track_id")).drop_null()
         return _cut_frames(found.take(wanted), frame_rate_hz, start_s, end_s)
 
@@ -243,54 +218,11 @@ class FeatureStore:
                 files = files.filter(pc.equal(files.column(f"partition.{name}"), value))
         return files
 
-    def _read_by_id(
-        self, table_name: str, files: pa.Table, track_ids: Sequence[str], columns: Sequence[str]
-    ) -> pa.Table:
-        """Read the rows of some tracks: only parts, and row groups, whose span of ids holds one of them."""
-        spans = (files.column(name).to_pylist() for name in ("path", "min.track_id", "max.track_id"))
-        wanted = sorted(set(track_ids))
-        tables = [TABLES[table_name].empty_table().select(list(columns))]
-        for path, low, high in zip(*spans, strict=True):
-            # A file without statistics may hold anything.
-            ids = wanted if low is None else wanted[bisect_left(wanted, low) : bisect_right(wanted, high)]
-            if ids:
-                # A range beside the set: row groups are skipped by their minimum and maximum.
-                own = pc.field("track_id")
-                where = (own >= ids[0]) & (own <= ids[-1]) & own.isin(ids)
-                part = _open_parts(self.location, table_name, [path])
-                tables.append(part.to_table(columns=list(columns), filter=where))
-        return pa.concat_tables(tables)
-
     def _scan_tracks(self, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
         files = self._list_files("tracks")
         recipes = [pc.field("recipe") == recipe for recipe in files.column("partition.recipe").to_pylist()]
-        parts = _open_parts(self.location, "tracks", files.column("path").to_pylist(), recipes)
+        parts = open_parts(self.location, "tracks", files.column("path").to_pylist(), recipes)
         return parts.to_table(columns=columns, filter=where)
-
-
-def _open_parts(
-    location: StoreLocation, table_name: str, paths: Sequence[str], partitions: list[pc.Expression] | None = None
-) -> pyarrow.dataset.Dataset:
-    """Open parts with Arrow alone.
-
-    Not with delta-rs's ``to_pyarrow_dataset``: it takes a column without statistics for one that matches nothing,
-    and its file system in Python now and then aborts the process at its end (apache/arrow issue 34314).
-    """
-    fs, root = open_arrow_filesystem(location.table_url(table_name), location.options)
-    return pyarrow.dataset.FileSystemDataset.from_paths(
-        [join_url(root, path) for path in paths],
-        schema=TABLES[table_name],
-        format=pyarrow.dataset.ParquetFileFormat(),
-        filesystem=fs,
-        partitions=partitions,
-    )
-
-
-def _keep_live(frames: pa.Table, live: pa.Table) -> pa.Table:
-    """Keep the rows whose content the ledger names."""
-    position = pc.index_in(frames.column("track_id"), live.column("track_id"))
-    named = live.column("content_hash").take(position)
-    return frames.filter(pc.fill_null(pc.equal(frames.column("content_hash"), named), False))
 
 
 def _cut_frames(frames: pa.Table, frame_rate_hz: float, start_s: float | None, end_s: float | None) -> pa.Table:

@@ -16,6 +16,7 @@ from pipeline.commit import RunCommitter, RunCounts
 from pipeline.config import Recipe, RunSettings
 from pipeline.dataflow import choose_placement, process_tracks
 from pipeline.errors import FeatureStoreError, RunError, StorageError, UsageError
+from pipeline.estimate import RunEstimate, estimate_run
 from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
 from pipeline.schema import TABLES
 from pipeline.store_location import StoreLocation
@@ -36,6 +37,7 @@ class RunReport:
         seconds: Wall time.
         bytes_written: Bytes of the files that the run added.
         closed: Whether the books closed and the run was published.
+        estimate: After a dry run, what the run would come to.
     """
 
     run_id: str
@@ -45,6 +47,7 @@ class RunReport:
     seconds: float
     bytes_written: int
     closed: bool
+    estimate: RunEstimate | None = None
 
 
 def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
@@ -67,6 +70,7 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     recipes = build_recipes(checkpoint, settings)
     if settings.device is not None:
         choose_placement(settings.device)  # before anything is made: there may be no such device
+    settings.store.check_writable()
     create_tables(settings.store)
     run_id = uuid.uuid4().hex[:12]
     committer = RunCommitter(settings.store, run_id, recipes)
@@ -105,7 +109,7 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
 
 
 def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
-    """Say what ``embed_catalog`` would have to do, without writing anything.
+    """Say what ``embed_catalog`` would have to do, and what it would take, without writing anything.
 
     Args:
         catalog: Rows of ``schema.CATALOG``.
@@ -119,7 +123,8 @@ def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
         musicfm_model.checkpoint.CheckpointError: As ``embed_catalog``.
     """
     start_s = time.monotonic()
-    recipes = build_recipes(load_model(settings), settings)
+    checkpoint = load_model(settings)
+    recipes = build_recipes(checkpoint, settings)
     exists = has_tables(settings.store)
     plan = plan_run(catalog, settings, recipes, exists)
     counts = RunCounts(
@@ -132,7 +137,8 @@ def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     )
     version = open_table(settings.store, "tracks").version() if exists else None
     layers = {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
-    return RunReport("dry-run", counts, layers, version, time.monotonic() - start_s, 0, counts.closes)
+    estimate = estimate_run(plan.to_process, checkpoint, recipes, settings)
+    return RunReport("dry-run", counts, layers, version, time.monotonic() - start_s, 0, counts.closes, estimate)
 
 
 def load_model(settings: RunSettings) -> Checkpoint:

@@ -8,11 +8,13 @@ of a row or a recipe.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +25,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import Reason, StorageError
 from pipeline.schema import TIMESTAMP
+
+logger = logging.getLogger(__name__)
 
 Options = Mapping[str, str]
 
@@ -202,6 +206,52 @@ def write_file(url: str, data: bytes, options: Options | None = None) -> None:
         fs.pipe_file(path, data)
     except Exception as error:
         raise _whole_store_error(url, error) from error
+
+
+def remove_file(url: str, options: Options | None = None) -> None:
+    """Remove one object; nothing happens where there is none.
+
+    Raises:
+        StorageError: It cannot be removed.
+    """
+    fs, path = open_filesystem(url, options)
+    try:
+        fs.rm_file(path)
+    except FileNotFoundError:
+        return
+    except Exception as error:
+        raise _whole_store_error(url, error) from error
+
+
+def honours_exclusive_writes(url: str, options: Options | None = None) -> bool:
+    """Say whether storage refuses to create an object that is there: what commits on it rest on.
+
+    Object stores are asked by a conditional PUT (``If-None-Match: *``), which several servers take for a plain
+    one. Local disks create files exclusively by themselves.
+
+    Args:
+        url: An object to try it on; it is gone afterwards.
+        options: File system options.
+
+    Raises:
+        StorageError: Nothing can be written there.
+    """
+    write_file(url, b"", options)
+    fs, path = open_filesystem(url, options)
+    try:
+        if fs.async_impl:
+            fs.pipe_file(path, b"", mode="create")
+            return False
+    except NotImplementedError:
+        return True  # this driver cannot ask; delta-rs, which can, will say what it finds
+    except Exception as error:
+        # The refusal (412, or 409 where two such requests meet) comes in many guises: anything else would have
+        # stopped the plain write above.
+        logger.debug("an exclusive write was refused at %s: %s", url, type(error).__name__)
+    finally:
+        with suppress(StorageError):  # a credential may write and not delete: an empty object stays
+            remove_file(url, options)
+    return True
 
 
 def _find_local(folder: str) -> dict[str, dict[str, Any]]:

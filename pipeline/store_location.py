@@ -7,12 +7,14 @@ with an S3 client of its own. They take the same options, and the same credentia
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pyarrow.fs
 
-from pipeline.storage import Options, absolute_url, join_url, open_filesystem
+from pipeline.errors import StorageError
+from pipeline.storage import Options, absolute_url, honours_exclusive_writes, join_url, open_filesystem
 
 MAX_ATTEMPTS = 10  # of Arrow, whose own default is 3; delta-rs makes 11, s3fs 25
 
@@ -36,6 +38,19 @@ class StoreLocation:
     def table_url(self, table_name: str) -> str:
         """Return the URL of one table."""
         return join_url(absolute_url(self.url), table_name)
+
+    def check_writable(self) -> None:
+        """See whether parts can be written here, and commits be exclusive, before anything is computed.
+
+        Raises:
+            StorageError: Nothing can be written, or the object store overwrites what it was told not to.
+        """
+        probe = join_url(absolute_url(self.url), f"_probe-{uuid.uuid4().hex}")
+        if not honours_exclusive_writes(probe, self.options):
+            raise StorageError(
+                f"the object store at {self.url} ignores conditional writes (If-None-Match): two writers could "
+                "overwrite each other's commits; use a store that has them, such as Amazon S3, MinIO or SeaweedFS"
+            )
 
 
 def open_arrow_filesystem(url: str, options: Options | None = None) -> tuple[pyarrow.fs.FileSystem, str]:

@@ -32,11 +32,12 @@ STEPS: dict[str, set[str]] = {
     "commit": {"ledger", "writer"},
     "maintain": {"ledger", "writer"},
     "snapshot": set(),
-    "read": {"snapshot"},
+    "read_parts": set(),
+    "read": {"read_parts", "snapshot"},
     "check": {"read"},
     "torch_dataset": {"read"},
 }
-ASSEMBLY = {"dataflow", "run"}
+ASSEMBLY = {"dataflow", "estimate", "run"}
 
 
 def list_imports(path: Path) -> set[str]:

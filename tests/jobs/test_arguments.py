@@ -288,7 +288,7 @@ def test_the_report_lists_failures_and_ends_with_json(call: Call) -> None:
         return 0
 
     lines = call([], report).stdout.splitlines()
-    assert lines[1] == "20 tracks: 10 embedded, 5 unchanged, 5 failed, 2 deleted in 61.2 s"
+    assert lines[1] == "20 tracks: 10 embedded, 5 unchanged, 5 failed, 2 deleted in 61.2 s, 0.004 MB written"
     assert [line.split() for line in lines[2:5]] == [["3", "truncated"], ["1", "silent"], ["1", "too_short"]]
     assert json.loads(lines[5]) == {
         "planned": 20,

@@ -243,6 +243,10 @@ def test_an_open_snapshot_stays_as_it_is(tmp_path: Path) -> None:
         assert_same(read_all(FeatureStore(known.location.url, store.version)), features)
         at_that_time = FeatureStore(known.location.url, moment)
         assert at_that_time.version == store.version
+        assert_same(
+            as_matrices(snapshots[-1][0].frames(sorted(FIRST), "16hz", as_of=moment)),
+            [item for item in features if item[0] in FIRST],
+        )
         assert_same(read_all(at_that_time), features)
     assert FeatureStore(known.location.url, 0).tracks().num_rows == 0
 

@@ -1,7 +1,9 @@
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import Reason, StorageError
+from pipeline.storage import honours_exclusive_writes
+from pipeline.store_location import StoreLocation
+from tests.s3_server import STORE, STORE_BUCKET, S3Server
 
 ODD_NAMES = [
     "a[1].mp3",
@@ -206,3 +211,37 @@ def test_absolute_url_and_join_url(monkeypatch: pytest.MonkeyPatch) -> None:
     assert storage.absolute_url("~/music") == "/home/someone/music"
     assert storage.join_url("s3://bucket/", "a", "b") == "s3://bucket/a/b"
     assert storage.join_url("s3://bucket") == "s3://bucket"
+
+
+def test_a_disk_honours_exclusive_writes_and_keeps_no_trace_of_the_question(tmp_path: Path) -> None:
+    assert honours_exclusive_writes(str(tmp_path / "store" / "probe"))
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_an_s3_server_that_honours_exclusive_writes_is_told_from_one_that_does_not(s3_server: S3Server) -> None:
+    url = f"s3://{STORE_BUCKET}/probe"
+    assert honours_exclusive_writes(url, s3_server.options(STORE))
+    assert not s3_server.open().exists(url)
+    with ThreadingHTTPServer(("127.0.0.1", 0), CarelessServer) as careless:
+        threading.Thread(target=careless.serve_forever, daemon=True).start()
+        careless_url = f"http://127.0.0.1:{careless.server_address[1]}"
+        assert not honours_exclusive_writes(url, s3_server.options(STORE, careless_url))
+        with pytest.raises(StorageError, match="ignores conditional writes"):
+            StoreLocation(f"s3://{STORE_BUCKET}/x", s3_server.options(STORE, careless_url)).check_writable()
+        careless.shutdown()
+
+
+class CarelessServer(BaseHTTPRequestHandler):
+    """An object store that takes whatever it is sent, whatever the condition."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("ETag", '"d41d8cd98f00b204e9800998ecf8427e"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_PUT = do_DELETE = do_HEAD = do_POST = answer  # noqa: N815 - the library's names
+
+    def log_message(self, *args: Any) -> None:
+        pass
