@@ -24,14 +24,15 @@ demo: setup ## embed a dozen real clips with an untrained model, then query the 
 test: setup ## run the tests (about four minutes on two cores)
 	$(BIN)/python -m pytest
 
-test-slow: setup ## runs broken at random moments, and the whole job against a real S3 server with faults (minutes)
+test-slow: setup ## a thousand tracks refreshed, a full disk, and the whole job against a real S3 server with faults (minutes)
 	$(BIN)/python -m pytest -m slow
 
 torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)
-	TORTURE_KILLS=20 $(BIN)/python -m pytest -m slow tests/integration/test_torture.py
+	TORTURE_KILLS=20 $(BIN)/python -m pytest -s tests/integration/test_torture.py
 
-bench: setup ## how planning, opening and committing grow with the ledger
-	$(BIN)/python benchmarks/ledger.py
+bench: setup ## how planning, opening, committing and point reads grow with the store
+	$(BIN)/python -m benchmarks.ledger
+	$(BIN)/python -m benchmarks.point_read
 
 check: setup ## lint, format check, strict types
 	$(BIN)/ruff check .

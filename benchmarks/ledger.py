@@ -1,6 +1,6 @@
 """How planning, opening and committing grow with the ledger: 10 k, 100 k and 1 M tracks, nothing to do.
 
-    .venv/bin/python benchmarks/ledger.py [--sizes 10000,100000,1000000]
+    .venv/bin/python -m benchmarks.ledger [--sizes 10000,100000,1000000]
 
 The ledger is synthetic: real columns, global vectors of 8 dimensions (planning never reads them). Each size runs
 in a process of its own, so that its peak memory is its own.
@@ -52,7 +52,7 @@ def main() -> None:
     print(f"{'tracks':>10} {'plan s':>8} {'open s':>8} {'commit s':>9} {'peak GiB':>9}")
     rows = []
     for size in flags.sizes.split(","):
-        command = [sys.executable, __file__, "--one", size]
+        command = [sys.executable, "-m", "benchmarks.ledger", "--one", size]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         row = json.loads(done.stdout.splitlines()[-1])
         rows.append(row)

@@ -26,7 +26,7 @@ from pipeline.tables import open_table, read_columns, vacuum_table
 from pipeline.writer import StoreWriter
 
 TARGET_PART_BYTES = 128 * 2**20
-SMALL_PART_BYTES = TARGET_PART_BYTES // 4
+TARGET_LEDGER_BYTES = 16 * 2**20  # a change to one track rewrites its part of the ledger: half a track's features
 DEFAULT_DEAD_SHARE = 0.2
 
 
@@ -125,7 +125,7 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -
     for recipe, resolution in _list_partitions(writer.frames):
         live = _read_live_keys(writer.tracks, recipe)
         states = _inspect_parts(writer.store, writer.frames, recipe, resolution, live)
-        for group in _group_parts(states, dead_share):
+        for group in _group_parts(states, dead_share, TARGET_PART_BYTES):
             actions += _rewrite_group(writer, group, recipe, resolution, live)
     num_replaced = sum(isinstance(action, RemoveAction) for action in actions)
     if actions:
@@ -269,16 +269,16 @@ def _join_keys(rows: pa.Table) -> pa.Array:
     return keys.combine_chunks()
 
 
-def _group_parts(states: Sequence[_PartState], dead_share: float) -> list[list[_PartState]]:
+def _group_parts(states: Sequence[_PartState], dead_share: float, target_bytes: int) -> list[list[_PartState]]:
     """List runs of neighbouring parts that become one; a part that is fine as it is stays out of it."""
     groups: list[list[_PartState]] = []
     group: list[_PartState] = []
     size_bytes = 0
     for state in states:
         own_bytes = int(state.file["size_bytes"])
-        if own_bytes >= SMALL_PART_BYTES and state.dead_share <= dead_share:
+        if own_bytes >= target_bytes // 4 and state.dead_share <= dead_share:
             continue
-        if group and size_bytes + own_bytes > TARGET_PART_BYTES:
+        if group and size_bytes + own_bytes > target_bytes:
             groups.append(group)
             group, size_bytes = [], 0
         group.append(state)
@@ -312,7 +312,7 @@ def _compact_ledger(writer: StoreWriter) -> Actions:
     files = sorted(list_table_files(writer.tracks, "tracks"), key=lambda file: str(file["min.track_id"]))
     for recipe in sorted({file["partition.recipe"] for file in files}):
         states = [_PartState(file, 1, 1) for file in files if file["partition.recipe"] == recipe]
-        for group in _group_parts(states, DEFAULT_DEAD_SHARE):
+        for group in _group_parts(states, DEFAULT_DEAD_SHARE, TARGET_LEDGER_BYTES):
             rows = pa.concat_tables([read_rows("tracks", writer.store, state.file) for state in group])
             rows = rows.sort_by("track_id")
             part = write_part(rows, "tracks", url, {"recipe": recipe}, writer.run_id, writer.store.options)

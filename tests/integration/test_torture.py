@@ -1,6 +1,6 @@
 """Breaking a run at random moments: in the end the tables are those of an undisturbed one.
 
-``make test-slow`` takes a few moments for all, ``make torture`` does it at length. The moments are drawn anew each
+``make test`` takes one moment for all, ``make torture`` does it at length. The moments are drawn anew each
 time, and the seed is printed where a test fails.
 """
 
@@ -30,7 +30,7 @@ from pipeline.store_location import StoreLocation
 from tests.corpus import encode_clip, load_music
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_KILLS = int(os.environ.get("TORTURE_KILLS", "2"))
+NUM_KILLS = int(os.environ.get("TORTURE_KILLS", "1"))
 NUM_TRACKS = 24
 
 
@@ -170,7 +170,7 @@ def undisturbed(
         yield store, cluster, time.monotonic() - start_s
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.timeout(3600)
 def test_killed_drivers_leave_what_an_undisturbed_run_leaves(
     audio: Path, tiny_checkpoint: Path, tmp_path: Path, undisturbed: tuple[Path, Cluster, float]
@@ -195,7 +195,7 @@ def test_killed_drivers_leave_what_an_undisturbed_run_leaves(
     assert watcher.num_polls > 0
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.timeout(3600)
 def test_killed_nodes_and_actors_leave_what_an_undisturbed_run_leaves(
     audio: Path, tiny_checkpoint: Path, tmp_path: Path, undisturbed: tuple[Path, Cluster, float]
