@@ -14,6 +14,7 @@ from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.checkpoint_files import MEAN_KEY, PUBLISHED, STD_KEY, read_stats
 from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, ModelConfig, check_sizes
 from musicfm_model.conformer import Conformer
+from musicfm_model.folded_frontend import FoldedFrontend, fold_checkpoint
 from musicfm_model.frontend import ConvFrontend
 from musicfm_model.log_mel import LogMel
 from musicfm_model.precision import compute_dtype, float32_arithmetic
@@ -138,6 +139,31 @@ class MusicFM25Hz(nn.Module):
             ValueError: An unknown name, or ``flash`` where it cannot work.
         """
         return cls(model_path=checkpoint, attention=attention, precision=precision).eval()
+
+    @classmethod
+    def for_inference(
+        cls, checkpoint: Checkpoint, device: str = "cpu", attention: str = "sdpa", precision: str = "float32"
+    ) -> Self:
+        """Build the model of a loaded checkpoint as it computes fastest: the same function in fewer operations.
+
+        Batch norms are folded into their convolutions, which run channels last, and on a processor by Winograd's
+        algorithm. The model can neither be trained nor saved, and its front end no longer carries the published
+        names.
+
+        Args:
+            checkpoint: From ``load_checkpoint``.
+            device: Torch device.
+            attention: Back end ``sdpa``, ``eager`` or ``flash``.
+            precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            ValueError: An unknown name, or ``flash`` where it cannot work.
+        """
+        model = cls.from_checkpoint(checkpoint, attention, precision)
+        dtype = compute_dtype(precision)
+        winograd = torch.device(device).type == "cpu" and dtype == torch.float32
+        model.conv = fold_checkpoint(checkpoint, winograd).to(dtype)
+        return model.to(device)
 
     @property
     def num_layers(self) -> int:
@@ -270,7 +296,7 @@ class MusicFM25Hz(nn.Module):
                 QUANTIZER_SEED + index,
             )
             self.add_module(f"quantizer_{FEATURE}_{index}", quantizer)
-        self.conv = ConvFrontend(config.conv_dim, config.embed_dim, config.n_mels)
+        self.conv: ConvFrontend | FoldedFrontend = ConvFrontend(config.conv_dim, config.embed_dim, config.n_mels)
         self.conformer = Conformer(config, attention)
         self.linear = nn.Linear(config.embed_dim, config.codebook_size)
         # Never read here: the published model keeps it for sequence classification.

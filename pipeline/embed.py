@@ -79,9 +79,7 @@ class Embedder:
     def __init__(self, checkpoint: Checkpoint, settings: EmbedderSettings) -> None:
         self.settings = settings
         self.device = torch.device(settings.device)
-        self.model = MusicFM25Hz.from_checkpoint(
-            checkpoint, attention=settings.attention, precision=settings.precision
-        ).to(self.device)
+        self.model = MusicFM25Hz.for_inference(checkpoint, settings.device, settings.attention, settings.precision)
         self.embed_dim = self.model.embed_dim
 
     def embed_rows(self, decoded: pa.Table) -> Iterator[pa.Table]:

@@ -1,0 +1,96 @@
+"""The front end for inference: the same function, with fewer operations and a layout that suits convolutions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from musicfm_model.checkpoint import Checkpoint
+from musicfm_model.frontend import ConvFrontend, ResidualBlock
+from musicfm_model.winograd import WinogradConv
+
+MIN_WINOGRAD_CHANNELS = 64  # with fewer, transforms cost more than the multiplications that they spare
+
+
+class FoldedBlock(nn.Module):
+    """A residual block in evaluation: batch norms folded, the two convolutions of its input as one.
+
+    Args:
+        block: The block.
+        winograd: Whether to compute the second convolution by ``WinogradConv``.
+    """
+
+    entry_weight: Tensor
+    entry_bias: Tensor
+    exit_weight: Tensor
+    exit_bias: Tensor
+
+    def __init__(self, block: ResidualBlock, winograd: bool) -> None:
+        super().__init__()
+        main, side = fold_norm(block.conv1, block.bn1), fold_norm(block.conv3, block.bn3)
+        entry = torch.cat([main[0], side[0]]).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("entry_weight", entry)
+        self.register_buffer("entry_bias", torch.cat([main[1], side[1]]))
+        weight, bias = fold_norm(block.conv2, block.bn2)
+        self.winograd = WinogradConv(weight, bias) if winograd and len(weight) >= MIN_WINOGRAD_CHANNELS else None
+        if self.winograd is None:
+            self.register_buffer("exit_weight", weight.contiguous(memory_format=torch.channels_last))
+            self.register_buffer("exit_bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)), both channels last."""
+        main, side = F.conv2d(x, self.entry_weight, self.entry_bias, stride=2, padding=1).chunk(2, dim=1)
+        if self.winograd is not None:
+            out: Tensor = self.winograd(main.permute(0, 2, 3, 1), side.permute(0, 2, 3, 1))
+            return out.permute(0, 3, 1, 2)
+        return F.relu_(F.conv2d(F.relu(main), self.exit_weight, self.exit_bias, padding=1).add_(side))
+
+
+class FoldedFrontend(nn.Module):
+    """``ConvFrontend`` in evaluation, for inference alone: it can neither be trained nor saved.
+
+    Args:
+        frontend: The front end, in float32; it shares its projection.
+        winograd: Whether to compute 3 x 3 convolutions of stride 1 by ``WinogradConv``: several times as fast on a
+            processor, and slower than its libraries on a GPU.
+    """
+
+    def __init__(self, frontend: ConvFrontend, winograd: bool) -> None:
+        super().__init__()
+        blocks = [block for block in frontend.conv if isinstance(block, ResidualBlock)]
+        self.conv = nn.Sequential(*(FoldedBlock(block, winograd) for block in blocks))
+        self.linear = frontend.linear
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Return what ``ConvFrontend`` returns: (B, n_mels, T) to (B, ceil(T / 4), embed_dim)."""
+        x = self.conv(mel.unsqueeze(1).contiguous(memory_format=torch.channels_last))
+        embeddings: Tensor = self.linear(x.permute(0, 3, 1, 2).flatten(2))
+        return embeddings
+
+
+def fold_checkpoint(checkpoint: Checkpoint, winograd: bool) -> FoldedFrontend:
+    """Fold a checkpoint's front end in its own float32: to be rounded to a lower precision only afterwards.
+
+    Args:
+        checkpoint: From ``load_checkpoint``.
+        winograd: As ``FoldedFrontend`` takes it.
+    """
+    config = checkpoint.config
+    with torch.device("meta"):
+        frontend = ConvFrontend(config.conv_dim, config.embed_dim, config.n_mels).eval()
+    prefix = "conv."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint.state_dict.items() if k.startswith(prefix)}
+    frontend.load_state_dict(state, assign=True)
+    return FoldedFrontend(frontend, winograd)
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the one convolution that does what these two do in evaluation."""
+    assert conv.bias is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    weight = conv.weight.double() * scale[:, None, None, None]
+    bias = (conv.bias.double() - norm.running_mean.double()) * scale + norm.bias.double()
+    return weight.to(conv.weight.dtype).detach(), bias.to(conv.weight.dtype).detach()
