@@ -70,8 +70,8 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     recipes = build_recipes(checkpoint, settings)
     if settings.device is not None:
         choose_placement(settings.device)  # before anything is made: there may be no such device
+    create_tables(settings.store)  # says so where there is no bucket; some servers make one for whoever writes
     settings.store.check_writable()
-    create_tables(settings.store)
     run_id = uuid.uuid4().hex[:12]
     committer = RunCommitter(settings.store, run_id, recipes)
     committer.record_recipes(settings.checkpoint)
