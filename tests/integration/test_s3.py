@@ -1,7 +1,12 @@
 """The main job on real object storage: two credentials, a network that fails, a store that refuses."""
 
 import os
+import random
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +15,16 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from jobs import check_store, embed_catalog
+from jobs import check_store, embed_catalog, maintain_store
 from pipeline.config import DEFAULT_RESOLUTIONS
+from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
 from pipeline.read import FeatureStore
 from pipeline.store_location import StoreLocation, delta_storage_options
+from pipeline.tables import open_table
+from pipeline.writer import StoreWriter
 from tests.corpus import encode_clip, load_music
 from tests.fault_proxy import Fault, run_fault_proxy
-from tests.processes import Run, run_command
+from tests.processes import ROOT, Run, run_command
 from tests.s3_server import (
     ADMIN,
     AUDIO,
@@ -151,6 +159,60 @@ def test_a_run_over_a_network_that_fails_ends_as_if_it_had_not(
     assert audio_proxy.count_faults().total() > len(ENDINGS)
     assert set(store_proxy.count_faults()) == set(Fault)
     assert read_features(StoreLocation(url, s3_server.options(STORE))) == read_features(undisturbed[0])
+
+
+def test_a_run_that_is_killed_again_and_again_over_such_a_network_ends_as_if_it_had_not(
+    undisturbed: tuple[StoreLocation, Run], s3_server: S3Server, audio: str, model: list[str], tmp_path: Path
+) -> None:
+    first_s = undisturbed[1].report["seconds"]
+    url = f"s3://{STORE_BUCKET}/killed"
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    with run_fault_proxy(s3_server.url, tmp_path / "store.log", rate=0.1, seed=seed % 1000) as proxy:
+        arguments = ["--audio", audio, "--store", url, *model, "--commit-interval-s", "0.2"]
+        arguments += as_flags("--audio-option", s3_server.options(AUDIO))
+        arguments += as_flags("--storage-option", s3_server.options(STORE, proxy.url))
+        for _ in range(3):
+            command = [sys.executable, "jobs/embed_catalog.py", *arguments]
+            job = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            # Ray and torch take their time to start: what is to be broken comes after that.
+            time.sleep(10 + moments.uniform(0, 1.5 * first_s))
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+        run = run_job(arguments, {})
+    assert run.exit_code == 0, run.stderr
+    assert run.report["embedded"] + run.report["unchanged"] == len(ENDINGS)
+    store = StoreLocation(url, s3_server.options(STORE))
+    assert read_features(store) == read_features(undisturbed[0])
+
+
+def test_a_store_on_s3_is_refreshed_maintained_and_taken_down_like_any(s3_server: S3Server) -> None:
+    store = StoreLocation(f"s3://{STORE_BUCKET}/kept", s3_server.options(STORE))
+    known = KnownStore(store)
+    contents = {f"t{number:03d}": f"content {number}" for number in range(40)}
+    known.run(contents, tracks_per_part=10)
+    parts = set(open_table(store, "frames").file_uris())
+    del contents["t030"]
+    known.run({**contents, "t007": "changed", "t100": "new"}, prune=True)
+    assert parts < set(open_table(store, "frames").file_uris())
+    options = as_flags("--storage-option", s3_server.options(STORE))
+    assert maintain_store.main(["--store", store.url, "--vacuum", "0", "--dead-share", "0", *options]) == 0
+    assert not find_stored_ids(store, ["t030"])
+    snapshot = FeatureStore(store.url, options=store.options)
+    for (_, resolution), expected in known.features.items():
+        if resolution != "global":
+            found = {row["track_id"]: row["embeddings"] for row in snapshot.to_arrow(resolution).to_pylist()}
+            assert found.keys() == expected.keys()
+            for track_id, matrix in expected.items():
+                np.testing.assert_array_equal(np.array(found[track_id], np.float32), matrix)
+    writer = StoreWriter(store, "take-down")
+    assert delete_tracks(writer, ["t001"]) == 1
+    vacuum_store(writer, 0)
+    assert not find_stored_ids(store, ["t001"])
+    assert check_store.main(["--store", store.url, "--deep", *options]) == 0
 
 
 WRONG_SECRET = "5kT-wrong-secret-Xe4Np8"
