@@ -1,6 +1,7 @@
 """Every Python block of the README runs as it stands, in a fresh process, on the demo's store."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,14 +10,24 @@ from pathlib import Path
 import pytest
 
 from jobs import (
+    build_index,
     check_store,
     convert_checkpoint,
     delete_tracks,
     embed_catalog,
     embed_fma,
     embed_msd,
+    evaluate_retrieval,
     maintain_store,
+    neighbors,
+    search,
+    serve,
 )
+
+COMMANDS = [
+    *(build_index, check_store, convert_checkpoint, delete_tracks, embed_catalog, embed_fma, embed_msd),
+    *(evaluate_retrieval, maintain_store, neighbors, search, serve),
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -56,7 +67,7 @@ def test_snippet_runs_and_prints(index: int, demo_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [check_store, convert_checkpoint, delete_tracks, embed_catalog, embed_fma, embed_msd, maintain_store],
+    COMMANDS,
     ids=lambda m: m.__name__,
 )
 def test_every_command_of_the_table_exists_and_explains_itself(command: object, capsys: object) -> None:
@@ -75,3 +86,20 @@ def test_every_file_of_the_tree_is_listed() -> None:
                 assert re.search(rf"\b{path.name}\b", tree), (
                     f"{package}/{path.name} has no line in the README's tree"
                 )
+
+
+@pytest.mark.ray
+def test_the_searching_commands_work_as_they_stand(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = README.split("## Searching")[1].split("## ")[0]
+    section = section.replace("\\\n", " ")
+    lines = re.findall(r"^    (\.venv/bin/python jobs/.*)$", section, re.MULTILINE)
+    modules = {module.__name__.removeprefix("jobs."): module for module in COMMANDS}
+    monkeypatch.chdir(demo_folder)
+    ran = []
+    for line in lines:
+        _, script, *arguments = shlex.split(line, comments=True)
+        name = Path(script).stem
+        if name != "serve":  # that one goes on until it is ended; it has tests of its own
+            assert modules[name].main(arguments) == 0, line
+            ran.append(name)
+    assert ran == ["build_index", "build_index", "search", "search"]

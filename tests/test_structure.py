@@ -37,7 +37,18 @@ STEPS: dict[str, set[str]] = {
     "check": {"read"},
     "torch_dataset": {"read"},
 }
-ASSEMBLY = {"dataflow", "estimate", "run"}
+# What answers questions once the store exists, from the bottom up: a file imports those before it, what reads the
+# store, and the steps that turn a file's bytes into vectors.
+SEARCH = (
+    *("filters", "similarity", "align", "ground_truth", "evaluate", "query"),
+    *("index_codes", "index_files", "index_manifest", "index_source", "index_segments", "index_draft", "index"),
+    *("index_quality", "index_follow", "index_build", "neighbors", "near_duplicates", "search"),
+    *("service_catalog", "service_guard", "service_audio", "service_models", "service_uploads", "service_state"),
+    "service",
+)
+SEARCH_USES = {"read", "read_parts", "audio", "embed"}
+ASSEMBLY = {"dataflow", "estimate", "run", "index_dataflow", "serve"}
+KNOW_RAY = {"dataflow", "index_dataflow", "serve"}
 
 
 def list_imports(path: Path) -> set[str]:
@@ -62,13 +73,24 @@ def own_imports(path: Path) -> set[str]:
 
 
 def test_every_file_of_the_pipeline_has_its_place() -> None:
-    known = BASE | set(STEPS) | ASSEMBLY | {"__init__"}
+    known = BASE | set(STEPS) | set(SEARCH) | ASSEMBLY | {"__init__"}
     assert {path.stem for path in list_files("pipeline")} == known
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_imports_the_base_and_no_other_step(step: str) -> None:
     assert own_imports(ROOT / "pipeline" / f"{step}.py") <= BASE | STEPS[step]
+
+
+@pytest.mark.parametrize("module", SEARCH)
+def test_search_is_built_in_layers(module: str) -> None:
+    below = set(SEARCH[: SEARCH.index(module)])
+    assert own_imports(ROOT / "pipeline" / f"{module}.py") <= BASE | SEARCH_USES | below
+
+
+@pytest.mark.parametrize("step", [*STEPS, "dataflow", "estimate", "run"])
+def test_nothing_on_the_way_to_the_store_knows_of_search(step: str) -> None:
+    assert not own_imports(ROOT / "pipeline" / f"{step}.py") & {*SEARCH, "index_dataflow", "serve"}
 
 
 @pytest.mark.parametrize("module", sorted(BASE))
@@ -83,9 +105,9 @@ def test_the_model_knows_nothing_of_the_pipeline(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", list_files("pipeline"), ids=lambda path: path.stem)
-def test_ray_appears_in_the_dataflow_alone(path: Path) -> None:
+def test_ray_appears_where_steps_are_assembled_alone(path: Path) -> None:
     imports_ray = "ray" in {name.split(".")[0] for name in list_imports(path)}
-    assert imports_ray == (path.stem == "dataflow")
+    assert imports_ray == (path.stem in KNOW_RAY)
 
 
 @pytest.mark.parametrize("path", list_files("pipeline"), ids=lambda path: path.stem)

@@ -1,0 +1,115 @@
+"""Make the similarity index of a store, or bring the one that is there up to date with the published snapshot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
+from pipeline.config import RESOLUTIONS
+from pipeline.errors import FeatureStoreError, UsageError
+from pipeline.index_build import build_index
+from pipeline.index_draft import IndexSettings
+from pipeline.index_files import DEFAULT_CACHE
+from pipeline.index_manifest import IndexManifest
+from pipeline.store_location import StoreLocation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0 when done, 1 when nothing could be published, 2 for a mistake in the call."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--store", required=True, metavar="URL", help="feature store")
+    parser.add_argument(
+        "--resolution", choices=tuple(RESOLUTIONS), default="global", help="global: tracks; 0.5hz: moments"
+    )
+    parser.add_argument("--recipe", metavar="ID", help="which recipe, where the store has several")
+    parser.add_argument("--kind", choices=("exact", "ivf"), help="by default what the size asks for")
+    parser.add_argument(
+        "--target-recall", type=_share, default=0.95, metavar="R", help="recall@10 that an ivf search is tuned to"
+    )
+    parser.add_argument(
+        "--min-recall", type=_share, metavar="R", help="publish nothing that measures a lower recall@10"
+    )
+    parser.add_argument("--rebuild", action="store_true", help="start anew even where a follow-up would do")
+    parser.add_argument("--ray", action="store_true", help="spread the work over a Ray cluster")
+    parser.add_argument(
+        "--cache", default=DEFAULT_CACHE, metavar="DIR", help="copies of what lies in object storage"
+    )
+    add_storage_option(parser, "--storage-option", "the store")
+    flags = parser.parse_args(arguments)
+    settings = IndexSettings(
+        resolution=flags.resolution,
+        recipe=flags.recipe,
+        kind=flags.kind,
+        target_recall=flags.target_recall,
+        min_recall=flags.min_recall,
+        rebuild=flags.rebuild,
+        cache=flags.cache,
+    )
+    store = StoreLocation(flags.store, dict(flags.storage_option))
+    start_s = time.monotonic()
+    try:
+        if flags.ray:
+            from pipeline.index_dataflow import map_over_ray  # Ray takes seconds to import, and few builds need it
+
+            manifest = build_index(store, settings, map_over_ray)
+        else:
+            manifest = build_index(store, settings)
+    except UsageError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except FeatureStoreError as error:
+        print(f"{parser.prog}: nothing was published: {error}", file=sys.stderr)
+        return EXIT_OPEN_BOOKS
+    print_report(manifest, time.monotonic() - start_s)
+    return 0
+
+
+def print_report(manifest: IndexManifest, seconds: float) -> None:
+    """Print what was made for people, then one line of JSON for programs."""
+    quality, sizes = manifest.quality, manifest.sizes
+    print(
+        f"version {manifest.version} of snapshot {manifest.store_version}: {manifest.num_vectors} vectors of "
+        f"{manifest.num_tracks} tracks, kind {manifest.kind}, in {seconds:.1f} s"
+    )
+    print(
+        f"  recall@10 {quality['recall_at_10']:.3f} on {quality['num_queries']} held-out queries, "
+        f"{quality.get('median_ms', 0):.2f} ms median, {quality.get('p95_ms', 0):.2f} ms p95, one thread"
+    )
+    print(
+        f"  {sizes['memory_bytes'] / 2**20:.1f} MiB in memory, {sizes['mapped_bytes'] / 2**20:.1f} MiB "
+        f"of rows mapped, {sizes['disk_bytes'] / 2**20:.1f} MiB on disk"
+    )
+    line = {
+        "recipe": manifest.recipe,
+        "resolution": manifest.resolution,
+        "kind": manifest.kind,
+        "version": manifest.version,
+        "store_version": manifest.store_version,
+        "num_tracks": manifest.num_tracks,
+        "num_vectors": manifest.num_vectors,
+        "parameters": manifest.parameters,
+        "quality": quality,
+        "sizes": sizes,
+        "seconds": round(seconds, 3),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number over 0 and up to 1, found {text}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

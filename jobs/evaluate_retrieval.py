@@ -1,0 +1,171 @@
+"""Score a store's index against what is known to be similar: recall@k, MAP, nDCG."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
+from pipeline.errors import FeatureStoreError, UsageError
+from pipeline.evaluate import RetrievalReport, evaluate_rankings
+from pipeline.ground_truth import (
+    GroundTruth,
+    leave_out_same_artist,
+    read_cliques,
+    read_lastfm_database,
+    read_lastfm_folder,
+    read_pairs,
+    read_tags,
+)
+from pipeline.index import VectorIndex
+from pipeline.neighbors import find_neighbors
+from pipeline.storage import Options
+from pipeline.store_location import StoreLocation
+
+LOADERS: dict[str, Callable[[str, Options], GroundTruth]] = {
+    "pairs": read_pairs,
+    "lastfm": read_lastfm_folder,
+    "lastfm-db": lambda path, _: read_lastfm_database(path),
+    "cliques": read_cliques,
+    "tags": read_tags,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0 when done, 1 when it broke off, 2 for a mistake in the call."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    parser = build_parser()
+    flags = parser.parse_args(arguments)
+    start_s = time.monotonic()
+    try:
+        index = VectorIndex.open(
+            StoreLocation(flags.store, dict(flags.storage_option)), "global", flags.recipe, flags.cache
+        )
+        truth = LOADERS[flags.format](flags.truth, dict(flags.truth_option))
+        artist_filter = flags.format == "tags" if flags.artist_filter is None else flags.artist_filter
+        report = evaluate_index(index, truth, artist_filter, flags.k, flags.depth, flags.max_queries)
+    except UsageError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except FeatureStoreError as error:
+        print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
+        return EXIT_OPEN_BOOKS
+    print_report(report)
+    line = {
+        **asdict(report),
+        "artist_filter": artist_filter,
+        "truth": flags.truth,
+        "recipe": index.manifest.recipe,
+        "store_version": index.manifest.store_version,
+        "seconds": round(time.monotonic() - start_s, 3),
+    }
+    print(json.dumps(line), flush=True)
+    return 0
+
+
+def build_parser() -> OneLineParser:
+    """Build the command's parser."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "--store", required=True, metavar="URL", help="feature store with an index of global vectors"
+    )
+    parser.add_argument("--recipe", metavar="ID", help="where the store has indexes of several recipes")
+    parser.add_argument(
+        "--truth", required=True, metavar="URL", help="file or folder of what is known to be similar"
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(LOADERS),
+        default="pairs",
+        help="pairs: CSV or Parquet of query_id, relevant_id[, grade]; lastfm: folder of the Last.fm data set's "
+        "JSON files; lastfm-db: its lastfm_similars.db; cliques: a SecondHandSongs list; tags: CSV or Parquet "
+        "of track_id, tag[, artist], or a folder of those JSON files",
+    )
+    parser.add_argument(
+        "--artist-filter",
+        action=argparse.BooleanOptionalAction,
+        help="a track of the query's own artist is neither relevant nor ranked; by default for tags",
+    )
+    parser.add_argument("-k", type=_parse_counts, default="1,10,100", metavar="N,…", help="ranks to score at")
+    parser.add_argument("--depth", type=int, default=1000, metavar="N", help="ranks that MAP looks at")
+    parser.add_argument("--max-queries", type=int, metavar="N", help="draw so many; by default all are scored")
+    parser.add_argument("--cache", metavar="DIR", help="copies of an index that lies in object storage")
+    add_storage_option(parser, "--storage-option", "the store")
+    add_storage_option(parser, "--truth-option", "--truth")
+    return parser
+
+
+def evaluate_index(
+    index: VectorIndex,
+    truth: GroundTruth,
+    artist_filter: bool,
+    k_values: Sequence[int],
+    depth: int,
+    max_queries: int | None,
+) -> RetrievalReport:
+    """Score the rankings of an index of global vectors.
+
+    Raises:
+        UsageError: No query can be evaluated, or the artist filter has no artists to go by.
+    """
+    track_ids = index.tracks.column("track_id").to_pylist()
+    has_vector = index.tracks.column("num_vectors").to_numpy() > 0
+    position_of = {track_id: position for position, track_id in enumerate(track_ids) if has_vector[position]}
+    groups = None
+    if artist_filter:
+        artists = {**truth.artists, **_read_artists(index)}
+        groups = _number_artists([artists.get(track_id) for track_id in track_ids])
+        if (groups < 0).all():
+            raise UsageError(
+                "the artist filter needs artists, and neither catalog nor ground truth has any; give "
+                "--no-artist-filter"
+            )
+        truth = leave_out_same_artist(truth, artists)
+    depth = max(1, min(max(depth, *k_values), len(position_of) - 1))
+
+    def rank_tracks(query_ids: Sequence[str]) -> list[list[str]]:
+        positions = np.array([position_of[query_id] for query_id in query_ids], np.int64)
+        _, found = find_neighbors(index, positions, depth, groups)
+        return [[track_ids[position] for position in row if position >= 0] for row in found]
+
+    return evaluate_rankings(truth, list(position_of), rank_tracks, k_values, depth, max_queries)
+
+
+def print_report(report: RetrievalReport) -> None:
+    """Print the figures for people."""
+    print(
+        f"{report.num_queries} queries with {report.num_relevant:.1f} relevant tracks on average; left out: "
+        f"{report.num_absent} not in the catalog, {report.num_without_relevant} with nothing relevant in it, "
+        f"{report.num_not_drawn} not drawn"
+    )
+    for k in report.recall:
+        print(f"  recall@{k:<5} {report.recall[k]:.4f}   nDCG@{k:<5} {report.ndcg[k]:.4f}")
+    print(f"  MAP over {report.depth} ranks {report.mean_average_precision:.4f}")
+
+
+def _read_artists(index: VectorIndex) -> dict[str, str]:
+    columns = (index.tracks.column(name).to_pylist() for name in ("track_id", "artist"))
+    return {track_id: artist for track_id, artist in zip(*columns, strict=True) if artist}
+
+
+def _number_artists(artists: Sequence[str | None]) -> np.ndarray:
+    numbers: dict[str, int] = {}
+    return np.array([-1 if not name else numbers.setdefault(name, len(numbers)) for name in artists], np.int64)
+
+
+def _parse_counts(text: str) -> tuple[int, ...]:
+    counts = tuple(int(item) for item in text.split(",") if item.strip().isdecimal())
+    if not counts or min(counts) < 1 or len(counts) != len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"expected numbers such as 1,10,100; found {text!r}")
+    return counts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
