@@ -6,13 +6,16 @@ import json
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 
 from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, run_or_explain
-from pipeline.errors import UsageError
+from pipeline.errors import StorageError, UsageError
 from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
-from pipeline.storage import read_file
+from pipeline.storage import list_files, read_file
 from pipeline.store_location import StoreLocation
 from pipeline.writer import StoreWriter
+
+DERIVED = ("indexes", "neighbors")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +65,24 @@ def take_down(store: StoreLocation, track_ids: Sequence[str], vacuum: bool) -> d
     if left and not vacuum:
         print("those files belong to older versions; --vacuum removes them")
     line["files_with_rows"] = len(left)
+    derived = list_derived(store)
+    line["derived"] = derived
+    if derived:
+        print(
+            f"what was made from the store still knows these tracks ({', '.join(derived)}): make it again with "
+            "jobs/build_index.py --rebuild for each resolution, and jobs/neighbors.py"
+        )
     return line
+
+
+def list_derived(store: StoreLocation) -> list[str]:
+    """List what lies beside the tables and was made from them: indexes, neighbours."""
+    found = []
+    for name in DERIVED:
+        with suppress(StorageError):  # there is none
+            if list_files(store.table_url(name), store.options).num_rows:
+                found.append(name)
+    return found
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import delete_tracks
+from jobs import build_index, delete_tracks
 from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables
 from tests.rows import read_store
@@ -39,6 +39,7 @@ def test_a_vacuum_takes_them_out_of_every_file(
     assert delete_tracks.main(["--store", store.url, "--ids", str(tmp_path / "ids.txt"), "--vacuum"]) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert line["files_with_rows"] == 0
+    assert line["derived"] == []
     assert line["files_removed"] >= 2
 
 
@@ -48,3 +49,15 @@ def test_an_empty_list_is_a_mistake(
     (tmp_path / "ids.txt").write_text("\n")
     assert delete_tracks.main(["--store", store.url, "--ids", str(tmp_path / "ids.txt")]) == 2
     assert "found none" in capsys.readouterr().err
+
+
+def test_what_was_made_from_the_store_is_named(
+    store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids.txt").write_text("a\n")
+    run(store, sound("a", "b", "c", "d"), run_id="run2")
+    assert build_index.main(["--store", store.url]) == 0
+    assert delete_tracks.main(["--store", store.url, "--ids", str(tmp_path / "ids.txt")]) == 0
+    output = capsys.readouterr().out
+    assert json.loads(output.splitlines()[-1])["derived"] == ["indexes"]
+    assert "jobs/build_index.py --rebuild" in output
