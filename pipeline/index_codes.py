@@ -13,6 +13,7 @@ Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+QUERY_BITS = 4  # a dimension of the query; eight find no more and take a fifth longer
 CODE_BITS = 2  # a dimension; one bit needs twice the candidates, four twice the time to encode
 VARIANCE = 0.97
 AXES_SAMPLE = 10_000
@@ -59,8 +60,12 @@ def scan_rows(rows: Any, queries: Matrix, k: int, wanted: Mask | None = None) ->
 
 
 def choose_num_lists(num_rows: int) -> int:
-    """Return how many lists an inverted file of some size gets: about four times its square root."""
-    return int(min(MAX_LISTS, max(1, min(4 * num_rows**0.5, num_rows / MIN_ROWS_PER_LIST))))
+    """Return how many lists an inverted file of some size gets: about six times its square root.
+
+    Measured at 100,000 vectors of 128 kept dimensions, recall 0.97: four times takes 1.1 ms a query and 5 s of
+    training, eight times 0.8 ms and 12 s.
+    """
+    return int(min(MAX_LISTS, max(1, min(6 * num_rows**0.5, num_rows / MIN_ROWS_PER_LIST))))
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Axes:
 def find_axes(sample: Matrix) -> Axes:
     """Find the principal axes of some vectors, float32 of shape (n, embed_dim)."""
     mean = sample.mean(axis=0)
-    variance, axes = np.linalg.eigh(np.cov(sample - mean, rowvar=False).reshape(len(mean), len(mean)))
+    variance, axes = np.linalg.eigh((sample - mean).T @ (sample - mean) / max(1, len(sample) - 1))
     return Axes(mean, axes[:, ::-1].T.astype(np.float32), np.maximum(variance[::-1], 0))
 
 
@@ -165,7 +170,9 @@ def search_codes(codes: Any, queries: Matrix, nprobe: int, depth: int, wanted: M
     Returns:
         int64 of shape (n, depth), -1 where there are fewer.
     """
-    inner = _faiss.IVFRaBitQSearchParameters(nprobe=nprobe, sel=None if wanted is None else _select(wanted))
+    inner = _faiss.IVFRaBitQSearchParameters(
+        nprobe=nprobe, qb=QUERY_BITS, sel=None if wanted is None else _select(wanted)
+    )
     _, rows = codes.search(queries, depth, params=_faiss.SearchParametersPreTransform(index_params=inner))
     return np.asarray(rows, np.int64)
 
