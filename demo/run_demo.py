@@ -32,9 +32,16 @@ def main() -> int:
     show(connection, "Features by resolution: live rows, frames, vector length", RESOLUTIONS)
     show_matrix(connection)
     show(connection, "Nearest neighbours of 'caves' by exact cosine (UNTRAINED model: means nothing)", NEIGHBOURS)
+    print("\nThe same from an index, and the moments that are nearest to five seconds of it")
+    for resolution in ("global", "0.5hz"):
+        run("jobs/build_index.py", "--store", "demo/store", "--resolution", resolution)
+    run("jobs/search.py", "--store", "demo/store", "--track", "caves", "-k", "5")
+    passage = ("--start-s", "10", "--end-s", "15", "--resolution", "0.5hz")
+    run("jobs/search.py", "--store", "demo/store", "--track", "caves", "-k", "5", *passage)
     closes = report["planned"] == report["embedded"] + report["unchanged"] + report["failed"]
     print(f"\nThe books close: {report['planned']} planned = {report['embedded']} embedded + ", end="")
     print(f"{report['unchanged']} unchanged + {report['failed']} failed. The store is at demo/store.")
+    print("Search it by ear: .venv/bin/python jobs/serve.py --store demo/store, then http://127.0.0.1:8000")
     print(
         "Run it on your own music: .venv/bin/python jobs/embed_catalog.py --audio DIR --store DIR --checkpoint msd"
     )
@@ -43,15 +50,21 @@ def main() -> int:
 
 def embed() -> dict[str, int]:
     """Run the job as a user would, and return its last line."""
-    command = [sys.executable, "jobs/embed_catalog.py"]
-    command += ["--audio", "demo/music", "--store", "demo/store", "--checkpoint", "demo/untrained_musicfm.pt"]
-    print(f"$ python {' '.join(command[1:])}\n", flush=True)
+    model = ("--checkpoint", "demo/untrained_musicfm.pt")
+    output = run("jobs/embed_catalog.py", "--audio", "demo/music", "--store", "demo/store", *model)
+    report: dict[str, int] = json.loads(output.splitlines()[-1])
+    return report
+
+
+def run(*arguments: str) -> str:
+    """Run a command as a user would, and return what it prints; the demo ends where it fails."""
+    print(f"$ python {' '.join(arguments)}\n", flush=True)
+    command = [sys.executable, *arguments]
     job = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     print(job.stdout)
     if job.returncode != 0:
         sys.exit(job.returncode)
-    report: dict[str, int] = json.loads(job.stdout.splitlines()[-1])
-    return report
+    return job.stdout
 
 
 def open_store() -> duckdb.DuckDBPyConnection:
