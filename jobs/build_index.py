@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
 
-from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
+from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import FeatureStoreError, UsageError
 from pipeline.index_build import build_index
 from pipeline.index_draft import IndexSettings
 from pipeline.index_files import DEFAULT_CACHE
@@ -21,7 +19,6 @@ from pipeline.store_location import StoreLocation
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when done, 1 when nothing could be published, 2 for a mistake in the call."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     parser = OneLineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--store", required=True, metavar="URL", help="feature store")
     parser.add_argument(
@@ -53,21 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     store = StoreLocation(flags.store, dict(flags.storage_option))
     start_s = time.monotonic()
-    try:
+
+    def run() -> int:
         if flags.ray:
             from pipeline.index_dataflow import map_over_ray  # Ray takes seconds to import, and few builds need it
 
             manifest = build_index(store, settings, map_over_ray)
         else:
             manifest = build_index(store, settings)
-    except UsageError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except FeatureStoreError as error:
-        print(f"{parser.prog}: nothing was published: {error}", file=sys.stderr)
-        return EXIT_OPEN_BOOKS
-    print_report(manifest, time.monotonic() - start_s)
-    return 0
+        print_report(manifest, time.monotonic() - start_s)
+        return 0
+
+    return run_or_explain(parser, run)
 
 
 def print_report(manifest: IndexManifest, seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +11,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
-from pipeline.errors import FeatureStoreError, UsageError
+from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
+from pipeline.errors import UsageError
 from pipeline.evaluate import RetrievalReport, evaluate_rankings
 from pipeline.ground_truth import (
     GroundTruth,
@@ -40,34 +39,30 @@ LOADERS: dict[str, Callable[[str, Options], GroundTruth]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when done, 1 when it broke off, 2 for a mistake in the call."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     parser = build_parser()
     flags = parser.parse_args(arguments)
     start_s = time.monotonic()
-    try:
+
+    def run() -> int:
         index = VectorIndex.open(
             StoreLocation(flags.store, dict(flags.storage_option)), "global", flags.recipe, flags.cache
         )
         truth = LOADERS[flags.format](flags.truth, dict(flags.truth_option))
         artist_filter = flags.format == "tags" if flags.artist_filter is None else flags.artist_filter
         report = evaluate_index(index, truth, artist_filter, flags.k, flags.depth, flags.max_queries)
-    except UsageError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except FeatureStoreError as error:
-        print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
-        return EXIT_OPEN_BOOKS
-    print_report(report)
-    line = {
-        **asdict(report),
-        "artist_filter": artist_filter,
-        "truth": flags.truth,
-        "recipe": index.manifest.recipe,
-        "store_version": index.manifest.store_version,
-        "seconds": round(time.monotonic() - start_s, 3),
-    }
-    print(json.dumps(line), flush=True)
-    return 0
+        print_report(report)
+        line = {
+            **asdict(report),
+            "artist_filter": artist_filter,
+            "truth": flags.truth,
+            "recipe": index.manifest.recipe,
+            "store_version": index.manifest.store_version,
+            "seconds": round(time.monotonic() - start_s, 3),
+        }
+        print(json.dumps(line), flush=True)
+        return 0
+
+    return run_or_explain(parser, run)
 
 
 def build_parser() -> OneLineParser:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.arguments import EXIT_OPEN_BOOKS, EXIT_USAGE, OneLineParser, add_storage_option
-from musicfm_model.checkpoint import CheckpointError
-from pipeline.errors import FeatureStoreError, TrackError, UsageError
+from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
+from pipeline.errors import TrackError, UsageError
 from pipeline.index import VectorIndex
 from pipeline.query import AudioQuery
 from pipeline.search import Hit, Searcher
@@ -21,39 +19,32 @@ from pipeline.store_location import StoreLocation
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when it searched, 1 when it broke off, 2 for a mistake in the call."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     parser = build_parser()
     flags = parser.parse_args(arguments)
     _check_flags(parser, flags)
-    try:
+
+    def run() -> int:
         index = VectorIndex.open(
             StoreLocation(flags.store, dict(flags.storage_option)), flags.resolution, flags.recipe, flags.cache
         )
         searcher = Searcher(index, flags.near_duplicate_score)
         hits = search_by_track(searcher, flags) if flags.track is not None else search_by_audio(searcher, flags)
-    except TrackError as error:
-        print(f"{parser.prog}: error: cannot search by {flags.audio}: {error.message}", file=sys.stderr)
-        return EXIT_USAGE
-    except (UsageError, CheckpointError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except FeatureStoreError as error:
-        print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
-        return EXIT_OPEN_BOOKS
-    print_hits(hits)
-    if flags.json:
-        query = {"audio": flags.audio} if flags.track is None else {"track_id": flags.track}
-        query |= {"start_s": flags.start_s, "end_s": flags.end_s} if flags.track is not None else {}
-        manifest = index.manifest
-        line = {
-            "query": query | {"k": flags.k, "resolution": manifest.resolution, "filter": flags.filter},
-            "results": [asdict(hit) for hit in hits],
-            "recipe": manifest.recipe,
-            "store_version": manifest.store_version,
-            "near_duplicate_score": searcher.near_duplicate_score,
-        }
-        print(json.dumps(line), flush=True)
-    return 0
+        print_hits(hits)
+        if flags.json:
+            query = {"audio": flags.audio} if flags.track is None else {"track_id": flags.track}
+            query |= {"start_s": flags.start_s, "end_s": flags.end_s} if flags.track is not None else {}
+            manifest = index.manifest
+            line = {
+                "query": query | {"k": flags.k, "resolution": manifest.resolution, "filter": flags.filter},
+                "results": [asdict(hit) for hit in hits],
+                "recipe": manifest.recipe,
+                "store_version": manifest.store_version,
+                "near_duplicate_score": searcher.near_duplicate_score,
+            }
+            print(json.dumps(line), flush=True)
+        return 0
+
+    return run_or_explain(parser, run)
 
 
 def build_parser() -> OneLineParser:
@@ -104,7 +95,10 @@ def search_by_audio(searcher: Searcher, flags: argparse.Namespace) -> list[Hit]:
     manifest = searcher.index.manifest
     data = read_file(flags.audio, dict(flags.audio_option))
     model = AudioQuery.load(flags.checkpoint, manifest.recipe, manifest.definition, flags.stats, flags.device)
-    vectors = model.embed(data, manifest.resolution, searcher.holds_content(data))
+    try:
+        vectors = model.embed(data, manifest.resolution, searcher.holds_content(data))
+    except TrackError as error:
+        raise UsageError(f"cannot search by {flags.audio}: {error.message}") from error
     return searcher.search_vectors(vectors, flags.k, flags.filter)
 
 

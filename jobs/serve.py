@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.arguments import EXIT_USAGE, OneLineParser, add_storage_option, parse_resolutions
-from musicfm_model.checkpoint import CheckpointError
+from jobs.arguments import OneLineParser, add_storage_option, parse_resolutions, run_or_explain
 from pipeline.errors import UsageError
 from pipeline.serve import run_service
 from pipeline.service_guard import Access
@@ -24,10 +23,10 @@ TOKEN_VARIABLE = "MUSICFM_SERVE_TOKEN"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 once it was told to end, 2 for a mistake in the call."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     parser = build_parser()
     flags = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         settings = read_settings(flags)
 
         def announce(url: str) -> None:
@@ -42,10 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(line), flush=True)
 
         run_service(settings, flags.host, flags.port, flags.replicas, announce)
-    except (UsageError, CheckpointError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    return 0
+        return 0
+
+    return run_or_explain(parser, run)
 
 
 def build_parser() -> OneLineParser:

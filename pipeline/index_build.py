@@ -217,8 +217,8 @@ def _finish(
                 return None
         if settings.min_recall is not None and quality["recall_at_10"] < settings.min_recall:
             raise RunError(
-                f"the index measures recall@10 {quality['recall_at_10']:.3f}, below the {settings.min_recall} "
-                "asked for; nothing is published: raise --target-recall, or choose --kind exact"
+                f"nothing was published: the index measures recall@10 {quality['recall_at_10']:.3f}, below the "
+                f"{settings.min_recall} asked for; raise --target-recall, or choose --kind exact"
             )
         manifest = replace(manifest, quality=quality)
         publish(location, manifest)

@@ -15,7 +15,7 @@ from pipeline.index_codes import Matrix, Rows
 
 K = 10
 DEPTHS = (20, 30, 50, 75, 100, 150, 200, 300, 400)
-PROBE_STEPS = 17  # from all lists down to a 256th of them
+PROBE_STEPS = 33  # from all lists down to a 256th of them
 CODE_COST = 0.01  # of looking at a code, where fetching and scoring a row is 1: about 20 ns and 2 us
 TUNING_MARGIN = 0.25  # of what the target leaves to 1: other queries differ
 NUM_TIED = 20  # neighbours past the tenth that may be as near as it
@@ -87,7 +87,7 @@ def tune(index: VectorIndex, target_recall: float, num_queries: int, seed: int =
     near = np.where(scores >= scores[:, num_others - 1 : num_others] - TIE, rows, -1)
     goal = target_recall + (1 - target_recall) * TUNING_MARGIN
     best_cost, best = np.inf, {"nprobe": num_lists, "depth": DEPTHS[-1]}
-    for nprobe in sorted({max(1, round(num_lists * 2 ** (-step / 2))) for step in range(PROBE_STEPS)}):
+    for nprobe in sorted({max(1, round(num_lists * 2 ** (-step / 4))) for step in range(PROBE_STEPS)}):
         found = index.find_candidates(vectors, nprobe, DEPTHS[-1])
         is_hit = np.array([np.isin(own, true[true >= 0]) for own, true in zip(found, near, strict=True)])
         recalls = np.minimum(np.cumsum(is_hit, axis=1), num_others).mean(axis=0) / num_others

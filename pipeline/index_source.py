@@ -116,8 +116,7 @@ def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iter
     chosen = source.parts.filter(pc.is_in(source.parts.column("path"), pa.array(paths, pa.string())))
     for part in chosen.to_pylist():
         low, high = part["min.track_id"], part["max.track_id"]
-        first, stop = (0, len(ids)) if low is None else (bisect_left(ids, low), bisect_right(ids, high))
-        own = wanted.slice(first, stop - first).select(list(KEYS)).combine_chunks()
+        own = _cut_span(wanted, ids, low, high)
         if own.num_rows == 0:
             continue
         few = part["num_records"] is not None and own.num_rows < part["num_records"] / 2
@@ -129,11 +128,23 @@ def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iter
             fragment_readahead=1,
         )
         for batch in batches:
-            is_wanted = _mark_wanted(batch, own, column)
+            if batch.num_rows == 0:
+                continue
+            # Only the tracks of the batch's span: to hash a million ids takes longer than to read a batch.
+            span = pc.min_max(batch.column("track_id")).as_py()
+            is_wanted = _mark_wanted(batch, _cut_span(wanted, ids, span["min"], span["max"]), column)
             rows = batch if is_wanted.true_count == len(is_wanted) else batch.filter(is_wanted)  # a filter copies
             if rows.num_rows:
                 keys = pa.Table.from_batches([rows.select(list(KEYS))])
                 yield _make_batch(keys, rows.column(column), source.table_name)
+
+
+def _cut_span(wanted: pa.Table, ids: list[str], low: str | None, high: str | None) -> pa.Table:
+    """Return the ``KEYS`` of the wanted tracks from one id to another; all where no ids are given."""
+    first, stop = (
+        (0, len(ids)) if low is None or high is None else (bisect_left(ids, low), bisect_right(ids, high))
+    )
+    return wanted.slice(first, stop - first).select(list(KEYS)).combine_chunks()
 
 
 def _mark_wanted(rows: pa.RecordBatch, wanted: pa.Table, column: str) -> pa.BooleanArray:
