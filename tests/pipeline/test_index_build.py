@@ -108,7 +108,7 @@ def test_a_poor_rebuild_leaves_the_old_index(known: KnownStore, monkeypatch: pyt
     known.run(CATALOG)
     first = build_index(known.location, IndexSettings("16hz", kind="ivf"))
     monkeypatch.setattr(index_build, "measure_quality", lambda *_: {"recall_at_10": 0.8})
-    with pytest.raises(RunError, match="nothing is published"):
+    with pytest.raises(RunError, match="nothing was published"):
         build_index(known.location, IndexSettings("16hz", kind="ivf", min_recall=0.9, rebuild=True))
     index = VectorIndex.open(known.location, "16hz")
     assert index.manifest == first
