@@ -1,6 +1,6 @@
 """Search side by side: this index and plain faiss with the same parameters, on the same vectors, in one run.
 
-    .venv/bin/python benchmarks/search.py [--sizes 100000] [--data realistic,isotropic] [--hnsw-below 200000]
+    .venv/bin/python -m benchmarks.search [--sizes 100000] [--data realistic,isotropic] [--hnsw-below 200000]
 
 For each set of vectors: its estimated dimension, then size, build time, recall@10 and latency of one query on one
 thread, queries being rows left out of their own results. Then 5 % of the tracks are added, 5 % changed and 5 %
