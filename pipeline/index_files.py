@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import StorageError
-from pipeline.storage import absolute_url, join_url, open_filesystem, remove_file
+from pipeline.storage import absolute_url, is_local, join_url, open_filesystem, remove_file
 from pipeline.store_location import StoreLocation
 
 DEFAULT_CACHE = "~/.cache/musicfm-index"
@@ -66,7 +66,7 @@ class IndexLocation:
     def local_folder(self) -> str | None:
         """The folder on this machine's disk; None on an object store."""
         fs, path = open_filesystem(self.url, self.store.options)
-        return path if "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol) else None
+        return path if is_local(fs) else None
 
     def file_url(self, name: str) -> str:
         """Return the URL of one of its files."""

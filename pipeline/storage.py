@@ -62,6 +62,11 @@ def open_filesystem(url: str, options: Options | None = None) -> tuple[fsspec.Ab
     return fs, str(fs._strip_protocol(url))
 
 
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Say whether a file system is this machine's own disk."""
+    return isinstance(fs, LocalFileSystem)
+
+
 def join_url(root: str, *parts: str) -> str:
     """Append path parts to a URL or local path."""
     return "/".join([root.rstrip("/"), *parts])
@@ -93,7 +98,7 @@ def list_files(root: str, options: Options | None = None) -> pa.Table:
         is_folder = fs.isdir(path)
         if not is_folder:
             found = {path: fs.info(path)}  # raises the scheme's own error where there is nothing
-        elif isinstance(fs, LocalFileSystem):
+        elif is_local(fs):
             found = _find_local(path)
         else:
             found = fs.find(path, detail=True)

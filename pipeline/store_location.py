@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow.fs
 
 from pipeline.errors import StorageError
-from pipeline.storage import Options, absolute_url, honours_exclusive_writes, join_url, open_filesystem
+from pipeline.storage import Options, absolute_url, honours_exclusive_writes, is_local, join_url, open_filesystem
 
 MAX_ATTEMPTS = 10  # of Arrow, whose own default is 3; delta-rs makes 11, s3fs 25
 
@@ -74,7 +74,7 @@ def open_arrow_filesystem(url: str, options: Options | None = None) -> tuple[pya
         )
         return native, url.split("://", 1)[1]
     fs, path = open_filesystem(url, options)
-    if "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+    if is_local(fs):
         return pyarrow.fs.LocalFileSystem(), path
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
 
