@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
+from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.errors import TrackError, UsageError
 from pipeline.index import VectorIndex
 from pipeline.query import AudioQuery
@@ -75,7 +75,7 @@ def build_parser() -> OneLineParser:
     hits.add_argument(
         "--near-duplicate-score", type=float, metavar="SCORE", help="mark hits from here on; by default measured"
     )
-    hits.add_argument("--json", action="store_true", help="end with one line of JSON")
+    add_switch(hits, "--json", "end with one line of JSON")
     storage = parser.add_argument_group("storage (credentials come from the standard places, such as AWS_*)")
     storage.add_argument("--cache", metavar="DIR", help="copies of an index that lies in object storage")
     add_storage_option(storage, "--storage-option", "the store")
@@ -96,10 +96,10 @@ def search_by_audio(searcher: Searcher, flags: argparse.Namespace) -> list[Hit]:
     data = read_file(flags.audio, dict(flags.audio_option))
     model = AudioQuery.load(flags.checkpoint, manifest.recipe, manifest.definition, flags.stats, flags.device)
     try:
-        vectors = model.embed(data, manifest.resolution, searcher.holds_content(data))
+        heard = model.embed(data, manifest.resolution, searcher.holds_content(data))
     except TrackError as error:
         raise UsageError(f"cannot search by {flags.audio}: {error.message}") from error
-    return searcher.search_vectors(vectors, flags.k, flags.filter)
+    return searcher.search_heard(heard, flags.k, flags.filter)
 
 
 def print_hits(hits: Sequence[Hit]) -> None:

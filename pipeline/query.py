@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,24 @@ from pipeline.parts import round_mantissa
 Matrix = npt.NDArray[np.float32]
 
 MIN_LAST_FRAME_SHARE = 0.5
+MOMENTS = "0.5hz"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the model makes of a file.
+
+    Args:
+        vectors: What the index is asked with: float32 of shape (num_frames, embed_dim), (1, embed_dim) for
+            ``global``.
+        moments: Of a file that is asked for by its global vector, its frames at 0.5 Hz: by them its recording is
+            told from others that sound alike. None where they are not needed.
+        stored: By resolution, what a catalog would store of it, float32 of shape (num_frames, embed_dim).
+    """
+
+    vectors: Matrix
+    moments: Matrix | None = None
+    stored: Mapping[str, Matrix] = field(default_factory=dict)
 
 
 class AudioQuery:
@@ -92,53 +112,73 @@ class AudioQuery:
         """
         return cls(load_checkpoint(checkpoint, stats), recipe_id, definition, device, max_duration_s)
 
-    def embed(self, data: bytes, resolution: str, is_stored: bool = False) -> Matrix:
+    def embed(self, data: bytes, resolution: str, is_stored: bool = False) -> Heard:
         """Embed a file: decode it, then ``embed_waveform``.
 
         Args:
             data: The whole file, in any codec that the catalog takes.
             resolution: Name of the index's resolution.
-            is_stored: The catalog holds this very file, and its frames are wanted as they are stored.
+            is_stored: The catalog holds this very file: its vectors are wanted as they are stored.
 
         Raises:
             TrackError: The file cannot be decoded, or the model cannot take it.
         """
         return self.embed_waveform(decode_audio(data, self.max_duration_s).waveform, resolution, is_stored)
 
-    def embed_waveform(self, waveform: Matrix, resolution: str, is_stored: bool = False) -> Matrix:
-        """Embed what was decoded.
-
-        A clip that is shorter than the model's window is continued at both ends by its own mirror image before its
-        frames are computed: within a track they had music around them, and frames beside an edge come out
-        otherwise. Global vectors are computed as the catalog's are, and so is all that is stored.
+    def embed_waveform(
+        self, waveform: Matrix, resolution: str, is_stored: bool = False, also: Sequence[str] = ()
+    ) -> Heard:
+        """Embed what was decoded, as an index of some resolution is asked.
 
         Args:
             waveform: float32, shape (num_samples,), mono at 24 kHz, as ``audio.decode_audio`` gives it.
             resolution: Name of the index's resolution.
-            is_stored: The catalog holds this very file, and its frames are wanted as they are stored.
-
-        Returns:
-            float32, shape (num_frames, embed_dim), rounded as stored; (1, embed_dim) for ``global``. Of a
-            resolution with frames, a last one is left out that the file fills by less than half.
+            is_stored: The catalog holds this very file: its vectors are wanted as they are stored.
+            also: Resolutions that are wanted beside, as a catalog would store them.
 
         Raises:
             TrackError: The model cannot take it.
         """
-        name = f"{self.recipe.recipe_id}/{resolution}"
         rate_hz = RESOLUTIONS[resolution].frame_rate_hz
+        if rate_hz is None or is_stored:
+            vectors = self._embed_as_stored(waveform, [resolution, *also])
+            moments = None if is_stored else self._embed_passage(waveform, MOMENTS)
+            return Heard(vectors[resolution], moments, vectors)
+        beside = self._embed_as_stored(waveform, also) if also else {}
+        return Heard(self._embed_passage(waveform, resolution), None, beside)
+
+    def _embed_passage(self, waveform: Matrix, resolution: str) -> Matrix:
+        """Return a clip's frames as they would be within a track.
+
+        A clip that is shorter than the model's window is continued at both ends by its own mirror image before its
+        frames are computed: within a track they had music around them, and frames beside an edge come out
+        otherwise. A last frame that the clip fills by less than half is left out.
+
+        Raises:
+            TrackError: The model cannot take it.
+        """
         num_samples = round(window_length_s(RESOLUTIONS[resolution], self.recipe.windows) * SAMPLE_RATE_HZ)
-        if rate_hz is None or is_stored or len(waveform) >= num_samples:
-            vectors = self.embedder.embed_waveform(waveform, [name])[name]
-            num_frames = len(vectors) if is_stored else count_filled_frames(len(waveform), resolution)
-            return round_mantissa(vectors[:num_frames], self.recipe.mantissa_bits)
-        samples_per_frame = SAMPLE_RATE_HZ / rate_hz
+        num_frames = count_filled_frames(len(waveform), resolution)
         num_missing = num_samples - len(waveform)
+        if num_missing <= 0:
+            return self._embed_as_stored(waveform, [resolution])[resolution][:num_frames]
+        samples_per_frame = SAMPLE_RATE_HZ / (RESOLUTIONS[resolution].frame_rate_hz or 1)
         first = int(num_missing / 2 / samples_per_frame)  # whole frames, so that the clip keeps its grid
         num_before = round(first * samples_per_frame)
         mirrored = np.pad(waveform, (num_before, num_missing - num_before), mode="symmetric")
-        vectors = self.embedder.embed_waveform(mirrored, [name])[name]
-        vectors = vectors[first : first + count_filled_frames(len(waveform), resolution)]
-        return round_mantissa(vectors, self.recipe.mantissa_bits)
+        return self._embed_as_stored(mirrored, [resolution])[resolution][first : first + num_frames]
+
+    def _embed_as_stored(self, waveform: Matrix, resolutions: Sequence[str]) -> dict[str, Matrix]:
+        """Return features by resolution, rounded, as the catalog would store them.
+
+        Raises:
+            TrackError: The model cannot take it.
+        """
+        names = {f"{self.recipe.recipe_id}/{resolution}": resolution for resolution in resolutions}
+        embedded = self.embedder.embed_waveform(waveform, list(names))
+        return {
+            names[name]: round_mantissa(vectors, self.recipe.mantissa_bits) for name, vectors in embedded.items()
+        }
 
 
 def match_recipe(weights_sha256: str, recipe_id: str, definition: str) -> Recipe:

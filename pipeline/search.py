@@ -1,14 +1,15 @@
 """Search: what sounds like this track, like this moment of it, or like these vectors.
 
 Whole tracks are ranked by the cosine of their global vectors. With an index of moments a hit is a track with the
-span in which it fits the query best: the index names candidates frame by frame, and ``align`` compares passages.
+span in which it fits the query best: ``candidates`` are named frame by frame, and ``align`` compares passages.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,21 +18,25 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from pipeline.align import Matrix, Whitening, align_passage, fit_whitening
+from pipeline.candidates import find_candidates
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import UsageError
+from pipeline.errors import StorageError, UsageError
 from pipeline.filters import filter_tracks
 from pipeline.index import VectorIndex
+from pipeline.index_codes import normalise_rows
 from pipeline.near_duplicates import choose_near_duplicate_score
+from pipeline.query import MOMENTS, Heard
 from pipeline.read import FeatureStore
+from pipeline.recognise import read_moments, recognise
+
+logger = logging.getLogger(__name__)
 
 Mask = npt.NDArray[np.bool_]
 SameColumn = Literal["artist", "album"]
 
-MAX_ALIGNED_TRACKS = 100  # in catalogs so small all are aligned, in others so many candidates: some 100 ms
-MAX_PROBES = 16  # frames of a long query that ask the index
-ROWS_PER_PROBE = 256
-RANK_OFFSET = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)
 WHITENING_SAMPLE = 4096
+MAX_COMPARED_TRACKS = 50  # with a clip, moment by moment, after a search by its global vector
+MAX_COMPARED_S = 100_000.0  # of music: some 200 MB of frames
 SECTION_RESOLUTIONS = ("25hz", "50hz", "16hz", "8hz", "0.5hz")  # what a section's vector is averaged from
 
 FILTER_COLUMNS = ("track_id", "content_hash", "uri", "title", "artist", "album", "genre", "duration_s")
@@ -48,9 +53,10 @@ class Hit:
         title: As the catalog has it; likewise artist and album.
         artist: See title.
         album: See title.
-        start_s: Where the passage begins in the track; None for global vectors.
+        start_s: Where the passage begins in the track; None for global vectors, unless it was recognised.
         end_s: Where it ends.
-        near_duplicate: Whether it is likely the very recording that was asked with.
+        near_duplicate: Whether it is likely the very recording that was asked with. One that is recognised by how
+            the music changes comes first whatever its cosine, with the passage that was heard.
     """
 
     rank: int
@@ -66,12 +72,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class _Match:
-    """A track's row in the index, its score, and the frames in which it fits."""
+    """A track's row in the index, its score, and the passage in which it fits."""
 
     position: int
     score: float
-    first_frame: int = 0
-    num_frames: int = 0
+    passage_s: tuple[float, float] | None = None
+    is_recognised: bool = False
 
 
 class Searcher:
@@ -94,6 +100,12 @@ class Searcher:
         if self._near_duplicate_score is not None:
             return self._near_duplicate_score
         return choose_near_duplicate_score(self.index)
+
+    @cached_property
+    def _reader(self) -> FeatureStore:
+        """The snapshot that the index was made from."""
+        store = self.index.location.store
+        return FeatureStore(store.url, self.index.manifest.store_version, store.options)
 
     @cached_property
     def whitening(self) -> Whitening:
@@ -161,6 +173,26 @@ class Searcher:
             allowed[self.index.find_track(exclude_track)] = False
         return self._search(vectors, k, allowed)
 
+    def search_heard(self, heard: Heard, k: int = 10, where: str | None = None) -> list[Hit]:
+        """Find what sounds like a file; the recording that it was cut out of comes first.
+
+        Args:
+            heard: From ``AudioQuery.embed``.
+            k: How many hits.
+            where: SQL expression over ``FILTER_COLUMNS`` that hits must meet.
+
+        Raises:
+            UsageError: The vectors are of another model, or no such column, or the expression is none.
+        """
+        if heard.moments is None or self.frame_rate_hz is not None:
+            return self.search_vectors(heard.vectors, k, where)
+        _check_number(k)
+        matches = self._match_globals(heard.vectors, max(k, MAX_COMPARED_TRACKS), self.select_tracks(where))
+        recognised = self._recognise(heard.moments, matches[:MAX_COMPARED_TRACKS])
+        known = {match.position for match in recognised}
+        matches = recognised + [match for match in matches if match.position not in known]
+        return [self._as_hit(rank, match) for rank, match in enumerate(matches[:k], start=1)]
+
     def holds_content(self, data: bytes) -> bool:
         """Say whether the index has a track of exactly these bytes."""
         content_hash = hashlib.sha256(data).hexdigest()
@@ -176,11 +208,9 @@ class Searcher:
             UsageError: It is no expression, or names other columns.
         """
         has_vectors: Mask = self.index.tracks.column("num_vectors").to_numpy() > 0
-        return (
-            has_vectors.copy()
-            if where is None
-            else has_vectors & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
-        )
+        if where is None:
+            return has_vectors.copy()
+        return has_vectors & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
 
     def _differs_from(self, position: int, column: SameColumn) -> Mask:
         values = self.index.tracks.column(column)
@@ -217,8 +247,7 @@ class Searcher:
 
     def _average_section(self, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
         """Return the mean of a section's frames in the index's own snapshot: its global vector."""
-        manifest, store = self.index.manifest, self.index.location.store
-        reader = FeatureStore(store.url, manifest.store_version, store.options)
+        manifest, reader = self.index.manifest, self._reader
         row = reader.tracks(["resolutions"], pc.field("track_id") == track_id, manifest.recipe)
         stored = row.column("resolutions")[0].as_py() if row.num_rows else []
         resolution = next((name for name in SECTION_RESOLUTIONS if name in stored), None)
@@ -232,13 +261,9 @@ class Searcher:
         return np.asarray(vectors.reshape(-1, manifest.embed_dim).mean(axis=0, keepdims=True), np.float32)
 
     def _search(self, vectors: Matrix, k: int, allowed: Mask) -> list[Hit]:
-        if k < 1:
-            raise UsageError(f"expected to search for one hit or more, found k = {k}")
-        matches = (
-            self._match_globals(vectors, k, allowed)
-            if self.frame_rate_hz is None
-            else (self._match_moments(vectors, k, allowed))
-        )
+        _check_number(k)
+        match_tracks = self._match_globals if self.frame_rate_hz is None else self._match_moments
+        matches = match_tracks(vectors, k, allowed)
         return [self._as_hit(rank, match) for rank, match in enumerate(matches[:k], start=1)]
 
     def _match_globals(self, vectors: Matrix, k: int, allowed: Mask) -> list[_Match]:
@@ -250,55 +275,40 @@ class Searcher:
             for position, score in zip(positions, scores[0][found], strict=True)
         ]
 
+    def _recognise(self, passage: Matrix, matches: list[_Match]) -> list[_Match]:
+        """Return those of the matches that a passage was cut out of, with their places."""
+        facts = self.index.tracks.take([match.position for match in matches])
+        durations_s = pc.fill_null(facts.column("duration_s"), 0.0).to_numpy()
+        matches = matches[: int(np.searchsorted(np.cumsum(durations_s), MAX_COMPARED_S)) + 1]
+        track_ids = facts.column("track_id").to_pylist()[: len(matches)]
+        try:
+            tracks = read_moments(self._reader, track_ids, self.index.manifest.recipe)
+        except StorageError as error:  # a vacuum took this snapshot's files: the hits are there all the same
+            logger.warning("the clip was not compared moment by moment: %s", error)
+            return []
+        rate_hz = RESOLUTIONS[MOMENTS].frame_rate_hz or 1.0
+        found = []
+        for fit in recognise(passage, tracks):
+            passage_s = (fit.first_frame / rate_hz, (fit.first_frame + fit.num_frames) / rate_hz)
+            found.append(replace(matches[fit.track], passage_s=passage_s, is_recognised=True))
+        return found
+
     def _match_moments(self, vectors: Matrix, k: int, allowed: Mask) -> list[_Match]:
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        passage = self.whitening.apply(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
+        passage = self.whitening.apply(normalise_rows(vectors))
+        rate_hz = self.frame_rate_hz or 1.0
         matches = []
-        for position in self._find_candidates(vectors, passage, k, allowed):
+        for position in find_candidates(self.index, self.whitening, vectors, k, allowed):
             track = self.whitening.apply(self.index.vectors_of(position))
-            matches.append(_Match(position, *align_passage(passage, track)))
+            score, first, num_frames = align_passage(passage, track)
+            passage_s = (first / rate_hz, (first + num_frames) / rate_hz)
+            matches.append(_Match(position, score, passage_s))
         return sorted(matches, key=lambda match: (-match.score, match.position))
-
-    def _find_candidates(self, vectors: Matrix, passage: Matrix, k: int, allowed: Mask) -> list[int]:
-        """Return rows of the tracks to align: all that are allowed, or those that most probes agree on.
-
-        Probes are frames of the query and, for as many candidates again, their changes around its mean: what
-        shifts all frames alike, such as a codec's low-pass, leaves those where they are.
-        """
-        if np.count_nonzero(allowed) <= max(k, MAX_ALIGNED_TRACKS):
-            return [int(position) for position in np.flatnonzero(allowed)]
-        chosen = np.unique(np.linspace(0, len(vectors) - 1, MAX_PROBES).round().astype(np.int64))
-        candidates = self._vote(vectors[chosen], k, allowed)
-        if len(vectors) > 2:
-            changes = passage[chosen] - passage.mean(axis=0)
-            candidates += self._vote(changes @ self.whitening.projection.T, k, allowed)
-        return list(dict.fromkeys(candidates))
-
-    def _vote(self, probes: Matrix, k: int, allowed: Mask) -> list[int]:
-        """Return rows of the tracks that rank high among the nearest of many probes, by reciprocal rank fusion."""
-        num_wanted = min(max(k, MAX_ALIGNED_TRACKS // 2), int(np.count_nonzero(allowed)))
-        probes = probes[np.linalg.norm(probes, axis=1) > 0]
-        depth = max(ROWS_PER_PROBE, 2 * num_wanted)
-        while True:
-            _, rows = self.index.search(probes, depth, None if allowed.all() else allowed)
-            votes = np.zeros(len(allowed))
-            for own_rows in rows:
-                positions = self.index.track_of(own_rows[own_rows >= 0])
-                positions, first_ranks = np.unique(positions[positions >= 0], return_index=True)
-                votes[positions] += 1 / (RANK_OFFSET + first_ranks)
-            # A few tracks may fill all ranks with their many moments.
-            if len(probes) == 0 or np.count_nonzero(votes) >= k or (rows < 0).any():
-                break
-            depth *= 4
-        best = np.argsort(-votes, kind="stable")[:num_wanted]
-        return [int(position) for position in best if votes[position] > 0]
 
     def _as_hit(self, rank: int, match: _Match) -> Hit:
         row = {name: self.index.tracks.column(name)[match.position].as_py() for name in FILTER_COLUMNS}
         start_s = end_s = None
-        if self.frame_rate_hz is not None:
-            start_s = match.first_frame / self.frame_rate_hz
-            end_s = (match.first_frame + match.num_frames) / self.frame_rate_hz
+        if match.passage_s is not None:
+            start_s, end_s = match.passage_s
             end_s = min(end_s, row["duration_s"] or end_s)
         return Hit(
             rank,
@@ -309,5 +319,10 @@ class Searcher:
             row["album"],
             start_s,
             end_s,
-            match.score >= self.near_duplicate_score,
+            match.is_recognised or match.score >= self.near_duplicate_score,
         )
+
+
+def _check_number(k: int) -> None:
+    if k < 1:
+        raise UsageError(f"expected to search for one hit or more, found k = {k}")

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.audio import DecodedAudio, decode_audio
 from pipeline.errors import Reason, Stage, TrackError
-from pipeline.query import AudioQuery
+from pipeline.query import AudioQuery, Heard
 from pipeline.similarity import SIMILARITY_RESOLUTION
 
 DECODE_TIMEOUT_S = 60.0
@@ -108,13 +108,16 @@ class EmbeddedUpload:
 
     Args:
         duration_s: Its length.
-        vectors: At the index's resolution, float32 of shape (num_frames, embed_dim).
-        frames: At ``SIMILARITY_RESOLUTION``, for the picture of the file.
+        heard: What the index is asked with, and the frames at ``SIMILARITY_RESOLUTION`` for a picture of the file.
     """
 
     duration_s: float
-    vectors: np.ndarray
-    frames: np.ndarray
+    heard: Heard
+
+    @property
+    def frames(self) -> np.ndarray:
+        """Frames at ``SIMILARITY_RESOLUTION``, float32 of shape (num_frames, embed_dim)."""
+        return self.heard.stored[SIMILARITY_RESOLUTION]
 
 
 class UploadEmbedder:
@@ -158,9 +161,8 @@ class UploadEmbedder:
         query = self.audio_query
         decoded = self.decoder.decode(data, query.max_duration_s)
         with self._lock:
-            vectors = query.embed_waveform(decoded.waveform, resolution)
-            frames = query.embed_waveform(decoded.waveform, SIMILARITY_RESOLUTION, is_stored=True)
-        return EmbeddedUpload(decoded.duration_s, vectors, frames)
+            heard = query.embed_waveform(decoded.waveform, resolution, also=[SIMILARITY_RESOLUTION])
+        return EmbeddedUpload(decoded.duration_s, heard)
 
 
 def _decode_forever(connection: Connection) -> None:

@@ -42,7 +42,7 @@ STEPS: dict[str, set[str]] = {
 SEARCH = (
     *("filters", "similarity", "align", "ground_truth", "evaluate", "query"),
     *("index_codes", "index_files", "index_manifest", "index_source", "index_segments", "index_draft", "index"),
-    *("index_quality", "index_follow", "index_build", "neighbors", "near_duplicates", "search"),
+    *("index_quality", "index_follow", "index_build", "neighbors", "near_duplicates", "candidates", "recognise", "search"),
     *("service_catalog", "service_guard", "service_audio", "service_models", "service_uploads", "service_state"),
     "service",
 )

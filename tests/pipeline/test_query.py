@@ -40,7 +40,7 @@ def test_a_file_of_the_catalog_gives_the_vectors_that_are_stored(
 ) -> None:
     ids, vectors = store.vectors(resolution)
     stored = vectors[np.array(ids.to_pylist()) == Path(name).stem]
-    found = query.embed((MUSIC / name).read_bytes(), resolution, is_stored=True)
+    found = query.embed((MUSIC / name).read_bytes(), resolution, is_stored=True).vectors
     assert found.shape == stored.shape
     # Batches of other sizes may differ by a unit of the last kept bit, relative to the vector's own size.
     assert np.abs(found - stored).max() <= 2**-10 * np.abs(stored).max()
@@ -49,8 +49,8 @@ def test_a_file_of_the_catalog_gives_the_vectors_that_are_stored(
 def test_a_clip_has_one_row_per_two_seconds_or_most_of_them(query: AudioQuery) -> None:
     for seconds, num_rows in ((0.5, 1), (2.9, 1), (3.1, 2), (10.04, 5), (31.5, 16)):
         clip = encode_bytes(load_music(seconds=seconds, sample_rate=24_000), 24_000, format="WAV")
-        assert query.embed(clip, "0.5hz").shape == (num_rows, 32)
-        assert query.embed(clip, "global").shape == (1, 32)
+        assert query.embed(clip, "0.5hz").vectors.shape == (num_rows, 32)
+        assert query.embed(clip, "global").vectors.shape == (1, 32)
 
 
 def test_a_short_clip_is_heard_amid_its_mirror_image(query: AudioQuery) -> None:
@@ -61,17 +61,27 @@ def test_a_short_clip_is_heard_amid_its_mirror_image(query: AudioQuery) -> None:
     surrounded = np.concatenate([music[-24_000:], before, music, after, music[: 2 * 24_000]])
     assert len(surrounded) == 30 * 24_000
     whole = encode_bytes(surrounded, 24_000, format="WAV", subtype="FLOAT")
-    assert query.embed(clip, "0.5hz") == pytest.approx(query.embed(whole, "0.5hz")[5:10], abs=1e-3)
-    assert not np.array_equal(query.embed(clip, "0.5hz"), query.embed(clip, "0.5hz", is_stored=True))
+    heard = query.embed(clip, "0.5hz").vectors
+    assert heard == pytest.approx(query.embed(whole, "0.5hz").vectors[5:10], abs=1e-3)
+    assert not np.array_equal(heard, query.embed(clip, "0.5hz", is_stored=True).vectors)
+
+
+def test_a_clip_asked_for_by_its_global_vector_has_its_moments_too(query: AudioQuery) -> None:
+    clip = encode_bytes(load_music(seconds=9.0, sample_rate=24_000), 24_000, format="WAV")
+    moments = query.embed(clip, "global").moments
+    assert moments is not None
+    assert np.array_equal(moments, query.embed(clip, "0.5hz").vectors)
+    assert query.embed(clip, "global", is_stored=True).moments is None
+    assert query.embed(clip, "0.5hz").moments is None
 
 
 def test_a_clip_as_long_as_the_window_is_heard_alone(query: AudioQuery) -> None:
     clip = encode_bytes(load_music("mountain.mp3", 30.0, 24_000), 24_000, format="WAV")
-    assert np.array_equal(query.embed(clip, "0.5hz"), query.embed(clip, "0.5hz", is_stored=True))
+    assert np.array_equal(query.embed(clip, "0.5hz").vectors, query.embed(clip, "0.5hz", is_stored=True).vectors)
 
 
 def test_vectors_are_rounded_as_stored(query: AudioQuery) -> None:
-    vectors = query.embed((MUSIC / "crossroads.wav").read_bytes(), "global")
+    vectors = query.embed((MUSIC / "crossroads.wav").read_bytes(), "global").vectors
     assert (vectors.view(np.uint32) & 0x1FFF == 0).all()  # 13 of 23 mantissa bits fell away
 
 
