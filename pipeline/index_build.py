@@ -228,7 +228,7 @@ def _finish(
 
 
 def _measure(index: VectorIndex, kind: str, is_follow_up: bool, settings: IndexSettings) -> dict[str, Any]:
-    """Measure an index; a follow-up, which must not cost what it spares, by few queries unless they leave doubt."""
+    """Measure an index; a follow-up, which must not cost what it spares, by few queries if they leave no doubt."""
     few, many = (4, 40) if kind == "exact" else (32, 200)
     if is_follow_up:
         quality = measure_quality(index, few)
