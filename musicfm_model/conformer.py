@@ -50,11 +50,16 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, embed_dim) to the same shape."""
-        x = self.layer_norm(x).transpose(1, 2)
-        x = F.glu(self.pointwise_conv1(x), dim=1)
-        x = F.silu(self.batch_norm(self.depthwise_conv(x)))
-        out: Tensor = self.dropout(self.pointwise_conv2(x))
-        return out.transpose(1, 2)
+        # The convolutions' own weights in calls that leave the channels last: on a processor the depthwise one is
+        # several times as fast so, and the pointwise ones need no copies.
+        x = F.glu(F.linear(self.layer_norm(x), self.pointwise_conv1.weight.squeeze(2)), dim=2)
+        depthwise = self.depthwise_conv
+        padding = (depthwise.kernel_size[0] // 2, 0)
+        x = x.transpose(1, 2).unsqueeze(3)
+        x = F.conv2d(x, depthwise.weight.unsqueeze(3), padding=padding, groups=depthwise.groups).squeeze(3)
+        x = F.silu(self.batch_norm(x)).transpose(1, 2)
+        out: Tensor = self.dropout(F.linear(x, self.pointwise_conv2.weight.squeeze(2)))
+        return out
 
 
 class ConformerLayer(nn.Module):
