@@ -81,12 +81,10 @@ def build_index(store: StoreLocation, settings: IndexSettings, run_map: Map = ma
             f"the index at {location.url} is of snapshot {previous.store_version}, this build read snapshot "
             f"{source.store_version}: another build was faster, and nothing is published"
         )
-    if settings.rebuild:
+    if previous is not None and not _meets(previous, settings):
         previous = None
     if previous is not None and previous.store_version == source.store_version:
-        if settings.kind in (None, previous.kind):
-            return previous
-        previous = None
+        return previous
     version = max(versions, default=0) + 1
     with working_folder(location, settings.cache) as folder:
         if previous is not None:
@@ -107,6 +105,15 @@ def _read_newest(location: IndexLocation, versions: Sequence[int], may_be_damage
         if may_be_damaged:
             return None
         raise
+
+
+def _meets(previous: IndexManifest, settings: IndexSettings) -> bool:
+    """Say whether an index is of the kind and the quality asked for; a follow-up keeps both."""
+    if settings.rebuild or settings.kind not in (None, previous.kind):
+        return False
+    if previous.parameters.get("target_recall", settings.target_recall) != settings.target_recall:
+        return False
+    return settings.min_recall is None or bool(previous.quality["recall_at_10"] >= settings.min_recall)
 
 
 def build(
@@ -208,6 +215,7 @@ def _finish(
         index = VectorIndex(location, manifest, settings.cache)
         if draft.kind == "ivf" and not is_follow_up:
             manifest.parameters.update(tune(index, settings.target_recall, TUNING_QUERIES))
+            manifest.parameters["target_recall"] = settings.target_recall
         quality = _measure(index, draft.kind, is_follow_up, settings)
         if is_follow_up and quality["recall_at_10"] < settings.target_recall - RECALL_MARGIN:
             logger.warning("recall@10 fell to %.3f: the index is built anew", quality["recall_at_10"])

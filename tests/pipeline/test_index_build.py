@@ -302,3 +302,25 @@ def test_zero_vectors_and_copies_do_no_harm(tmp_path: Path, caplog: pytest.LogCa
     np.testing.assert_allclose(scores, [[1, 1, 1, 0]], atol=1e-6)
     assert index_quality.measure_quality(index, 10)["recall_at_10"] == 1.0
     assert isinstance(index.tracks, pa.Table)
+
+
+def test_another_target_of_recall_makes_another_index_of_the_same_snapshot(known: KnownStore) -> None:
+    known.run(CATALOG)
+    first = build_index(known.location, IndexSettings("16hz", kind="ivf"))
+    assert build_index(known.location, IndexSettings("16hz", kind="ivf")) == first
+    second = build_index(known.location, IndexSettings("16hz", kind="ivf", target_recall=0.8))
+    assert (second.version, second.parameters["target_recall"]) == (first.version + 1, 0.8)
+
+
+def test_an_index_that_is_not_good_enough_is_built_anew(
+    known: KnownStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known.run(CATALOG)
+    measure = index_quality.measure_quality
+    with monkeypatch.context() as patched:
+        patched.setattr(index_build, "measure_quality", lambda *given: {**measure(*given), "recall_at_10": 0.5})
+        poor = build_index(known.location, IndexSettings("16hz", kind="ivf"))
+    assert poor.quality["recall_at_10"] == 0.5
+    better = build_index(known.location, IndexSettings("16hz", kind="ivf", min_recall=0.9))
+    assert better.version == poor.version + 1
+    assert better.quality["recall_at_10"] >= 0.9
