@@ -23,6 +23,7 @@ from threading import Barrier
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 TILE = 4  # outputs of a tile along one axis
@@ -79,12 +80,14 @@ class WinogradConv(nn.Module):
 
         Args:
             x: (B, H, W, in_channels), of any strides.
-            side: (B, ceil(H / stride), ceil(W / stride), out_channels), likewise; it is overwritten by the result.
+            side: (B, ceil(H / stride), ceil(W / stride), out_channels), likewise; it may be overwritten.
             num_rectified: How many of the output's channels are rectified; all by default.
 
         Returns:
-            ``side``, or a new tensor of its shape.
+            ``side`` or a new tensor of its shape, of any strides.
         """
+        if len(x) > 1:
+            return self._convolve_side_by_side(x, side, num_rectified)
         step = TILE * self.stride
         batch, height, width, _ = x.shape
         rows, columns = (-(-size // step) for size in (height, width))
@@ -101,6 +104,18 @@ class WinogradConv(nn.Module):
             pool = _start_threads(torch.get_num_threads(), os.getpid())
             list(pool.map(convolve, [torch.is_inference_mode_enabled()] * num_threads))
         return out
+
+    def _convolve_side_by_side(self, x: Tensor, side: Tensor | None, num_rectified: int | None) -> Tensor:
+        """Convolve a batch as one row of items, with zeros between: narrow items fill no chunk of tiles alone."""
+        width = -(-x.shape[2] // self.stride)
+        pitch = x.shape[2] // self.stride + 1
+
+        def lay(items: Tensor, item_width: int) -> Tensor:
+            padded = F.pad(items, (0, 0, 0, item_width - items.shape[2]))
+            return padded.transpose(0, 1).flatten(1, 2).unsqueeze(0)
+
+        row: Tensor = self(lay(x, pitch * self.stride), None if side is None else lay(side, pitch), num_rectified)
+        return row.view(row.shape[1], len(x), pitch, -1)[:, :, :width].transpose(0, 1)
 
     def _convolve_chunks(
         self,
