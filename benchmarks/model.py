@@ -4,24 +4,20 @@
 
 Random weights in a checkpoint of the published form, 30 s windows, layer 7, float32. All take turns, so that what
 else the machine does falls on each alike; ratios come first. A matrix product and the model's largest convolution
-are timed in the same run: achieved TFLOP/s stand as shares of the latter. The reference was run with transformers
-4.57 and einops; its configuration comes from the Hugging Face Hub, or where that is out of reach from this file.
+are timed in the same run: achieved TFLOP/s stand as shares of the latter. ``published.py`` says what it needs.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.ledger import take_time
+from benchmarks.published import load_published
 from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.model import MusicFM25Hz
@@ -36,14 +33,6 @@ from tests.checkpoints import write_random_checkpoint
 
 WINDOW_S, LAYER = 30, 7
 WINDOW_TFLOP = 1.09  # to layer 7 by direct convolutions
-# What "facebook/wav2vec2-conformer-rope-large-960h-ft" says, as far as the published model reads it.
-ENCODER = {
-    "hidden_act": "swish",
-    "intermediate_size": 4096,
-    "num_attention_heads": 16,
-    "position_embeddings_type": "rotary",
-    "conv_depthwise_kernel_size": 31,
-}
 
 
 def main() -> None:
@@ -81,25 +70,6 @@ def build_ways(folder: Path, reference: Path | None) -> dict[str, Callable[[Tens
     fast = MusicFM25Hz.for_inference(checkpoint)
     ways["ours, for inference"] = lambda wav: fast.get_latent(wav, LAYER)
     return ways
-
-
-def load_published(checkout: Path, checkpoint: Path) -> Any:
-    """Build the published model from a checkout, which must be called ``musicfm``: its imports say so."""
-    sys.path.insert(0, str(checkout.resolve().parent))
-    Wav2Vec2ConformerConfig: Any = importlib.import_module("transformers").Wav2Vec2ConformerConfig  # noqa: N806
-
-    own = Wav2Vec2ConformerConfig.from_pretrained
-
-    def read_config(name: str) -> Any:
-        try:
-            return own(name)
-        except OSError:
-            return Wav2Vec2ConformerConfig(**ENCODER)
-
-    with patch.object(Wav2Vec2ConformerConfig, "from_pretrained", read_config):
-        module = importlib.import_module("musicfm.model.musicfm_25hz")
-        stats = checkpoint.with_name(f"{checkpoint.stem}_stats.json")
-        return module.MusicFM25Hz(stat_path=str(stats), model_path=str(checkpoint)).eval()
 
 
 def measure_floor(rounds: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -68,7 +68,7 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
             settings.run_id,
             settings.options,
         )
-        for (recipe, resolution), rows in _build_frame_rows(done, features, event_time).items()
+        for (recipe, resolution), rows in _build_frame_rows(done, features, event_time)
     ]
     result = {
         "parts": [part.as_row() for part in parts],
@@ -81,12 +81,13 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Feature:
-    """One track's features at one recipe and resolution: rounded, (num_frames, embed_dim) flattened."""
+    """One track's features at one recipe and resolution: (num_frames, embed_dim) flattened, not yet rounded."""
 
     row: int
     recipe: str
     resolution: str
     values: np.ndarray
+    mantissa_bits: int
     num_frames: int
 
 
@@ -95,22 +96,21 @@ def _list_features(pooled: Sequence[pa.ListScalar], mantissa_bits: Mapping[str, 
     for row, items in enumerate(pooled):
         for item in items.values:
             recipe, resolution = item["wanted"].as_py().split("/")
-            values = round_mantissa(item["values"].values.to_numpy(), mantissa_bits[recipe])
-            features.append(_Feature(row, recipe, resolution, values, item["num_frames"].as_py()))
+            values, num_frames = item["values"].values.to_numpy(), item["num_frames"].as_py()
+            features.append(_Feature(row, recipe, resolution, values, mantissa_bits[recipe], num_frames))
     return features
 
 
 def _build_frame_rows(
     done: pa.Table, features: list[_Feature], event_time: datetime
-) -> dict[tuple[str, str], pa.Table]:
-    """Group features into ``frames`` rows by recipe and resolution, in the order of the tracks."""
+) -> Iterator[tuple[tuple[str, str], pa.Table]]:
+    """Yield ``frames`` rows by recipe and resolution, in the order of the tracks; one table is there at a time."""
     grouped: dict[tuple[str, str], list[_Feature]] = {}
     stored, hashes = done.column("stored").to_pylist(), done.column("content_hash").to_pylist()
     for feature in features:
         fact = f"{feature.recipe}/{feature.resolution}@{hashes[feature.row]}"
         if RESOLUTIONS[feature.resolution].frame_rate_hz is not None and fact not in (stored[feature.row] or ()):
             grouped.setdefault((feature.recipe, feature.resolution), []).append(feature)
-    tables = {}
     for (recipe, resolution), group in grouped.items():
         source = done.take([feature.row for feature in group])
         num_frames = np.array([feature.num_frames for feature in group], np.int32)
@@ -122,15 +122,19 @@ def _build_frame_rows(
             "event_time": pa.repeat(pa.scalar(event_time, FRAMES.field("event_time").type), len(group)),
             "num_frames": num_frames,
             "frame_rate_hz": pa.repeat(RESOLUTIONS[resolution].frame_rate_hz, len(group)),
-            "embeddings": _as_nested_lists([feature.values for feature in group], num_frames),
+            "embeddings": _as_nested_lists(group, num_frames),
         }
-        tables[recipe, resolution] = pa.table(columns, schema=FRAMES)
-    return tables
+        yield (recipe, resolution), pa.table(columns, schema=FRAMES)
 
 
-def _as_nested_lists(flat_values: list[np.ndarray], num_frames: np.ndarray) -> pa.Array:
-    """Return flattened frames as a list<list<float>> column, one row a track, without a Python list."""
-    values = np.concatenate(flat_values)
+def _as_nested_lists(group: Sequence[_Feature], num_frames: np.ndarray) -> pa.Array:
+    """Return rounded frames as a list<list<float>> column, one row a track: copied once, by the rounding."""
+    values = np.empty(sum(len(feature.values) for feature in group), np.float32)
+    start = 0
+    for feature in group:
+        stop = start + len(feature.values)
+        round_mantissa(feature.values, feature.mantissa_bits, out=values[start:stop])
+        start = stop
     embed_dim = len(values) // int(num_frames.sum())
     vectors = pa.ListArray.from_arrays(
         pa.array(np.arange(0, len(values) + 1, embed_dim, dtype=np.int32)), pa.array(values)
@@ -145,7 +149,10 @@ def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: date
         by_key.setdefault((feature.row, feature.recipe), []).append(feature)
     rows = done.take(pa.array([row for row, _ in by_key], pa.int64()))
     vectors = [
-        next((feature.values for feature in group if feature.resolution == "global"), None)
+        next(
+            (round_mantissa(each.values, each.mantissa_bits) for each in group if each.resolution == "global"),
+            None,
+        )
         for group in by_key.values()
     ]
     columns: dict[str, Any] = {name: rows.column(name) for name in TRACKS.names if name in EMBEDDED.names}

@@ -83,6 +83,22 @@ def test_vectors_are_split_by_byte_and_compressed() -> None:
     assert len(data) / (2 * 200 * 256) < 2.0  # bytes a value
 
 
+def test_only_what_finds_a_track_has_statistics() -> None:
+    group = pq.ParquetFile(io.BytesIO(encode_part("frames", build_frames(3, 4, 8)))).metadata.row_group(0)
+    statistics = {group.column(i).path_in_schema: group.column(i).statistics for i in range(group.num_columns)}
+    assert (statistics["track_id"].min, statistics["track_id"].max) == ("track0000", "track0002")
+    assert statistics["embeddings.list.element.list.element"] is None
+
+
+def test_rounding_into_an_array_gives_what_rounding_gives() -> None:
+    values = np.random.default_rng(0).uniform(0.1, 9.0, 100_000).astype(np.float32)  # several blocks
+    into = np.zeros(100_002, np.float32)
+    rounded = round_mantissa(values, 10, out=into[1:-1])
+    np.testing.assert_array_equal(rounded, values.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(into[1:-1], rounded)
+    assert into[0] == into[-1] == 0
+
+
 def test_a_written_part_knows_its_span_and_its_partition(tmp_path: Any) -> None:
     rows = build_frames(4, 2, 2)
     part = write_part(rows, "frames", str(tmp_path), {"recipe": "r", "resolution": "8hz"}, "run1")
