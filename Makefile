@@ -30,7 +30,8 @@ test-slow: setup ## a thousand tracks refreshed, a full disk, and the whole job 
 torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)
 	TORTURE_KILLS=20 $(BIN)/python -m pytest -s tests/integration/test_torture.py
 
-bench: setup ## how planning, opening, committing and point reads grow with the store
+bench: setup ## stages, whole runs, the model, memory, precision, and how the store grows (REFERENCE=checkout of musicfm)
+	$(BIN)/python -m benchmarks $(if $(REFERENCE),--reference $(REFERENCE))
 	$(BIN)/python -m benchmarks.ledger
 	$(BIN)/python -m benchmarks.point_read
 

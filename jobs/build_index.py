@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
+from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.config import RESOLUTIONS
 from pipeline.index_build import build_index
 from pipeline.index_draft import IndexSettings
@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--min-recall", type=_share, metavar="R", help="publish nothing that measures a lower recall@10"
     )
-    parser.add_argument("--rebuild", action="store_true", help="start anew even where a follow-up would do")
-    parser.add_argument("--ray", action="store_true", help="spread the work over a Ray cluster")
+    add_switch(parser, "--rebuild", "start anew even where a follow-up would do")
+    add_switch(parser, "--ray", "spread the work over a Ray cluster")
     parser.add_argument(
         "--cache", default=DEFAULT_CACHE, metavar="DIR", help="copies of what lies in object storage"
     )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, run_or_explain
+from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.check import check_store
 from pipeline.store_location import StoreLocation
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 for a sound store, 1 with problems, 2 for a mistake in the call."""
     parser = OneLineParser(description=__doc__)
     parser.add_argument("--store", required=True, metavar="URL", help="feature store to check")
-    parser.add_argument("--deep", action="store_true", help="also read every vector")
+    add_switch(parser, "--deep", "also read every vector")
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
 

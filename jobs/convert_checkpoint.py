@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from jobs.arguments import OneLineParser
 from musicfm_model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
@@ -40,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="convert_checkpoint", description="Convert a MusicFM checkpoint to safetensors."
-    )
+    parser = OneLineParser(prog="convert_checkpoint", description="Convert a MusicFM checkpoint to safetensors.")
     parser.add_argument("source", metavar="SOURCE", help="msd, fma, or the URL of a .pt or .safetensors file")
     parser.add_argument(
         "--stats", metavar="URL", help="statistics file; by default the one beside SOURCE or embedded in it"

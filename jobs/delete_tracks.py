@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 
-from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, run_or_explain
+from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.errors import StorageError, UsageError
 from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
+from pipeline.report import remove_reports_of
 from pipeline.storage import list_files, read_file
 from pipeline.store_location import StoreLocation
 from pipeline.writer import StoreWriter
@@ -23,11 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description=__doc__)
     parser.add_argument("--store", required=True, metavar="URL", help="feature store")
     parser.add_argument("--ids", required=True, metavar="FILE", help="track ids, one a line")
-    parser.add_argument(
-        "--vacuum",
-        action="store_true",
-        help="also remove every file that is not current: older versions go with it",
-    )
+    add_switch(parser, "--vacuum", "also remove every file that is not current: older versions go with it")
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
     store = StoreLocation(flags.store, dict(flags.storage_option))
@@ -59,6 +56,7 @@ def take_down(store: StoreLocation, track_ids: Sequence[str], vacuum: bool) -> d
     line["store_version"] = writer.store_version
     if vacuum:
         line["files_removed"] = vacuum_store(writer, 0)
+    line["reports_removed"] = remove_reports_of(store, track_ids)
     left = find_stored_ids(store, track_ids)
     for path, ids in sorted(left.items()):
         print(f"still in {path}: {', '.join(ids[:5])}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs.arguments import build_embed_parser, run_embed_command
+from jobs.embedding import build_embed_parser, run_embed_command
 from pipeline.catalog_fma import load_fma_catalog
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
+from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.maintain import (
     DEFAULT_DEAD_SHARE,
     PartitionReport,
@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 when done, 1 when it broke off, 2 for a mistake in the call."""
     parser = OneLineParser(description=__doc__)
     parser.add_argument("--store", required=True, metavar="URL", help="feature store")
-    parser.add_argument("--report", action="store_true", help="only print what the store weighs")
-    parser.add_argument("--recipes", action="store_true", help="only list the recipes")
+    add_switch(parser, "--report", "only print what the store weighs")
+    add_switch(parser, "--recipes", "only list the recipes")
     parser.add_argument("--drop-recipe", metavar="ID", help="take all that is stored under a recipe out first")
     parser.add_argument(
         "--dead-share", type=float, default=DEFAULT_DEAD_SHARE, help="rewrite parts of which more is dead"

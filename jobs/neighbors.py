@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
+from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.neighbors import TABLE_NAME, write_neighbors
 from pipeline.store_location import StoreLocation
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-k", type=int, default=10, metavar="N", help="neighbours of a track")
     parser.add_argument("--recipe", metavar="ID", help="where the store has indexes of several recipes")
-    parser.add_argument("--ray", action="store_true", help="spread the work over a Ray cluster")
+    add_switch(parser, "--ray", "spread the work over a Ray cluster")
     parser.add_argument("--cache", metavar="DIR", help="copies of an index that lies in object storage")
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)

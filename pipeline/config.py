@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -131,12 +132,14 @@ class RunSettings:
         attention: Attention back end.
         audio_options: File system options for reading audio; never logged.
         device: ``cuda`` or ``cpu``; by default what the cluster has.
+        num_gpus: GPUs to use; by default those that the cluster has.
         batch_size: Windows in one call of the model; by default what fits the device.
         max_duration_s: Tracks longer than this fail.
         commit_interval_s: Seconds between commits while the run goes on.
         stall_timeout_s: Without any result for so long, the run ends.
         retry_failures: Try files again that failed before and have not changed.
         prune: Take tracks out of the ledger that the catalog no longer has.
+        configuration: The command's flags as they were in effect, without secrets: kept with the run.
     """
 
     store: StoreLocation
@@ -150,9 +153,11 @@ class RunSettings:
     attention: str = "sdpa"
     audio_options: Options | None = field(default=None, repr=False)
     device: str | None = None
+    num_gpus: int | None = None
     batch_size: int | None = None
     max_duration_s: float = 7200.0
     commit_interval_s: float = 60.0
     stall_timeout_s: float = 3600.0
     retry_failures: bool = False
     prune: bool = False
+    configuration: Mapping[str, object] = field(default_factory=dict)

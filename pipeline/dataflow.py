@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
+import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,21 +20,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import ray.exceptions
 import torch
 from ray.util.annotations import RayDeprecationWarning
-from tqdm import tqdm
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.audio import decode_audio
+from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import Recipe, RunSettings
 from pipeline.decode import decode_tracks
 from pipeline.embed import Embedder, EmbedderSettings, choose_batch_size, choose_device
 from pipeline.errors import Reason, RunError, Stage, StorageError
 from pipeline.isolation import decode_audio_apart
-from pipeline.placement import Placement, describe_stall, place_actors
+from pipeline.metrics import measure, name_node, name_worker, start_monitor
+from pipeline.placement import Placement, place_actors
 from pipeline.schema import EMBEDDED, RESULTS
+from pipeline.watch import ProgressLine, RunWatch
 from pipeline.write import WriteSettings, write_parts
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class EmbedderActor:
         settings: How to embed; ``device`` and ``batch_size`` are resolved on the actor's node.
         batch_size: Windows in one call of the model, if given.
         num_threads: Torch threads.
+        monitor: Is told what the actor does.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class EmbedderActor:
         settings: EmbedderSettings,
         batch_size: int | None,
         num_threads: int,
+        monitor: Any,
     ) -> None:
         torch.set_num_threads(num_threads)
         state_dict = {name: torch.from_numpy(array.copy()) for name, array in ray.get(weights).items()}
@@ -67,10 +69,13 @@ class EmbedderActor:
         self.embedder = Embedder(
             replace(model, state_dict=state_dict), replace(settings, device=device, batch_size=size)
         )
+        self.monitor = monitor
+        monitor.add_model.remote(name_worker(), name_node(), device)
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, one table a track."""
-        yield from self.embedder.embed_rows(decoded)
+        windows = self.embedder.settings.windows
+        yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded)
 
 
 def start_ray() -> None:
@@ -81,6 +86,9 @@ def start_ray() -> None:
     if not ray.is_initialized():
         # Ray's notice that local connections need a token, which it makes and uses by itself.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        # Workers inherit it: a model's threads that wait for each other leave their cores to decoding and writing.
+        # Spinning, as is the default, took three times the processor time where cores are shared.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # one line of our own counts tracks, not blocks
@@ -89,7 +97,7 @@ def start_ray() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
 
 
-def choose_placement(device: str | None) -> Placement:
+def choose_placement(device: str | None, num_gpus: int | None = None) -> Placement:
     """Start or join Ray and choose where the model's actors go.
 
     Raises:
@@ -97,7 +105,7 @@ def choose_placement(device: str | None) -> Placement:
     """
     start_ray()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return place_actors(nodes, device)
+    return place_actors(nodes, device, num_gpus)
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ def build_dataset(
     run_id: str,
     placement: Placement,
     effort: Effort,
+    monitor: Any,
 ) -> ray.data.Dataset:
     """Lay out one pass as a Ray Data pipeline whose rows are results of write tasks.
 
@@ -142,6 +151,7 @@ def build_dataset(
         run_id: The run.
         placement: Where actors and tasks go.
         effort: How careful the pass is.
+        monitor: Is told what each task does.
 
     Returns:
         A lazy dataset of ``schema.RESULTS``.
@@ -174,8 +184,10 @@ def build_dataset(
     }
     return (
         ray.data.from_arrow(blocks)
-        .map_batches(decode, **task)
-        .map_batches(
+        .map_batches(partial(measure, "decode", monitor, settings.windows, decode), **task)
+        # `map_batches` takes GPUs with a number of rows alone. Blocks stay as they come here, so that long tracks
+        # do not fill the memory; the embedder makes its own batches, of windows.
+        .map_batches_internal(
             EmbedderActor,
             batch_size=None,
             batch_format="pyarrow",
@@ -186,12 +198,13 @@ def build_dataset(
                 "settings": embedder,
                 "batch_size": settings.batch_size,
                 "num_threads": placement.num_threads,
+                "monitor": monitor,
             },
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
             ray_remote_args_fn=lambda: {"max_task_retries": effort.max_retries},
         )
-        .map_batches(write, **task)
+        .map_batches(partial(measure, "write", monitor, settings.windows, write), **task)
     )
 
 
@@ -201,6 +214,7 @@ def process_tracks(
     recipes: Mapping[str, Recipe],
     settings: RunSettings,
     committer: RunCommitter,
+    watch: RunWatch,
 ) -> None:
     """Run the pipeline over the planned rows and commit as results come in.
 
@@ -214,35 +228,38 @@ def process_tracks(
         recipes: The run's recipes by id.
         settings: What to compute.
         committer: Takes the results.
+        watch: Is told of the run's course.
 
     Raises:
         RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
         UsageError: A GPU is asked for and there is none.
     """
-    placement = choose_placement(settings.device)
+    placement = choose_placement(settings.device, settings.num_gpus).fit(rows.num_rows)
     weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
     model = replace(checkpoint, state_dict={})
     num_planned = rows.num_rows
+    monitor = start_monitor(committer.run_id, num_planned)
+    watch.work_began_s = watch.age_s()
     # Ray 2.60 deprecates its only way of saying how often a task is tried, and has no other yet.
     warnings.simplefilter("ignore", RayDeprecationWarning)
-    with tqdm(total=rows.num_rows, unit="track", desc="embedding", mininterval=1.0, smoothing=0.1) as progress:
+    with closing(ProgressLine(num_planned)) as line:
+        collector = Collector(settings, placement, committer, monitor, watch, line)
         for effort in (Effort(placement.tracks_per_block, False, 3), Effort(1, True, 1), Effort(1, True, 1)):
-            build = partial(
-                build_dataset, rows, weights, model, recipes, settings, committer.run_id, placement, effort
-            )
-            _commit_results(build, settings, placement, committer, progress)
+            layout = (weights, model, recipes, settings, committer.run_id, placement, effort, monitor)
+            collector.collect(partial(build_dataset, rows, *layout))
             done = pa.array(sorted(committer.done), pa.string())
             rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))
             if rows.num_rows == 0:
                 return
             logger.warning("%d tracks have no outcome: their workers died", rows.num_rows)
+            monitor.forget_running.remote()
         if rows.num_rows == num_planned > 1:
             raise RunError(
                 f"not one of {num_planned} tracks got through: every worker died; the Ray logs of the last tasks "
                 "say why (memory, GPU driver, a missing library)"
             )
         write_settings = build_write_settings(recipes, settings, committer.run_id)
-        progress.update(committer.accept(write_parts(mark_as_crashed(rows), write_settings)))
+        collector.accept(write_parts(mark_as_crashed(rows), write_settings))
 
 
 def mark_as_crashed(rows: pa.Table) -> pa.Table:
@@ -268,55 +285,3 @@ def write_or_refuse(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
         return write_parts(embedded, settings)
     except StorageError as error:
         return pa.Table.from_pylist([{"refusal": str(error)}], schema=RESULTS)
-
-
-def _commit_results(
-    build: Callable[[], ray.data.Dataset],
-    settings: RunSettings,
-    placement: Placement,
-    committer: RunCommitter,
-    progress: Any,
-) -> None:
-    last_commit_s = time.monotonic()
-    for result in _iterate_with_timeout(build, settings.stall_timeout_s, placement):
-        refusal = result.column("refusal")[0].as_py()
-        if refusal is not None:
-            raise RunError(f"{refusal}; what was committed before is kept: run the same command again")
-        progress.update(committer.accept(result))
-        if time.monotonic() - last_commit_s >= settings.commit_interval_s:
-            committer.commit()
-            last_commit_s = time.monotonic()
-
-
-def _iterate_with_timeout(
-    build: Callable[[], ray.data.Dataset], stall_timeout_s: float, placement: Placement
-) -> Iterator[pa.Table]:
-    """Yield a dataset's results; a silence of ``stall_timeout_s`` ends the run and says what it waits for.
-
-    The dataset is built under the same watch: Ray counts its input's rows in a task, which needs a CPU as well.
-    """
-    results: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
-
-    def pull() -> None:
-        try:
-            for batch in build().iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-                results.put(batch)
-            results.put(None)
-        except BaseException as error:
-            results.put(error)
-
-    threading.Thread(target=pull, daemon=True, name="results").start()
-    while True:
-        try:
-            result = results.get(timeout=stall_timeout_s)
-        except queue.Empty:
-            total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
-            raise RunError(describe_stall(stall_timeout_s, placement, total, free)) from None
-        if result is None:
-            return
-        if isinstance(result, ray.exceptions.RayError):
-            detail = " ".join(str(result).split())[-500:]
-            raise RunError(f"Ray gave up: … {detail}") from result
-        if isinstance(result, BaseException):
-            raise result
-        yield result

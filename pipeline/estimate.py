@@ -1,144 +1,286 @@
-"""Estimate: what a planned run will read, write and take, from a few of its files tried on this machine."""
+"""Estimate: what a planned run will read, write, take and cost, from a probe of some of its files.
+
+Nothing here knows of Ray: a probe, the plan's rows and what the cluster is go in, figures come out.
+"""
 
 from __future__ import annotations
 
-import os
-import tempfile
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
-from musicfm_model.checkpoint import Checkpoint
-from pipeline.config import SAMPLE_RATE_HZ, SHARED_WINDOW_S, Recipe, RunSettings
-from pipeline.decode import decode_tracks
-from pipeline.embed import Embedder, EmbedderSettings, choose_batch_size, choose_device
-from pipeline.placement import place_actors
-from pipeline.schema import DECODED
-from pipeline.write import WriteSettings, write_parts
+from musicfm_model.config import ModelConfig
+from pipeline.config import FRAME_RATE_HZ, RESOLUTIONS, SHARED_WINDOW_S, Precision, WindowPolicy, window_length_s
+from pipeline.parts import STORED_BYTES_PER_VALUE
+from pipeline.probe import Probe, size_pools
 
-NUM_PROBED = 8
-WARM_UP_S = 2.0
 LEDGER_ROW_BYTES = 300  # of `tracks` without the vector, in parts of a thousand rows
-VECTOR_BYTES_PER_VALUE = 1.8  # at ten mantissa bits
+CLOSING_S = 1.5  # the last commits and the report
+
+GPU_TFLOPS: dict[str, tuple[float, float, float]] = {
+    "t4": (8.1, 8.1, 65.0),
+    "a10": (31.2, 62.5, 125.0),
+    "l4": (30.3, 60.0, 121.0),
+    "l40s": (91.6, 183.0, 362.0),
+    "a100": (19.5, 156.0, 312.0),
+    "h100": (67.0, 495.0, 989.0),
+    "h200": (67.0, 495.0, 989.0),
+}
+"""Dense rates in float32, tf32 and half precision, from NVIDIA's data sheets (SXM where there is a choice)."""
+
+GPU_SHARE = 0.4  # of those rates that a whole extraction is taken to reach; `make bench` measures it
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a run would have.
+
+    Args:
+        num_cpus: Cores.
+        num_actors: Model actors.
+        start_s: Seconds until the first track reaches a model: Ray, worker processes, the model's start.
+    """
+
+    num_cpus: float
+    num_actors: int
+    start_s: float
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What an hour or a month costs, in any currency; None where nobody said.
+
+    Args:
+        gpu_hour: One GPU for an hour.
+        core_hour: One CPU core for an hour.
+        gb_month: A gigabyte (10⁹ bytes) stored for a month.
+    """
+
+    gpu_hour: float | None = None
+    core_hour: float | None = None
+    gb_month: float | None = None
 
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What a run over planned tracks comes to, were it done on this machine.
+    """What a run over planned tracks comes to.
 
     Args:
-        num_probed: Files that were read and decoded for it; none gives zeros below.
+        num_tracks: Tracks to look at.
+        num_probed: Files that were tried for it; none gives zeros below.
         num_failed: How many of those cannot be embedded.
         audio_s: Seconds of audio in all planned tracks.
         bytes_read: Bytes of their files.
-        bytes_written: Bytes of the parts that hold their features.
-        decode_s: Core-seconds of reading, decoding and resampling.
-        model_s: Seconds of one model on this machine's device.
-        seconds: Wall time of the run, its start not counted.
+        bytes_written: Bytes of all that a run writes.
+        bytes_by_resolution: Of those, the frames of each resolution; the ledger holds the global vectors.
+        decode_core_s: Core-seconds of reading, decoding and resampling.
+        model_s: Seconds of one model on the device: GPU-seconds, where it is one.
+        model_core_s: Core-seconds of the models.
+        write_core_s: Core-seconds of encoding and writing.
+        device: ``cuda`` or ``cpu``.
+        machine: Name of the GPU or processor.
+        num_cpus: Cores that the estimate reckons with.
+        num_actors: Model actors that it reckons with.
+        cores_per_actor: Cores that keep one of them busy.
+        bottleneck: ``decode``, ``model`` or ``write``.
+        model_busy_share: Share of the time in which the models compute.
+        start_s: Seconds before the first track is embedded.
+        seconds: Wall time of the run, its start and end included.
+        core_hours: What decoding, models and writing take of the cores.
+        gpu_hours: What the models take of GPUs.
+        cost: Of the machines for the wall time; None without prices.
+        storage_cost_per_month: Of what is written; None without a price.
     """
 
+    num_tracks: int = 0
     num_probed: int = 0
     num_failed: int = 0
     audio_s: float = 0.0
     bytes_read: int = 0
     bytes_written: int = 0
-    decode_s: float = 0.0
+    bytes_by_resolution: dict[str, int] = field(default_factory=dict)
+    decode_core_s: float = 0.0
     model_s: float = 0.0
+    model_core_s: float = 0.0
+    write_core_s: float = 0.0
+    device: str = ""
+    machine: str = ""
+    num_cpus: float = 0.0
+    num_actors: int = 0
+    cores_per_actor: float = 0.0
+    bottleneck: str = ""
+    model_busy_share: float = 0.0
+    start_s: float = 0.0
     seconds: float = 0.0
+    core_hours: float = 0.0
+    gpu_hours: float = 0.0
+    cost: float | None = None
+    storage_cost_per_month: float | None = None
 
 
 def estimate_run(
-    planned: pa.Table, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings
+    planned: pa.Table,
+    probe: Probe,
+    cluster: Cluster,
+    embed_dim: int,
+    num_recipes: int = 1,
+    prices: Prices = Prices(),
 ) -> RunEstimate:
-    """Try a few planned tracks, evenly spaced, and extrapolate; nothing is written to the store.
+    """Extrapolate a probe to all planned tracks.
 
     Args:
-        planned: Rows of ``schema.PLAN``.
-        checkpoint: The model.
-        recipes: Recipes of the run, by id.
-        settings: What the run would compute.
+        planned: Rows of ``schema.PLAN``; at least one.
+        probe: Of some of them.
+        cluster: What the run would have.
+        embed_dim: Width of a vector.
+        num_recipes: Recipes, each of which gives a track a row in the ledger.
+        prices: For the costs.
     """
-    if planned.num_rows == 0:
-        return RunEstimate()
-    rows = planned.take(np.unique(np.linspace(0, planned.num_rows - 1, NUM_PROBED, dtype=np.int64)))
-    start_s = time.process_time()
-    decoded = pa.concat_tables(decode_tracks(rows, settings.audio_options, settings.max_duration_s))
-    decode_s = (time.process_time() - start_s) / rows.num_rows * planned.num_rows
-    sound = decoded.filter(pc.is_valid(decoded.column("duration_s")))
-    probed = RunEstimate(
-        num_probed=rows.num_rows,
-        num_failed=rows.num_rows - sound.num_rows,
-        bytes_read=_sum_sizes(planned),
-        decode_s=decode_s,
-    )
-    if sound.num_rows == 0:
-        return probed
-    scale = probed.bytes_read / _sum_sizes(rows) if _sum_sizes(rows) else planned.num_rows / rows.num_rows
-    audio_s = pc.sum(sound.column("duration_s")).as_py() * scale
-    model_rate, bytes_per_s = _probe_model(sound, checkpoint, recipes, settings)
-    row_bytes = LEDGER_ROW_BYTES + VECTOR_BYTES_PER_VALUE * checkpoint.config.embed_dim
-    num_ledger_rows = len(recipes) * sound.num_rows / rows.num_rows * planned.num_rows
-    return replace(
-        probed,
+    bytes_read = _sum_sizes(planned)
+    counted = {
+        "num_tracks": planned.num_rows,
+        "num_probed": probe.num_files,
+        "num_failed": probe.num_failed,
+        "bytes_read": bytes_read,
+    }
+    if not probe.model_s_per_audio_s:
+        return RunEstimate(**counted)
+    num_sound = planned.num_rows * (1 - probe.num_failed / probe.num_files)
+    # The sample's files may be larger than most: their sizes, which are known of all, put that right.
+    scale = bytes_read / planned.num_rows / probe.bytes_in_per_file if probe.bytes_in_per_file else 1.0
+    audio_s = num_sound * probe.audio_s_per_file * scale
+    by_resolution = {name: round(rate * audio_s) for name, rate in probe.bytes_out.items()}
+    ledger_bytes = num_sound * num_recipes * (LEDGER_ROW_BYTES + STORED_BYTES_PER_VALUE * embed_dim)
+    advice = size_pools(probe, cluster.num_cpus, cluster.num_actors)
+    seconds = cluster.start_s + audio_s / advice.audio_s_per_s + CLOSING_S
+    work = {
+        "decode_core_s": probe.decode_core_s * audio_s,
+        "model_core_s": probe.model_core_s * audio_s,
+        "write_core_s": probe.write_core_s * audio_s,
+    }
+    model_s = probe.model_s_per_audio_s * audio_s
+    num_gpus = cluster.num_actors if probe.device == "cuda" else 0
+    bytes_written = round(sum(by_resolution.values()) + ledger_bytes)
+    return RunEstimate(
+        **counted,
+        **work,
         audio_s=audio_s,
-        bytes_written=int(bytes_per_s * audio_s + row_bytes * num_ledger_rows),
-        model_s=model_rate * audio_s,
-        seconds=_combine(decode_s, model_rate * audio_s, settings.device or choose_device()),
+        bytes_written=bytes_written,
+        bytes_by_resolution={**by_resolution, "global": round(ledger_bytes)},
+        model_s=model_s,
+        device=probe.device,
+        machine=probe.machine,
+        num_cpus=cluster.num_cpus,
+        num_actors=cluster.num_actors,
+        cores_per_actor=advice.cores_per_actor,
+        bottleneck=advice.bottleneck,
+        model_busy_share=advice.model_busy_share,
+        start_s=cluster.start_s,
+        seconds=seconds,
+        core_hours=sum(work.values()) / 3600,
+        gpu_hours=model_s / 3600 if num_gpus else 0.0,
+        cost=_price_machines(seconds, num_gpus, cluster.num_cpus, prices),
+        storage_cost_per_month=prices.gb_month and bytes_written / 1e9 * prices.gb_month,
     )
+
+
+def transfer_probe(
+    probe: Probe,
+    gpu: str,
+    config: ModelConfig,
+    layer: int,
+    windows: WindowPolicy,
+    precision: Precision,
+    resolutions: Sequence[str],
+) -> Probe:
+    """Say what a probe would have found with the model on a GPU that is not at hand.
+
+    The model's time follows from its operations and the GPU's rate; feeding it is taken to keep one core busy.
+    Decoding and writing stay as measured.
+
+    Args:
+        probe: Made here.
+        gpu: Key of ``GPU_TFLOPS``.
+        config: Sizes of the model.
+        layer: The deepest layer that is stored.
+        windows: Window policy: under ``task`` each window length passes the model.
+        precision: Arithmetic.
+        resolutions: Wanted resolutions.
+    """
+    rate = GPU_TFLOPS[gpu][{"float32": 0, "tf32": 1}.get(precision, 2)]
+    num_passes = len({window_length_s(RESOLUTIONS[name], windows) for name in resolutions})
+    model_s = count_window_tflop(config, layer) * num_passes / (rate * GPU_SHARE)
+    return Probe(
+        **{
+            **vars(probe),
+            "device": "cuda",
+            "machine": gpu.upper(),
+            "model_s": model_s,
+            "window_s": SHARED_WINDOW_S,
+            "model_core_s": model_s / SHARED_WINDOW_S,
+        }
+    )
+
+
+def count_window_tflop(config: ModelConfig, layer: int) -> float:
+    """Count the operations of one 30 s window, 10¹² of them, two to a multiplication with its addition.
+
+    Args:
+        config: Sizes of the model.
+        layer: The last layer that is computed.
+    """
+    num_frames = int(SHARED_WINDOW_S * FRAME_RATE_HZ)
+    mel_frames, channels, bands = 4 * num_frames, config.conv_dim, config.n_mels
+    kernel = 9 * channels * channels  # 3 × 3; the first block has one such convolution, the second three
+    convolutions = kernel * (bands // 2 * mel_frames // 2 + 3 * (bands // 4) * num_frames)
+    projection = channels * bands // 4 * config.embed_dim * num_frames
+    width = config.embed_dim
+    per_frame = 4 * width * config.ffn_dim + 4 * width**2 + 2 * num_frames * width + 3 * width**2
+    return 2 * (convolutions + projection + layer * per_frame * num_frames) / 1e12
+
+
+def describe_estimate(estimate: RunEstimate) -> list[str]:
+    """Say an estimate in a few lines for people."""
+    if not estimate.num_tracks:
+        return ["nothing to do: no track is new or changed"]
+    lines = [
+        f"{estimate.num_tracks:,} tracks to look at; {estimate.num_probed} files tried, {estimate.num_failed} of "
+        "them cannot be embedded"
+    ]
+    if not estimate.audio_s:
+        return lines
+    names = [name for name in RESOLUTIONS if name in estimate.bytes_by_resolution]
+    written = ", ".join(f"{name} {estimate.bytes_by_resolution[name] / 1e6:,.1f}" for name in names)
+    device = f"{estimate.num_actors} × {estimate.machine}" if estimate.gpu_hours else estimate.machine
+    lines += [
+        f"audio    {estimate.audio_s / 3600:,.2f} hours",
+        f"read     {estimate.bytes_read / 1e6:,.1f} MB",
+        f"written  {estimate.bytes_written / 1e6:,.1f} MB ({written}, with the ledger)",
+        f"work     {estimate.core_hours:,.3f} core-hours, {estimate.gpu_hours:,.3f} GPU-hours "
+        f"(decode {estimate.decode_core_s:,.0f}, model {estimate.model_core_s:,.0f}, write "
+        f"{estimate.write_core_s:,.0f} core-seconds; model {estimate.model_s:,.0f} s)",
+        f"pools    {estimate.cores_per_actor:,.1f} cores keep one model busy; with {estimate.num_cpus:g} cores "
+        f"and {device} models are busy {estimate.model_busy_share:.0%} of the time: the bottleneck is "
+        f"{estimate.bottleneck}",
+        f"time     about {estimate.seconds:,.0f} s, of which {estimate.start_s:,.0f} s to start",
+    ]
+    if estimate.cost is not None:
+        lines.append(f"cost     {estimate.cost:,.2f} for the machines")
+    if estimate.storage_cost_per_month is not None:
+        lines.append(f"storage  {estimate.storage_cost_per_month:,.2f} a month")
+    return lines
+
+
+def _price_machines(seconds: float, num_gpus: int, num_cpus: float, prices: Prices) -> float | None:
+    """Price machines for the wall time: what stands idle is paid for as well."""
+    if prices.gpu_hour is None and prices.core_hour is None:
+        return None
+    return seconds / 3600 * (num_gpus * (prices.gpu_hour or 0.0) + num_cpus * (prices.core_hour or 0.0))
 
 
 def _sum_sizes(rows: pa.Table) -> int:
     """Sum the sizes of files; those that no listing told count as the mean of the others."""
     sizes = rows.column("size_bytes")
     return int((pc.mean(sizes).as_py() or 0.0) * len(sizes))
-
-
-def _probe_model(
-    sound: pa.Table, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings
-) -> tuple[float, float]:
-    """Embed one batch of up to one window's length of the longest probed track.
-
-    Returns:
-        The model's seconds, and the bytes of the frames' parts, for a second of audio.
-    """
-    device = settings.device or choose_device()
-    size = settings.batch_size or choose_batch_size(device, settings.precision)
-    layers = {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
-    embedder = Embedder(
-        checkpoint,
-        EmbedderSettings(layers, settings.windows, settings.precision, settings.attention, device, size),
-    )
-    row = sound.slice(int(np.argmax(sound.column("duration_s").to_numpy())), 1)
-    waveform = row.column("waveform")[0].values.to_numpy()[: int(SHARED_WINDOW_S * SAMPLE_RATE_HZ)]
-    _embed(embedder, row, waveform[: int(WARM_UP_S * SAMPLE_RATE_HZ)])
-    start_s = time.perf_counter()
-    embedded = _embed(embedder, pa.concat_tables([row] * size), waveform)
-    model_s = (time.perf_counter() - start_s) / size
-    mantissa_bits = {recipe_id: recipe.mantissa_bits for recipe_id, recipe in recipes.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        written = write_parts(embedded.slice(0, 1), WriteSettings(folder, mantissa_bits, "estimate"))
-        frame_bytes = sum(part["size_bytes"] for part in written.column("parts")[0].as_py())
-    audio_s = len(waveform) / SAMPLE_RATE_HZ
-    return model_s / audio_s, frame_bytes / audio_s
-
-
-def _embed(embedder: Embedder, rows: pa.Table, waveform: np.ndarray) -> pa.Table:
-    """Embed the same waveform for each of the rows."""
-    position = rows.schema.get_field_index("waveform")
-    column = pa.array([waveform] * rows.num_rows, DECODED.field("waveform").type)
-    return pa.concat_tables(embedder.embed_rows(rows.set_column(position, DECODED.field("waveform"), column)))
-
-
-def _combine(decode_s: float, model_s: float, device: str) -> float:
-    """Return the wall time of stages that run side by side: on a GPU beside the CPU, else on the same cores."""
-    num_cpus = os.cpu_count() or 1
-    if device == "cpu":
-        return model_s + decode_s / num_cpus
-    num_gpus = torch.cuda.device_count()
-    placement = place_actors([{"CPU": num_cpus, "GPU": num_gpus}], device)
-    return max(model_s / placement.num_actors, decode_s / max(1, num_cpus - placement.num_actors))

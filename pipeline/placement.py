@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
 
@@ -35,22 +35,34 @@ class Placement:
     task_heap_bytes: int
     tracks_per_block: int
 
+    def fit(self, num_tracks: int) -> Placement:
+        """Return the placement with no more actors than a run of so many tracks has blocks."""
+        num_blocks = -(-num_tracks // self.tracks_per_block)
+        return replace(self, num_actors=max(1, min(self.num_actors, num_blocks)))
 
-def place_actors(nodes: Sequence[Mapping[str, float]], device: str | None) -> Placement:
+
+def place_actors(
+    nodes: Sequence[Mapping[str, float]], device: str | None, num_gpus: int | None = None
+) -> Placement:
     """Choose one actor per GPU, or one per node where the cluster has no GPU (or is told not to use them).
 
     Args:
-        nodes: Resources of each live node, as Ray names them.
+        nodes: Resources of each node, as Ray names them.
         device: ``cuda``, ``cpu`` or None for what there is.
+        num_gpus: GPUs to use, by default those that are there; more make an autoscaler add nodes, which shows its
+            limits to nobody.
 
     Returns:
-        The placement. On every node that holds an actor at least one CPU, or half of the only one, is left for
-        decoding and writing, so that the run goes on when other nodes are lost.
+        The placement. Where nodes without a GPU have at least as many CPUs as those with one, a GPU's actor takes
+        its share of all CPUs of its node, which leaves decoding and writing to the others. Elsewhere at least one
+        CPU, or half of the only one, is left for them on every node that holds an actor, so that the run goes on
+        when other nodes are lost.
 
     Raises:
         UsageError: ``cuda`` is wanted, and no node has a GPU.
     """
-    num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if num_gpus is None:
+        num_gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if device == "cuda" and num_gpus == 0:
         raise UsageError("--device cuda: expected a GPU in the cluster, found none; leave it out to run on CPUs")
     smallest_memory_bytes = min(
@@ -58,8 +70,13 @@ def place_actors(nodes: Sequence[Mapping[str, float]], device: str | None) -> Pl
     )
     heap_bytes = int(min(TASK_HEAP_BYTES, smallest_memory_bytes / 4))
     if num_gpus and device != "cpu":
+        share = _share_of_cpus(nodes)
+        if share is not None:
+            num_threads = min(MAX_CPUS_PER_ACTOR, max(1, int(share)))
+            return Placement(num_gpus, 1, share, num_threads, 1, heap_bytes, TRACKS_PER_BLOCK_GPU)
+        are_coming = not any(node.get("GPU", 0) for node in nodes)  # with a CPU for each GPU at least
         has_room = all(node.get("CPU", 0) >= node.get("GPU", 0) for node in nodes)
-        num_cpus = 1 if has_room and sum(node.get("CPU", 0) for node in nodes) > num_gpus else 0
+        num_cpus = 1 if are_coming or (has_room and sum(node.get("CPU", 0) for node in nodes) > num_gpus) else 0
         return Placement(num_gpus, 1, num_cpus, 1, 1, heap_bytes, TRACKS_PER_BLOCK_GPU)
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 2]
     if not cpus:
@@ -68,6 +85,15 @@ def place_actors(nodes: Sequence[Mapping[str, float]], device: str | None) -> Pl
     # Decoding and writing take a small part of what the model takes, so it may use the last core as well.
     num_threads = min(*cpus, MAX_CPUS_PER_ACTOR)
     return Placement(len(cpus), 0, num_threads - 1, num_threads, 1, heap_bytes, TRACKS_PER_BLOCK_CPU)
+
+
+def _share_of_cpus(nodes: Sequence[Mapping[str, float]]) -> float | None:
+    """Return the CPUs beside each GPU; None where the nodes without one have fewer, and all nodes decode."""
+    with_gpu = [node for node in nodes if node.get("GPU", 0)]
+    beside = sum(node.get("CPU", 0) for node in nodes if not node.get("GPU", 0))
+    if not with_gpu or beside < sum(node.get("CPU", 0) for node in with_gpu):
+        return None
+    return min(node.get("CPU", 0) / node["GPU"] for node in with_gpu) or None
 
 
 def describe_stall(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,28 +20,11 @@ from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Recipe, window_length_s
 from pipeline.embed import Embedder, EmbedderSettings, choose_batch_size, choose_device
 from pipeline.errors import UsageError
 from pipeline.parts import round_mantissa
+from pipeline.recognise import MOMENTS, Heard
 
 Matrix = npt.NDArray[np.float32]
 
 MIN_LAST_FRAME_SHARE = 0.5
-MOMENTS = "0.5hz"
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What the model makes of a file.
-
-    Args:
-        vectors: What the index is asked with: float32 of shape (num_frames, embed_dim), (1, embed_dim) for
-            ``global``.
-        moments: Of a file that is asked for by its global vector, its frames at 0.5 Hz: by them its recording is
-            told from others that sound alike. None where they are not needed.
-        stored: By resolution, what a catalog would store of it, float32 of shape (num_frames, embed_dim).
-    """
-
-    vectors: Matrix
-    moments: Matrix | None = None
-    stored: Mapping[str, Matrix] = field(default_factory=dict)
 
 
 class AudioQuery:

@@ -10,8 +10,8 @@ models: of 330 cuts of 10 s and more whose track was taken away, three were take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,13 +19,30 @@ import pyarrow.compute as pc
 from pipeline.align import Matrix, align_passage, fit_whitening
 from pipeline.errors import UsageError
 from pipeline.index_codes import normalise_rows
-from pipeline.query import MOMENTS
 from pipeline.read import FeatureStore
 
+MOMENTS = "0.5hz"
 SURE_SCORE = 0.5  # of a passage: strangers reach 0.44 at most
 LIKELY_SCORE = 0.3  # enough for one that stands out from all others
 LIKELY_LEAD = 0.1
 MIN_LIKELY_FRAMES = 5  # two or three moments fit a stranger by chance
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the model makes of a file.
+
+    Args:
+        vectors: What the index is asked with: float32 of shape (num_frames, embed_dim), (1, embed_dim) for
+            ``global``.
+        moments: Of a file that is asked for by its global vector, its frames at 0.5 Hz: by them its recording is
+            told from others that sound alike. None where they are not needed.
+        stored: By resolution, what a catalog would store of it, float32 of shape (num_frames, embed_dim).
+    """
+
+    vectors: Matrix
+    moments: Matrix | None = None
+    stored: Mapping[str, Matrix] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

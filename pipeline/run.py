@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,11 +18,18 @@ from pipeline.commit import RunCommitter, RunCounts
 from pipeline.config import Recipe, RunSettings
 from pipeline.dataflow import choose_placement, process_tracks
 from pipeline.errors import FeatureStoreError, RunError, StorageError, UsageError
-from pipeline.estimate import RunEstimate, estimate_run
+from pipeline.estimate import Cluster, Prices, RunEstimate, estimate_run, transfer_probe
+from pipeline.logs import RUN_ID
 from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
+from pipeline.probe import size_pools
+from pipeline.probe_dataflow import probe_on_cluster
+from pipeline.report import RunFacts, publish_report
 from pipeline.schema import TABLES
 from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, has_tables, open_table, read_columns
+from pipeline.watch import RunWatch
+
+logger = logging.getLogger(__name__)
 
 FACT_KEYS = ("track_id", "content_hash", "resolution")
 
@@ -38,6 +47,7 @@ class RunReport:
         bytes_written: Bytes of the files that the run added.
         closed: Whether the books closed and the run was published.
         estimate: After a dry run, what the run would come to.
+        page: URL of the run's report, where one was written.
     """
 
     run_id: str
@@ -48,6 +58,7 @@ class RunReport:
     bytes_written: int
     closed: bool
     estimate: RunEstimate | None = None
+    page: str | None = None
 
 
 def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
@@ -69,13 +80,17 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     checkpoint = load_model(settings)
     recipes = build_recipes(checkpoint, settings)
     if settings.device is not None:
-        choose_placement(settings.device)  # before anything is made: there may be no such device
+        choose_placement(settings.device, settings.num_gpus)  # before anything is made: there may be none
     create_tables(settings.store)  # says so where there is no bucket; some servers make one for whoever writes
     settings.store.check_writable()
     run_id = uuid.uuid4().hex[:12]
+    RUN_ID.set(run_id)
+    watch = RunWatch(run_id, start_s)
     committer = RunCommitter(settings.store, run_id, recipes)
+    base_version = committer.store_version
     committer.record_recipes(settings.checkpoint)
     plan = plan_run(catalog, settings, recipes)
+    logger.info("planned", extra={"tracks": plan.num_tracks, "to_process": plan.to_process.num_rows})
     counts = committer.counts
     counts.planned = plan.num_tracks
     counts.unchanged = plan.num_unchanged
@@ -85,35 +100,71 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
         committer.relabel(plan.relabeled)
     try:
         if plan.to_process.num_rows:
-            process_tracks(plan.to_process, checkpoint, recipes, settings, committer)
+            process_tracks(plan.to_process, checkpoint, recipes, settings, committer, watch)
         closed = counts.closes
+        logger.info("all results are in", extra={"counts": vars(counts), "closed": closed})
         if closed:
             committer.close(plan.departed if settings.prune else None)
         else:
             committer.commit()  # what has an outcome is kept; the next run goes on from there
-    except RunError:
+    except RunError as error:
         with suppress(FeatureStoreError):
             committer.commit()  # results that were accepted since the last commit
+            publish_report(gather_run(committer, settings, watch, base_version, broke_off=str(error)))
         raise
     except StorageError as error:
         raise RunError(f"{error}; what was committed before is kept: run the same command again") from error
+    page = publish_report(gather_run(committer, settings, watch, base_version, closed))
+    logger.info("run ended", extra={"seconds": watch.age_s(), "store_version": committer.store_version})
     return RunReport(
         run_id,
         counts,
         {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()},
         committer.store_version,
-        time.monotonic() - start_s,
+        watch.age_s(),
         committer.bytes_written,
         closed,
+        page=page,
     )
 
 
-def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
+def gather_run(
+    committer: RunCommitter,
+    settings: RunSettings,
+    watch: RunWatch,
+    base_version: int,
+    closed: bool = False,
+    broke_off: str | None = None,
+) -> RunFacts:
+    """Collect what the driver knows of a run, for its report."""
+    return RunFacts(
+        store=settings.store,
+        run_id=committer.run_id,
+        recipes={recipe_id: recipe.layer for recipe_id, recipe in committer.recipes.items()},
+        counts=vars(committer.counts),
+        version=committer.store_version,
+        base_version=base_version,
+        closed=closed,
+        seconds=watch.age_s(),
+        bytes_written=committer.bytes_written,
+        broke_off=broke_off,
+        throughput=watch.throughput.read(),
+        books=watch.books,
+        phases={name: getattr(watch, name) for name in ("work_began_s", "first_result_s", "work_ended_s")},
+        configuration=settings.configuration,
+    )
+
+
+def preview_catalog(
+    catalog: pa.Table, settings: RunSettings, prices: Prices | None = None, gpu: str | None = None
+) -> RunReport:
     """Say what ``embed_catalog`` would have to do, and what it would take, without writing anything.
 
     Args:
         catalog: Rows of ``schema.CATALOG``.
         settings: What would be computed.
+        prices: For the costs.
+        gpu: Key of ``estimate.GPU_TFLOPS``: reckon with one of these, rather than with what the cluster has.
 
     Returns:
         A report whose ``embedded`` counts the tracks that would be looked at.
@@ -137,8 +188,34 @@ def preview_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     )
     version = open_table(settings.store, "tracks").version() if exists else None
     layers = {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
-    estimate = estimate_run(plan.to_process, checkpoint, recipes, settings)
+    estimate = RunEstimate()
+    if plan.to_process.num_rows:
+        setup_s = time.monotonic() - start_s
+        estimate = _estimate(plan.to_process, checkpoint, recipes, settings, prices or Prices(), gpu, setup_s)
     return RunReport("dry-run", counts, layers, version, time.monotonic() - start_s, 0, counts.closes, estimate)
+
+
+def _estimate(
+    planned: pa.Table,
+    checkpoint: Checkpoint,
+    recipes: Mapping[str, Recipe],
+    settings: RunSettings,
+    prices: Prices,
+    gpu: str | None,
+    setup_s: float,
+) -> RunEstimate:
+    found = probe_on_cluster(planned, checkpoint, recipes, settings)
+    start_s = setup_s + found.ray_start_s + found.pipeline_start_s
+    probe, cluster = found.probe, Cluster(found.num_cpus, found.placement.num_actors, start_s)
+    if gpu is not None and probe.model_s_per_audio_s:
+        layer = max(recipe.layer for recipe in recipes.values())
+        probe = transfer_probe(
+            probe, gpu, checkpoint.config, layer, settings.windows, settings.precision, settings.resolutions
+        )
+        # One GPU, with as many cores as keep it busy.
+        num_cpus = math.ceil(size_pools(probe, float("inf")).cores_per_actor)
+        cluster = Cluster(max(1, num_cpus), 1, start_s)
+    return estimate_run(planned, probe, cluster, checkpoint.config.embed_dim, len(recipes), prices)
 
 
 def load_model(settings: RunSettings) -> Checkpoint:

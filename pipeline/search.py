@@ -25,9 +25,8 @@ from pipeline.filters import filter_tracks
 from pipeline.index import VectorIndex
 from pipeline.index_codes import normalise_rows
 from pipeline.near_duplicates import choose_near_duplicate_score
-from pipeline.query import MOMENTS, Heard
 from pipeline.read import FeatureStore
-from pipeline.recognise import read_moments, recognise
+from pipeline.recognise import MOMENTS, Heard, read_moments, recognise
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 
 from pipeline.audio import DecodedAudio, decode_audio
 from pipeline.errors import Reason, Stage, TrackError
-from pipeline.query import AudioQuery, Heard
+from pipeline.query import AudioQuery
+from pipeline.recognise import Heard
 from pipeline.similarity import SIMILARITY_RESOLUTION
 
 DECODE_TIMEOUT_S = 60.0

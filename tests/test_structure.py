@@ -11,10 +11,11 @@ BASE = {"schema", "config", "errors", "storage", "store_location", "delta_retry"
 # What each step may import beside the base. A step in several files names its other files here; `embed` pools on
 # the device; `check` and the data set read.
 STEPS: dict[str, set[str]] = {
-    "catalog": {"catalog_manifest"},
+    "catalog": {"catalog_manifest", "catalog_mirdata"},
     "catalog_manifest": {"catalog"},
     "catalog_msd": {"catalog", "catalog_manifest"},
     "catalog_fma": {"catalog", "catalog_manifest"},
+    "catalog_mirdata": {"catalog_manifest"},
     "plan": set(),
     "decode": {"audio"},
     "isolation": {"audio"},
@@ -24,8 +25,12 @@ STEPS: dict[str, set[str]] = {
     "stated_length": set(),
     "window": set(),
     "pool": set(),
-    "embed": {"pool", "window"},
+    "embed": {"infer", "pool", "window"},
+    "infer": {"window"},
     "placement": set(),
+    "progress": set(),
+    "watch": set(),
+    "logs": set(),
     "write": set(),
     "ledger": set(),
     "writer": {"ledger"},
@@ -40,15 +45,24 @@ STEPS: dict[str, set[str]] = {
 # What answers questions once the store exists, from the bottom up: a file imports those before it, what reads the
 # store, and the steps that turn a file's bytes into vectors.
 SEARCH = (
-    *("filters", "similarity", "align", "ground_truth", "evaluate", "query"),
+    *("filters", "similarity", "align", "ground_truth", "evaluate"),
     *("index_codes", "index_files", "index_manifest", "index_source", "index_segments", "index_draft", "index"),
-    *("index_quality", "index_follow", "index_build", "neighbors", "near_duplicates", "candidates", "recognise", "search"),
+    *("index_quality", "index_follow", "index_build", "neighbors", "near_duplicates"),
+    *("candidates", "recognise", "query", "search", "export"),
     *("service_catalog", "service_guard", "service_audio", "service_models", "service_uploads", "service_state"),
     "service",
 )
 SEARCH_USES = {"read", "read_parts", "audio", "embed"}
-ASSEMBLY = {"dataflow", "estimate", "run", "index_dataflow", "serve"}
-KNOW_RAY = {"dataflow", "index_dataflow", "serve"}
+# The report of a run, from the bottom up; it reads the ledger.
+REPORT = (
+    *("report_health", "report_sample", "report_charts", "report_advice", "report_health_page", "report_page"),
+    "report",
+)
+ASSEMBLY = {
+    *("dataflow", "metrics", "collect", "probe", "probe_dataflow", "estimate", "run"),
+    *("index_dataflow", "serve"),
+}
+KNOW_RAY = {"dataflow", "metrics", "collect", "probe_dataflow", "index_dataflow", "serve"}
 
 
 def list_imports(path: Path) -> set[str]:
@@ -73,7 +87,7 @@ def own_imports(path: Path) -> set[str]:
 
 
 def test_every_file_of_the_pipeline_has_its_place() -> None:
-    known = BASE | set(STEPS) | set(SEARCH) | ASSEMBLY | {"__init__"}
+    known = BASE | set(STEPS) | set(SEARCH) | set(REPORT) | ASSEMBLY | {"__init__"}
     assert {path.stem for path in list_files("pipeline")} == known
 
 
@@ -88,7 +102,13 @@ def test_search_is_built_in_layers(module: str) -> None:
     assert own_imports(ROOT / "pipeline" / f"{module}.py") <= BASE | SEARCH_USES | below
 
 
-@pytest.mark.parametrize("step", [*STEPS, "dataflow", "estimate", "run"])
+@pytest.mark.parametrize("module", REPORT)
+def test_the_report_is_built_in_layers(module: str) -> None:
+    below = set(REPORT[: REPORT.index(module)])
+    assert own_imports(ROOT / "pipeline" / f"{module}.py") <= BASE | {"ledger"} | below
+
+
+@pytest.mark.parametrize("step", [*STEPS, *REPORT, *ASSEMBLY - {"index_dataflow", "serve"}])
 def test_nothing_on_the_way_to_the_store_knows_of_search(step: str) -> None:
     assert not own_imports(ROOT / "pipeline" / f"{step}.py") & {*SEARCH, "index_dataflow", "serve"}
 

@@ -24,7 +24,8 @@ from jobs import (
     search,
     serve,
 )
-from jobs.arguments import OneLineParser, build_embed_parser, run_embed_command
+from jobs.arguments import OneLineParser
+from jobs.embedding import build_embed_parser, run_embed_command
 from jobs.configuration import HIDDEN, describe_flags, hide_credentials
 from pipeline.config import RunSettings
 from pipeline.run import RunReport
@@ -222,7 +223,7 @@ def test_the_effective_flags_are_kept_without_secrets(
         kept.append(run_settings)
         raise SystemExit(0)
 
-    monkeypatch.setattr("jobs.arguments.preview_catalog", run)
+    monkeypatch.setattr("jobs.embedding.preview_catalog", run)
     text = WHOLE_FILE + f"token = '{SECRET}'\n[audio-option]\npassword = '{SECRET}'\n"
     line = ["--config", write(text), "--layers", "3,1", "--stats", f"https://me:{SECRET}@host/s.json?sig={SECRET}"]
     with pytest.raises(SystemExit):

@@ -20,6 +20,7 @@ from pipeline.run import build_recipes, plan_run
 from pipeline.schema import EMBEDDED, PLAN, RESULTS
 from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, open_table
+from pipeline.watch import RunWatch
 from pipeline.write import WriteSettings
 from tests.corpus import encode_clip, load_music
 
@@ -94,7 +95,7 @@ def process(rows: pa.Table, settings: RunSettings) -> RunCommitter:
     checkpoint = load_checkpoint(settings.checkpoint)
     recipes = build_recipes(checkpoint, settings)
     committer = RunCommitter(settings.store, "run1", recipes)
-    process_tracks(rows, checkpoint, recipes, settings, committer)
+    process_tracks(rows, checkpoint, recipes, settings, committer, RunWatch("run1"))
     return committer
 
 
@@ -108,7 +109,10 @@ def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
     try:
         ray.get(holder.ready.remote(), timeout=60)
         start_s = time.monotonic()
-        with pytest.raises(RunError, match=r"no track finished for 2 s\..*the cluster has free 0 of 2 CPU"):
+        with pytest.raises(
+            RunError,
+            match=r"does not advance is decode.*no track finished for 2 s\..*the cluster has free 0 of 2 CPU",
+        ):
             process(rows, replace(settings, stall_timeout_s=2.0))
         assert time.monotonic() - start_s < 20
     finally:

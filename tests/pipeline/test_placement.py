@@ -89,7 +89,11 @@ def test_a_task_never_asks_for_more_memory_than_four_of_them_have(nodes: list[di
         ([{"CPU": 8.0}, {"CPU": 4.0}], 2, 3, 4, 1),
         ([{"node:10.0.0.1": 1.0}, {"CPU": 4.0}], 1, 3, 4, 1),  # a head that does no work
         ([{"CPU": 16.0, "GPU": 1.0}], 1, 1, 1, 1),
-        ([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 32.0}], 8, 1, 1, 1),
+        ([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 8.0}], 8, 1, 1, 1),  # too few beside: the GPU's node decodes as well
+        ([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 32.0}], 8, 2, 2, 1),
+        ([{"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 2.0, "GPU": 1.0}], 1, 2, 2, 1),
+        ([{"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}], 2, 4, 4, 1),
+        ([{"CPU": 0.0}, {"CPU": 96.0, "GPU": 4.0}, {"CPU": 96.0}], 4, 24, 16, 1),  # no more threads than help
     ],
 )
 def test_clusters_as_people_have_them(
@@ -109,6 +113,38 @@ def test_blocks_are_larger_where_a_gpu_works_them_off() -> None:
 def test_cuda_without_a_gpu_is_a_mistake(nodes: list[dict[str, float]]) -> None:
     with pytest.raises(UsageError, match="--device cuda: expected a GPU in the cluster, found none"):
         place_actors(nodes, "cuda")
+
+
+@given(gpu_nodes)
+def test_cpu_stages_keep_off_gpu_nodes_of_one_kind_where_others_have_as_many_cpus(
+    nodes: list[dict[str, float]],
+) -> None:
+    gpu_node = next(node for node in nodes if node.get("GPU"))
+    others = [{"CPU": node["CPU"]} for node in nodes]
+    if sum(node["CPU"] for node in others) < 2 * gpu_node["CPU"]:
+        others.append({"CPU": 2 * gpu_node["CPU"]})
+    placement = place_actors([gpu_node, gpu_node, *others], None)
+    assert placement.num_cpus * gpu_node["GPU"] == pytest.approx(gpu_node["CPU"])
+    assert count_task_slots([gpu_node, gpu_node], placement) == 0
+
+
+@given(st.lists(st.fixed_dictionaries({"CPU": st.integers(0, 64).map(float)}), min_size=1), st.integers(1, 99))
+def test_gpus_that_an_autoscaler_has_yet_to_add_are_asked_for(
+    nodes: list[dict[str, float]], num_gpus: int
+) -> None:
+    for device in (None, "cuda"):
+        placement = place_actors(nodes, device, num_gpus)
+        assert (placement.num_actors, placement.num_gpus) == (num_gpus, 1)
+        assert placement.num_cpus == 1  # fits any node that may come
+
+
+def test_fewer_gpus_than_there_are_may_be_used() -> None:
+    assert place_actors([{"CPU": 32.0, "GPU": 8.0}], None, 2).num_actors == 2
+
+
+@pytest.mark.parametrize(("num_tracks", "num_actors"), [(1, 1), (64, 1), (65, 2), (10_000, 8)])
+def test_a_small_run_starts_no_more_actors_than_it_has_blocks(num_tracks: int, num_actors: int) -> None:
+    assert place_actors([{"CPU": 32.0, "GPU": 8.0}], None).fit(num_tracks).num_actors == num_actors
 
 
 def test_a_stall_says_what_it_waits_for() -> None:

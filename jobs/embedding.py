@@ -1,0 +1,198 @@
+"""What the embedding commands have in common: their flags, and one run from flags to the last line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+
+from jobs.arguments import (
+    EXIT_OPEN_BOOKS,
+    OneLineParser,
+    add_storage_option,
+    add_switch,
+    parse_resolutions,
+    positive_number,
+    run_or_explain,
+    whole_number,
+)
+from jobs.configuration import describe_flags
+from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
+from pipeline.estimate import describe_estimate
+from pipeline.run import RunReport, embed_catalog, preview_catalog
+from pipeline.store_location import StoreLocation
+
+
+def build_embed_parser(description: str, default_checkpoint: str | None = None) -> OneLineParser:
+    """Build a parser with the flags that all embedding commands share.
+
+    Args:
+        description: What the command does, for ``--help``.
+        default_checkpoint: Name or URL; None makes the flag required.
+    """
+    parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--store", required=True, metavar="URL", help="feature store: a folder or bucket prefix")
+    add_model_arguments(parser, default_checkpoint)
+    parser.add_argument(
+        "--resolutions",
+        type=parse_resolutions,
+        default=",".join(DEFAULT_RESOLUTIONS),
+        metavar="NAMES",
+        help=f"comma-separated, of {', '.join(RESOLUTIONS)}",
+    )
+    parser.add_argument(
+        "--mantissa-bits", type=whole_number(1, 23), default=10, help="kept of each stored float32"
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument("--limit", type=whole_number(1), metavar="N", help="only the catalog's first N tracks, by id")
+    add_switch(run, "--dry-run", "say what would be done, write nothing")
+    add_switch(run, "--prune", "take tracks out that left the catalog")
+    add_switch(run, "--retry-failures", "try known-bad files again")
+    run.add_argument("--num-gpus", type=whole_number(1), metavar="N", help="an autoscaler adds what is missing")
+    run.add_argument("--max-duration-s", type=positive_number, default=7200.0, help="longer tracks fail")
+    run.add_argument("--commit-interval-s", type=positive_number, default=60.0, help="between commits of a run")
+    run.add_argument(
+        "--stall-timeout-s", type=positive_number, default=3600.0, help="give up after such a silence"
+    )
+    run.add_argument("--log-format", choices=("text", "json"), default="text", help="of standard error")
+    storage = parser.add_argument_group("storage (credentials come from the standard places, such as AWS_*)")
+    add_storage_option(storage, "--storage-option", "the store")
+    add_storage_option(storage, "--audio-option", "the audio")
+    return parser
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default_checkpoint: str | None) -> None:
+    """Add the flags that say which model runs, and how."""
+    model = parser.add_argument_group("the model")
+    model.add_argument(
+        "--checkpoint",
+        default=default_checkpoint,
+        required=default_checkpoint is None,
+        metavar="NAME_OR_URL",
+        help="msd, fma (the published ones), or any .pt or .safetensors",
+    )
+    model.add_argument("--stats", metavar="URL", help="normalisation file, where it is not beside the checkpoint")
+    model.add_argument(
+        "--layers", "--layer", type=parse_layers, default="7", help="comma-separated; each gives a recipe"
+    )
+    model.add_argument("--windows", choices=("shared", "task"), default="shared", help="window policy")
+    model.add_argument("--precision", choices=PRECISIONS, default="float32", help="arithmetic of the model")
+    model.add_argument("--attention", choices=("sdpa", "eager", "flash"), default="sdpa", help="back end")
+    model.add_argument("--device", choices=("cuda", "cpu"), help="by default what the cluster has")
+    model.add_argument("--batch-size", type=whole_number(1), metavar="N", help="windows in one call of the model")
+
+
+def run_embed_command(
+    parser: OneLineParser,
+    load_catalog: Callable[[argparse.Namespace], pa.Table],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse, load the catalog, run, and print the report.
+
+    Args:
+        parser: From ``build_embed_parser``, with the command's own flags added.
+        load_catalog: Makes rows of ``schema.CATALOG`` from the parsed flags.
+        arguments: Command line; by default the process's own.
+
+    Returns:
+        The exit code: 0 when the books closed, 1 when they could not, 2 for a mistake in the call.
+    """
+    flags = parser.parse_args(arguments)
+    if flags.num_gpus and flags.device == "cpu":
+        parser.error("--num-gpus with --device cpu: nothing would use them; give one of them")
+    if flags.prune and flags.limit:
+        parser.error("--prune with --limit would delete every track past the limit; give one of them")
+
+    def run() -> int:
+        settings = read_settings(flags, describe_flags(parser, flags))
+        catalog = load_catalog(flags)
+        if flags.limit:
+            catalog = catalog.slice(0, flags.limit)
+        report = (preview_catalog if flags.dry_run else embed_catalog)(catalog, settings)
+        print_report(report, flags.store, flags.dry_run)
+        return 0 if report.closed else EXIT_OPEN_BOOKS
+
+    return run_or_explain(parser, run, flags.log_format)
+
+
+def print_report(report: RunReport, store: str, dry_run: bool) -> None:
+    """Print a table of outcomes and failures for people, then one line of JSON for programs."""
+    counts = report.counts
+    verb = "to look at" if dry_run else "embedded"
+    print(
+        f"\n{counts.planned} tracks: {counts.embedded} {verb}, {counts.unchanged} unchanged, "
+        f"{counts.failed} failed, {counts.deleted} deleted in {report.seconds:.1f} s, "
+        f"{report.bytes_written / 1e6:.3f} MB written"
+    )
+    if report.estimate is not None:
+        print("\n".join(f"  {line}" for line in describe_estimate(report.estimate)))
+    for reason, number in sorted(counts.failures_by_reason.items(), key=lambda item: (-item[1], item[0])):
+        print(f"  {number:>8}  {reason}")
+    if not report.closed:
+        lost = counts.planned - counts.embedded - counts.unchanged - counts.failed
+        print(f"the books do not close: {lost} tracks have no outcome; run the same command again")
+    if report.page is not None:
+        print(f"report: {report.page}")
+    recipe_ids = list(report.recipes)
+    line = {
+        "planned": counts.planned,
+        "embedded": counts.embedded,
+        "unchanged": counts.unchanged,
+        "failed": counts.failed,
+        "deleted": counts.deleted,
+        "recipe": recipe_ids[0],
+        "recipes": report.recipes,
+        "store": store,
+        "store_version": report.store_version,
+        "seconds": round(report.seconds, 3),
+        "failures": counts.failures_by_reason,
+        "bytes_written": report.bytes_written,
+        "run_id": report.run_id,
+        "dry_run": dry_run,
+        "closed": report.closed,
+        "report": report.page,
+        **({"estimate": asdict(report.estimate)} if report.estimate is not None else {}),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read comma-separated layer numbers."""
+    try:
+        layers = tuple(dict.fromkeys(int(item) for item in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 7 or 4,7,12; found {text!r}") from None
+    return layers
+
+
+def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object] | None = None) -> RunSettings:
+    """Turn parsed flags into settings.
+
+    Args:
+        flags: What the parser of ``build_embed_parser`` read.
+        configuration: What the run keeps of them, from ``describe_flags``.
+    """
+    return RunSettings(
+        store=StoreLocation(flags.store, dict(flags.storage_option)),
+        checkpoint=flags.checkpoint,
+        stats=flags.stats,
+        layers=flags.layers,
+        resolutions=flags.resolutions,
+        windows=flags.windows,
+        precision=flags.precision,
+        mantissa_bits=flags.mantissa_bits,
+        attention=flags.attention,
+        audio_options=dict(flags.audio_option),
+        device=flags.device,
+        num_gpus=flags.num_gpus,
+        batch_size=flags.batch_size,
+        max_duration_s=flags.max_duration_s,
+        commit_interval_s=flags.commit_interval_s,
+        stall_timeout_s=flags.stall_timeout_s,
+        retry_failures=flags.retry_failures,
+        prune=flags.prune,
+        configuration=configuration or {},
+    )

@@ -1,0 +1,161 @@
+"""Collect: results of write tasks come back to the driver, are counted and committed, and watched for stalls."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import ray.exceptions
+
+from pipeline.commit import RunCommitter
+from pipeline.config import RunSettings
+from pipeline.errors import RunError
+from pipeline.parts import from_ipc
+from pipeline.placement import Placement, describe_stall
+from pipeline.watch import ProgressLine, RunWatch
+
+logger = logging.getLogger(__name__)
+
+POLL_INTERVAL_S = 5.0
+WARNED_SHARE = 0.1  # of the stall timeout: after such a silence the log names the stage that is waited for
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Takes results for a run.
+
+    Args:
+        settings: The run's settings.
+        placement: What the run asks of the cluster.
+        committer: Makes results visible.
+        monitor: The stages' books, from ``metrics.start_monitor``.
+        watch: The driver's own view.
+        line: Shows how far the run is.
+    """
+
+    settings: RunSettings
+    placement: Placement
+    committer: RunCommitter
+    monitor: Any
+    watch: RunWatch
+    line: ProgressLine
+    _asked_s: list[float] = field(default_factory=lambda: [0.0])
+
+    def collect(self, build: Callable[[], ray.data.Dataset]) -> None:
+        """Run one pass to its end and commit as results come in.
+
+        Args:
+            build: Lays out the pass as a dataset of ``schema.RESULTS``.
+
+        Raises:
+            RunError: The store refuses, Ray gives up, or nothing is finished for too long.
+        """
+        last_commit_s = time.monotonic()
+        for result in self._iterate(build):
+            refusal = result.column("refusal")[0].as_py()
+            if refusal is not None:
+                raise RunError(f"{refusal}; what was committed before is kept: run the same command again")
+            self.accept(result)
+            if time.monotonic() - last_commit_s >= self.settings.commit_interval_s:
+                self.committer.commit()
+                last_commit_s = time.monotonic()
+                logger.info("committed", extra={"outcomes": vars(self.committer.counts)})
+        self._read_books()
+        self._show()
+
+    def accept(self, result: pa.Table) -> None:
+        """Hand one result to the committer, and count it where the run is watched."""
+        num_tracks = self.committer.accept(result)
+        facts = result.to_pylist()[0]
+        tables = {name: from_ipc(facts[name]) for name in ("tracks", "failures", "unchanged")}
+        # A track has a row a recipe, and one outcome.
+        first = {name: table.group_by("track_id").aggregate([]) for name, table in tables.items()}
+        if num_tracks:
+            names = {"tracks": "embedded", "failures": "failed", "unchanged": "unchanged"}
+            self.monitor.count_outcomes.remote(
+                {names[name]: table.num_rows for name, table in first.items()}, _count_reasons(tables["failures"])
+            )
+            durations_s = tables["tracks"].group_by("track_id").aggregate([("duration_s", "max")])
+            self.watch.accept(num_tracks, pc.sum(durations_s["duration_s_max"]).as_py() or 0.0)
+        self._show(num_tracks)
+
+    def _show(self, num_tracks: int = 0) -> None:
+        if time.monotonic() - self._asked_s[0] > POLL_INTERVAL_S:
+            self._read_books()
+        self.line.update(num_tracks, self.watch.describe(self.committer.counts.failed))
+
+    def _read_books(self) -> None:
+        """Ask the monitor how the stages are; without its answer the run goes on."""
+        self._asked_s[0] = time.monotonic()
+        try:
+            self.watch.books = ray.get(self.monitor.read.remote(), timeout=POLL_INTERVAL_S)
+        except ray.exceptions.RayError as error:
+            logger.debug("the monitor does not answer: %s", error)
+
+    def _iterate(self, build: Callable[[], ray.data.Dataset]) -> Iterator[pa.Table]:
+        """Yield a pass's results; a silence of ``stall_timeout_s`` ends the run and says what it waits for.
+
+        The dataset is built under the same watch: Ray counts its input's rows in a task, which needs a CPU too.
+        """
+        results: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
+
+        def pull() -> None:
+            try:
+                for batch in build().iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+                    results.put(batch)
+                results.put(None)
+            except BaseException as error:
+                results.put(error)
+
+        threading.Thread(target=pull, daemon=True, name="results").start()
+        while True:
+            result = self._await(results)
+            if result is None:
+                return
+            if isinstance(result, ray.exceptions.RayError):
+                detail = " ".join(str(result).split())[-500:]
+                raise RunError(f"Ray gave up: … {detail}") from result
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+
+    def _await(self, results: queue.Queue[pa.Table | BaseException | None]) -> pa.Table | BaseException | None:
+        """Wait for the next result, with an eye on the stages.
+
+        Raises:
+            RunError: Nothing came for ``stall_timeout_s``.
+        """
+        began_s, timeout_s, warned = time.monotonic(), self.settings.stall_timeout_s, False
+        while (left_s := began_s + timeout_s - time.monotonic()) > 0:
+            try:
+                return results.get(timeout=min(POLL_INTERVAL_S, left_s))
+            except queue.Empty:
+                self._read_books()
+                self._show()
+            silence_s = time.monotonic() - began_s
+            if silence_s >= max(2 * POLL_INTERVAL_S, WARNED_SHARE * timeout_s) and not warned:
+                warned = True
+                logger.warning("no track finished for %.0f s: %s", silence_s, self._describe_standstill())
+        total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+        self._read_books()
+        stall = describe_stall(timeout_s, self.placement, total, free)
+        raise RunError(f"{self._describe_standstill()}; {stall}")
+
+    def _describe_standstill(self) -> str:
+        return str(self.watch.books.get("standstill", "the stages do not say how far they are"))
+
+
+def _count_reasons(failures: pa.Table) -> dict[tuple[str, str], int]:
+    """Count failed tracks by stage and reason; a track has a row a recipe."""
+    rows = failures.select(["track_id", "stage", "error_type"]).to_pylist()
+    return dict(Counter({row["track_id"]: (row["stage"], row["error_type"]) for row in rows}.values()))

@@ -1,0 +1,38 @@
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.logs import RUN_ID, JsonFormatter, start_logging
+
+
+@pytest.fixture
+def clean_logging() -> Iterator[None]:
+    root, own = logging.getLogger(), logging.getLogger("pipeline")
+    before = list(root.handlers), root.level, own.level
+    token = RUN_ID.set("0a1b2c")
+    yield
+    RUN_ID.reset(token)
+    root.handlers, root.level, own.level = before
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_json_lines_carry_the_run_and_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging("json")
+    logging.getLogger("pipeline.run").info("planned %d", 3, extra={"to_process": 3})
+    logging.getLogger("somebody.else").info("left out")
+    try:
+        raise ValueError("no\nsuch thing")
+    except ValueError:
+        logging.getLogger("pipeline.run").exception("it failed")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert {"level": "INFO", "message": "planned 3", "run_id": "0a1b2c", "to_process": 3}.items() <= first.items()
+    assert first["logger"] == "pipeline.run"
+    assert first["time"].endswith("+00:00")
+    assert "ValueError: no\nsuch thing" in second["exception"]
+
+
+def test_what_json_cannot_hold_is_written_as_text() -> None:
+    record = logging.makeLogRecord({"msg": "m", "path": {1, 2}.__class__})
+    assert json.loads(JsonFormatter().format(record))["path"] == "<class 'set'>"
