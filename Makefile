@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow torture bench check format clean
+.PHONY: help setup demo test test-slow torture bench feast check format clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ setup: $(STAMP) ## make .venv and install everything at pinned versions (about t
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; name another: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[query,search,serve,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[query,search,serve,notebook,mirdata,dev]'
 	touch $(STAMP)
 
 demo: setup ## embed a dozen real clips with an untrained model, then query the store
@@ -34,6 +34,11 @@ bench: setup ## stages, whole runs, the model, memory, precision, and how the st
 	$(BIN)/python -m benchmarks $(if $(REFERENCE),--reference $(REFERENCE))
 	$(BIN)/python -m benchmarks.ledger
 	$(BIN)/python -m benchmarks.point_read
+
+feast: setup ## serve the table of tracks through Feast, in an environment of its own, and test it
+	test -x .venv-feast/bin/python || $(PYTHON) -m venv .venv-feast
+	.venv-feast/bin/python -m pip install --quiet --disable-pip-version-check 'feast==0.67.*' 'deltalake>=1.6.6,<2'
+	$(BIN)/python -m pytest tests/examples/test_feast.py
 
 check: setup ## lint, format check, strict types
 	$(BIN)/ruff check .

@@ -12,7 +12,9 @@ from pipeline.catalog import load_catalog
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = build_embed_parser(__doc__ or "")
-    parser.add_argument("--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket or manifest")
+    parser.add_argument(
+        "--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket, manifest or mirdata:NAME"
+    )
     return run_embed_command(parser, lambda flags: load_catalog(flags.audio, dict(flags.audio_option)), arguments)
 
 

@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: 0 for a plan, 1 when it broke off, 2 for a mistake in the call."""
     parser = build_embed_parser(__doc__ or "")
-    parser.add_argument("--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket or manifest")
+    parser.add_argument(
+        "--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket, manifest or mirdata:NAME"
+    )
     plan = parser.add_argument_group("the plan")
     plan.add_argument("--gpu", choices=tuple(GPU_TFLOPS), help="reckon with one of these, not with what is here")
     plan.add_argument("--price-gpu-hour", type=positive_number, metavar="X", help="of one GPU")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TILE = 4  # outputs of a tile along one axis
-TILES_PER_CHUNK = {1: 128, 2: 64}  # by stride: what is in flight then fills a share of a last-level cache
+TILES_PER_CHUNK = {1: 128, 2: 96}  # by stride: what is in flight then fills a share of a last-level cache
 _POINTS = {2: (0, 1, -1, 2), 3: (0, 1, -1, 2, -2)}  # by taps; and infinity
 _ONE = 1  # the point at which a bias is added: there it counts once for every output
 

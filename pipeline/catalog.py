@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.catalog_manifest import FACTS, common_folder, is_manifest, learn_facts, read_manifest
+from pipeline.catalog_mirdata import is_mirdata, read_mirdata
 from pipeline.errors import CatalogError
 from pipeline.schema import CATALOG
 from pipeline.storage import Options, absolute_url, join_url, list_files, stat_files
@@ -28,7 +29,7 @@ _AUDIO_ENDING = rf"(?i)\.({AUDIO_ENDINGS.replace(' ', '|')})$"
 
 
 def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
-    """List the tracks of a folder, a bucket, a single audio file or a manifest.
+    """List the tracks of a folder, a bucket, a single audio file, a manifest or a data set of mirdata.
 
     In a folder every file with one of ``AUDIO_ENDINGS`` is a track, save hidden ones and those in hidden
     folders. Its id is its name without the ending where all of these differ, else its path relative to the
@@ -39,8 +40,11 @@ def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
     ignored. Without ``track_id`` the ids are made as for a folder. A track without a file stays, with a null
     ``uri``. Where the manifest tells neither size, etag nor modification time, they are learnt in bulk.
 
+    ``mirdata:NAME``, with ``:FOLDER`` behind it where the data does not lie where mirdata puts it, is a data set
+    that mirdata has an index of (see ``catalog_mirdata``).
+
     Args:
-        audio: URL or local path.
+        audio: URL or local path, or the name of a data set of mirdata.
         options: File system options.
 
     Returns:
@@ -49,7 +53,10 @@ def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
     Raises:
         CatalogError: There is no audio, the manifest cannot be understood, or two tracks claim one id.
         StorageError: The folder, bucket or manifest does not exist or may not be read.
+        UsageError: mirdata is asked for and not installed.
     """
+    if is_mirdata(audio):
+        return build_catalog(read_mirdata(audio, options))
     audio = absolute_url(audio)
     if is_manifest(audio):
         return _load_manifest(audio, options)

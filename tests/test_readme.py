@@ -18,15 +18,17 @@ from jobs import (
     embed_fma,
     embed_msd,
     evaluate_retrieval,
+    export,
     maintain_store,
     neighbors,
+    plan,
     search,
     serve,
 )
 
 COMMANDS = [
     *(build_index, check_store, convert_checkpoint, delete_tracks, embed_catalog, embed_fma, embed_msd),
-    *(evaluate_retrieval, maintain_store, neighbors, search, serve),
+    *(evaluate_retrieval, export, maintain_store, neighbors, plan, search, serve),
 ]
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,8 +25,8 @@ from jobs import (
     serve,
 )
 from jobs.arguments import OneLineParser
-from jobs.embedding import build_embed_parser, run_embed_command
 from jobs.configuration import HIDDEN, describe_flags, hide_credentials
+from jobs.embedding import build_embed_parser, run_embed_command
 from pipeline.config import RunSettings
 from pipeline.run import RunReport
 
