@@ -30,6 +30,7 @@ class LogMel(Float32Module):
             self.mel_stft = MelSpectrogram(
                 sample_rate=SAMPLE_RATE, n_fft=N_FFT, hop_length=hop_length, n_mels=n_mels
             )
+        self.mel_stft.spectrogram.power = None  # complex: torchaudio would take a root, only to square it
         self.amplitude_to_db = AmplitudeToDB()
 
     @torch.no_grad()
@@ -54,5 +55,7 @@ class LogMel(Float32Module):
             raise ValueError(f"expected at least {MIN_SAMPLES} samples (43 ms at 24 kHz), found {wav.shape[1]}")
         no_autocast = torch.autocast(wav.device.type, enabled=False)
         with no_autocast, float32_arithmetic(wav.device, allow_tf32=False):
-            mel: Tensor = self.amplitude_to_db(self.mel_stft(wav.float()))
+            spectrum = self.mel_stft.spectrogram(wav.float())
+            power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+            mel: Tensor = self.amplitude_to_db(self.mel_stft.mel_scale(power))
         return mel[..., :-1]
