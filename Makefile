@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv and install everything at pinned versions (about two minutes, then nothing to do)
+setup: $(STAMP) ## make .venv and install everything at pinned versions (about three minutes, then nothing to do)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; name another: make PYTHON=python3.12 …")'
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## embed a dozen real clips with an untrained model, then query the store
 	$(BIN)/python demo/run_demo.py
 
-test: setup ## run the tests (about four minutes on two cores)
+test: setup ## run the tests (about ten minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-slow: setup ## a thousand tracks refreshed, a full disk, and the whole job against a real S3 server with faults (minutes)
