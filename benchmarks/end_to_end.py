@@ -33,13 +33,13 @@ from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from pipeline.catalog import load_catalog
 from pipeline.config import RunSettings
-from pipeline.probe import Probe, probe_catalog
+from pipeline.embed import Embedder, choose_embedder_settings
+from pipeline.probe import Probe, choose_files, probe_catalog
 from pipeline.run import build_recipes, plan_run
 from pipeline.store_location import StoreLocation
 from tests.checkpoints import write_random_checkpoint
 
 SMALL = ModelConfig(embed_dim=256, num_heads=4, ffn_dim=512, conv_dim=16)
-NUM_PROBED = 50
 
 
 def main() -> None:
@@ -105,7 +105,8 @@ def probe_stages(audio: Path, checkpoint: Path) -> Probe:
         model = load_checkpoint(settings.checkpoint)
         recipes = build_recipes(model, settings)
         plan = plan_run(load_catalog(str(audio)), settings, recipes, exists=False)
-        return probe_catalog(plan.to_process, model, recipes, settings, NUM_PROBED)
+        embedder = Embedder(model, choose_embedder_settings(recipes, settings))
+        return probe_catalog(choose_files(plan.to_process), embedder, recipes, settings)
 
 
 def summarise(

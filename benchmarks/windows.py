@@ -25,7 +25,7 @@ from torch import Tensor
 from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.model import MusicFM25Hz
-from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS, SAMPLE_RATE_HZ, WindowPolicy, window_length_s
+from pipeline.config import DEFAULT_RESOLUTIONS, SAMPLE_RATE_HZ, WindowPolicy, list_window_lengths_s
 from pipeline.infer import Inference, Track, list_inputs
 from pipeline.window import plan_windows
 from tests.checkpoints import write_random_checkpoint
@@ -123,7 +123,7 @@ def run_alone(model: MusicFM25Hz, waveform: np.ndarray, policy: WindowPolicy) ->
 
 def list_lengths_s(policy: WindowPolicy) -> Sequence[float]:
     """Return the different window lengths of the default resolutions."""
-    return sorted({window_length_s(RESOLUTIONS[name], policy) for name in DEFAULT_RESOLUTIONS})
+    return sorted(list_window_lengths_s(DEFAULT_RESOLUTIONS, policy))
 
 
 def read_clock(model: MusicFM25Hz) -> float:

@@ -6,13 +6,11 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 import ray.exceptions
@@ -20,7 +18,6 @@ import ray.exceptions
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
 from pipeline.errors import RunError
-from pipeline.parts import from_ipc
 from pipeline.placement import Placement, describe_stall
 from pipeline.watch import ProgressLine, RunWatch
 
@@ -75,19 +72,12 @@ class Collector:
 
     def accept(self, result: pa.Table) -> None:
         """Hand one result to the committer, and count it where the run is watched."""
-        num_tracks = self.committer.accept(result)
-        facts = result.to_pylist()[0]
-        tables = {name: from_ipc(facts[name]) for name in ("tracks", "failures", "unchanged")}
-        # A track has a row a recipe, and one outcome.
-        first = {name: table.group_by("track_id").aggregate([]) for name, table in tables.items()}
-        if num_tracks:
-            names = {"tracks": "embedded", "failures": "failed", "unchanged": "unchanged"}
-            self.monitor.count_outcomes.remote(
-                {names[name]: table.num_rows for name, table in first.items()}, _count_reasons(tables["failures"])
-            )
-            durations_s = tables["tracks"].group_by("track_id").aggregate([("duration_s", "max")])
-            self.watch.accept(num_tracks, pc.sum(durations_s["duration_s_max"]).as_py() or 0.0)
-        self._show(num_tracks)
+        accepted = self.committer.accept(result)
+        if accepted.num_tracks:
+            outcomes = {name: len(getattr(accepted, name)) for name in ("embedded", "failed", "unchanged")}
+            self.monitor.count_outcomes.remote(outcomes, dict(accepted.failures))
+            self.watch.accept(accepted.num_tracks, accepted.audio_s)
+        self._show(accepted.num_tracks)
 
     def _show(self, num_tracks: int = 0) -> None:
         if time.monotonic() - self._asked_s[0] > POLL_INTERVAL_S:
@@ -153,9 +143,3 @@ class Collector:
 
     def _describe_standstill(self) -> str:
         return str(self.watch.books.get("standstill", "the stages do not say how far they are"))
-
-
-def _count_reasons(failures: pa.Table) -> dict[tuple[str, str], int]:
-    """Count failed tracks by stage and reason; a track has a row a recipe."""
-    rows = failures.select(["track_id", "stage", "error_type"]).to_pylist()
-    return dict(Counter({row["track_id"]: (row["stage"], row["error_type"]) for row in rows}.values()))

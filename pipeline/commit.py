@@ -39,6 +39,14 @@ class RunCounts:
     deleted: int = 0
     failures_by_reason: dict[str, int] = field(default_factory=dict)
 
+    def add(self, accepted: Accepted) -> None:
+        """Count what one result brought."""
+        self.embedded += len(accepted.embedded)
+        self.failed += len(accepted.failed)
+        self.unchanged += len(accepted.unchanged)
+        for (_, reason), number in accepted.failures.items():
+            self.failures_by_reason[reason] = self.failures_by_reason.get(reason, 0) + number
+
     @property
     def closes(self) -> bool:
         """Whether every planned track has exactly one outcome."""
@@ -53,6 +61,45 @@ class _Pending:
     tracks: list[pa.Table] = field(default_factory=list)
     failures: list[pa.Table] = field(default_factory=list)
     relabeled: list[pa.Table] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What one result brought into the books.
+
+    Args:
+        embedded: Ids of its tracks, by outcome.
+        failed: The same.
+        unchanged: The same.
+        failures: How many tracks failed, by stage and reason.
+        audio_s: Seconds of audio embedded.
+    """
+
+    embedded: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    unchanged: frozenset[str] = frozenset()
+    failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    audio_s: float = 0.0
+
+    @property
+    def num_tracks(self) -> int:
+        """How many tracks got their outcome."""
+        return len(self.embedded) + len(self.failed) + len(self.unchanged)
+
+    @classmethod
+    def read(cls, tracks: pa.Table, failures: pa.Table, unchanged: pa.Table) -> Accepted:
+        """Read a result's tables. A track has a row a recipe in them, and one outcome."""
+        durations_s = dict(
+            zip(*(tracks.column(name).to_pylist() for name in ("track_id", "duration_s")), strict=True)
+        )
+        failed = {row["track_id"]: (row["stage"], row["error_type"]) for row in failures.to_pylist()}
+        return cls(
+            frozenset(durations_s),
+            frozenset(failed),
+            frozenset(unchanged.column("track_id").to_pylist()),
+            dict(Counter(failed.values())),
+            sum(filter(None, durations_s.values())),
+        )
 
 
 class RunCommitter:
@@ -96,7 +143,7 @@ class RunCommitter:
         """Ids of the tracks that have an outcome in this run."""
         return self._done
 
-    def accept(self, result: pa.Table) -> int:
+    def accept(self, result: pa.Table) -> Accepted:
         """Take one result of a write task.
 
         A worker that died and was started again may deliver a track twice. Such a result is left out whole,
@@ -106,33 +153,21 @@ class RunCommitter:
             result: One row of ``schema.RESULTS``.
 
         Returns:
-            How many tracks got their outcome.
+            What was taken; nothing of a result that was left out.
         """
         row = result.to_pylist()[0]
         tracks, failures, unchanged = (from_ipc(row[name]) for name in ("tracks", "failures", "unchanged"))
-        outcomes = {
-            "embedded": set(tracks.column("track_id").to_pylist()),
-            "failed": set(failures.column("track_id").to_pylist()),
-            "unchanged": set(unchanged.column("track_id").to_pylist()),
-        }
-        ids = set().union(*outcomes.values())
+        accepted = Accepted.read(tracks, failures, unchanged)
+        ids = accepted.embedded | accepted.failed | accepted.unchanged
         if ids & self._done:
-            return 0
+            return Accepted()
         self._done |= ids
-        self.counts.embedded += len(outcomes["embedded"])
-        self.counts.failed += len(outcomes["failed"])
-        self.counts.unchanged += len(outcomes["unchanged"])
-        pairs = zip(
-            failures.column("track_id").to_pylist(), failures.column("error_type").to_pylist(), strict=True
-        )
-        self.counts.failures_by_reason = dict(
-            Counter(self.counts.failures_by_reason) + Counter(dict(pairs).values())
-        )
+        self.counts.add(accepted)
         self._pending.parts += [Part(**part) for part in row["parts"]]
         self._pending.tracks.append(tracks)
         self._pending.failures.append(failures)
         self._pending.relabeled.append(unchanged)
-        return len(ids)
+        return accepted
 
     def relabel(self, catalog: pa.Table) -> None:
         """Let the ledger follow the catalog's metadata for tracks whose content is as stored.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -60,6 +60,11 @@ DEFAULT_RESOLUTIONS = ("50hz", "16hz", "8hz", "0.5hz", "global")
 def window_length_s(resolution: Resolution, windows: WindowPolicy) -> float:
     """Return the model's input length in seconds for one resolution under a window policy."""
     return SHARED_WINDOW_S if windows == "shared" else resolution.task_window_s
+
+
+def list_window_lengths_s(resolutions: Iterable[str], windows: WindowPolicy) -> set[float]:
+    """Return the different input lengths in seconds that resolutions take: one pass over a track each."""
+    return {window_length_s(RESOLUTIONS[name], windows) for name in resolutions}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,53 +29,69 @@ from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import Recipe, RunSettings
 from pipeline.decode import decode_tracks
-from pipeline.embed import Embedder, EmbedderSettings, choose_batch_size, choose_device
+from pipeline.embed import Embedder, choose_embedder_settings
 from pipeline.errors import Reason, RunError, Stage, StorageError
 from pipeline.isolation import decode_audio_apart
 from pipeline.metrics import measure, name_node, name_worker, start_monitor
 from pipeline.placement import Placement, place_actors
 from pipeline.schema import EMBEDDED, RESULTS
 from pipeline.watch import ProgressLine, RunWatch
-from pipeline.write import WriteSettings, write_parts
+from pipeline.write import WriteSettings, keep_mantissa_bits, write_parts
 
 logger = logging.getLogger(__name__)
 
 
 class EmbedderActor:
-    """An ``Embedder`` in a Ray actor: takes its weights from the object store, so that no node needs the file.
+    """An ``Embedder`` in a Ray actor, which tells the monitor what it does.
 
     Args:
-        weights: The state dict as NumPy arrays, put into the object store by the driver.
-        model: The checkpoint without its weights.
-        settings: How to embed; ``device`` and ``batch_size`` are resolved on the actor's node.
-        batch_size: Windows in one call of the model, if given.
-        num_threads: Torch threads.
-        monitor: Is told what the actor does.
+        start: Starts the embedder, on the actor's node.
+        monitor: Is told of it.
     """
 
-    def __init__(
-        self,
-        weights: ray.ObjectRef[dict[str, np.ndarray]],
-        model: Checkpoint,
-        settings: EmbedderSettings,
-        batch_size: int | None,
-        num_threads: int,
-        monitor: Any,
-    ) -> None:
-        torch.set_num_threads(num_threads)
-        state_dict = {name: torch.from_numpy(array.copy()) for name, array in ray.get(weights).items()}
-        device = choose_device() if settings.device == "auto" else settings.device
-        size = batch_size or choose_batch_size(device, settings.precision)
-        self.embedder = Embedder(
-            replace(model, state_dict=state_dict), replace(settings, device=device, batch_size=size)
-        )
+    def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
+        self.embedder = start()
         self.monitor = monitor
-        monitor.add_model.remote(name_worker(), name_node(), device)
+        monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, one table a track."""
         windows = self.embedder.settings.windows
         yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded)
+
+
+@dataclass(frozen=True)
+class EmbedderStart:
+    """What an actor starts its embedder from: its weights lie in the object store, so that no node needs the file.
+
+    Args:
+        weights: The state dict as NumPy arrays.
+        model: The checkpoint without its weights.
+        recipes: The run's recipes by id.
+        settings: What to compute.
+        num_threads: Torch threads.
+    """
+
+    weights: ray.ObjectRef[dict[str, np.ndarray]]
+    model: Checkpoint
+    recipes: Mapping[str, Recipe]
+    settings: RunSettings
+    num_threads: int
+
+    @classmethod
+    def share(
+        cls, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings, num_threads: int
+    ) -> EmbedderStart:
+        """Put a checkpoint's weights into the object store; the arguments are the class's."""
+        weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
+        return cls(weights, replace(checkpoint, state_dict={}), recipes, settings, num_threads)
+
+    def __call__(self) -> Embedder:
+        """Start the embedder here; device and batch size are those of this node where the settings name none."""
+        torch.set_num_threads(self.num_threads)
+        state_dict = {name: torch.from_numpy(array.copy()) for name, array in ray.get(self.weights).items()}
+        settings = choose_embedder_settings(self.recipes, self.settings)
+        return Embedder(replace(self.model, state_dict=state_dict), settings)
 
 
 def start_ray() -> None:
@@ -125,16 +141,13 @@ class Effort:
 
 def build_write_settings(recipes: Mapping[str, Recipe], settings: RunSettings, run_id: str) -> WriteSettings:
     """Return where and how write tasks write."""
-    mantissa_bits = {recipe_id: recipe.mantissa_bits for recipe_id, recipe in recipes.items()}
-    return WriteSettings(settings.store.table_url("frames"), mantissa_bits, run_id, settings.store.options)
+    url, options = settings.store.table_url("frames"), settings.store.options
+    return WriteSettings(url, keep_mantissa_bits(recipes), run_id, options)
 
 
 def build_dataset(
     rows: pa.Table,
-    weights: ray.ObjectRef[dict[str, np.ndarray]],
-    model: Checkpoint,
-    recipes: Mapping[str, Recipe],
-    settings: RunSettings,
+    start: EmbedderStart,
     run_id: str,
     placement: Placement,
     effort: Effort,
@@ -144,10 +157,7 @@ def build_dataset(
 
     Args:
         rows: Rows of ``schema.PLAN``, sorted by track_id.
-        weights: The model's tensors, in the object store.
-        model: The checkpoint without them.
-        recipes: The run's recipes by id.
-        settings: What to compute.
+        start: Starts the model; says what to compute.
         run_id: The run.
         placement: Where actors and tasks go.
         effort: How careful the pass is.
@@ -156,7 +166,7 @@ def build_dataset(
     Returns:
         A lazy dataset of ``schema.RESULTS``.
     """
-    size = effort.tracks_per_block
+    size, settings = effort.tracks_per_block, start.settings
     blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
     ray.data.DataContext.get_current().max_errored_blocks = len(blocks)
@@ -166,14 +176,7 @@ def build_dataset(
         max_duration_s=settings.max_duration_s,
         decode=decode_audio_apart if effort.isolated else decode_audio,
     )
-    write = partial(write_or_refuse, settings=build_write_settings(recipes, settings, run_id))
-    embedder = EmbedderSettings(
-        {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()},
-        settings.windows,
-        settings.precision,
-        settings.attention,
-        settings.device or "auto",
-    )
+    write = partial(write_or_refuse, settings=build_write_settings(start.recipes, settings, run_id))
     task: dict[str, Any] = {
         "batch_size": None,
         "batch_format": "pyarrow",
@@ -192,14 +195,7 @@ def build_dataset(
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=placement.num_actors),
-            fn_constructor_kwargs={
-                "weights": weights,
-                "model": model,
-                "settings": embedder,
-                "batch_size": settings.batch_size,
-                "num_threads": placement.num_threads,
-                "monitor": monitor,
-            },
+            fn_constructor_args=(start, monitor),
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
             ray_remote_args_fn=lambda: {"max_task_retries": effort.max_retries},
@@ -235,8 +231,7 @@ def process_tracks(
         UsageError: A GPU is asked for and there is none.
     """
     placement = choose_placement(settings.device, settings.num_gpus).fit(rows.num_rows)
-    weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
-    model = replace(checkpoint, state_dict={})
+    start = EmbedderStart.share(checkpoint, recipes, settings, placement.num_threads)
     num_planned = rows.num_rows
     monitor = start_monitor(committer.run_id, num_planned)
     watch.work_began_s = watch.age_s()
@@ -245,8 +240,7 @@ def process_tracks(
     with closing(ProgressLine(num_planned)) as line:
         collector = Collector(settings, placement, committer, monitor, watch, line)
         for effort in (Effort(placement.tracks_per_block, False, 3), Effort(1, True, 1), Effort(1, True, 1)):
-            layout = (weights, model, recipes, settings, committer.run_id, placement, effort, monitor)
-            collector.collect(partial(build_dataset, rows, *layout))
+            collector.collect(partial(build_dataset, rows, start, committer.run_id, placement, effort, monitor))
             done = pa.array(sorted(committer.done), pa.string())
             rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))
             if rows.num_rows == 0:

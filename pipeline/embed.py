@@ -16,7 +16,7 @@ import torch
 
 from musicfm_model.checkpoint import Checkpoint
 from musicfm_model.model import MusicFM25Hz
-from pipeline.config import RESOLUTIONS, Precision, WindowPolicy, window_length_s
+from pipeline.config import RESOLUTIONS, Precision, Recipe, RunSettings, WindowPolicy, window_length_s
 from pipeline.errors import Reason, Stage, TrackError
 from pipeline.infer import FULL_WINDOW_SAMPLES, Inference, ModelInput, Track, list_inputs
 from pipeline.pool import pool_frames
@@ -170,6 +170,24 @@ class Embedder:
         for source in [source for source in track.frames if source[0] == window_s]:
             del track.frames[source]
         return pooled
+
+
+def choose_embedder_settings(recipes: Mapping[str, Recipe], settings: RunSettings) -> EmbedderSettings:
+    """Return how a run embeds on this machine: what it leaves open, the device and the batch, is chosen here.
+
+    Args:
+        recipes: The run's recipes by id.
+        settings: What to compute.
+    """
+    device = settings.device or choose_device()
+    return EmbedderSettings(
+        {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()},
+        settings.windows,
+        settings.precision,
+        settings.attention,
+        device,
+        settings.batch_size or choose_batch_size(device, settings.precision),
+    )
 
 
 def choose_batch_size(device: str, precision: Precision) -> int:

@@ -12,7 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musicfm_model.config import ModelConfig
-from pipeline.config import FRAME_RATE_HZ, RESOLUTIONS, SHARED_WINDOW_S, Precision, WindowPolicy, window_length_s
+from pipeline.config import (
+    FRAME_RATE_HZ,
+    RESOLUTIONS,
+    SHARED_WINDOW_S,
+    Precision,
+    WindowPolicy,
+    list_window_lengths_s,
+)
 from pipeline.parts import STORED_BYTES_PER_VALUE
 from pipeline.probe import Probe, size_pools
 
@@ -210,7 +217,7 @@ def transfer_probe(
         resolutions: Wanted resolutions.
     """
     rate = GPU_TFLOPS[gpu][{"float32": 0, "tf32": 1}.get(precision, 2)]
-    num_passes = len({window_length_s(RESOLUTIONS[name], windows) for name in resolutions})
+    num_passes = len(list_window_lengths_s(resolutions, windows))
     model_s = count_window_tflop(config, layer) * num_passes / (rate * GPU_SHARE)
     return Probe(
         **{

@@ -19,7 +19,7 @@ import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.config import RESOLUTIONS, WindowPolicy, window_length_s
+from pipeline.config import WindowPolicy, list_window_lengths_s
 from pipeline.progress import STAGES, Work, WorkBook
 
 ADVANCE_INTERVAL_S = 2.0  # how often a task says how far it is
@@ -229,7 +229,7 @@ def count_work(stage: str, table: pa.Table, windows: WindowPolicy) -> Work:
     if stage == "embed":
         durations_s, wanted = (done.column(name).to_pylist() for name in ("duration_s", "wanted"))
         for duration_s, names in zip(durations_s, wanted, strict=True):
-            lengths_s = {window_length_s(RESOLUTIONS[name.split("/")[1]], windows) for name in names}
+            lengths_s = list_window_lengths_s((name.split("/")[1] for name in names), windows)
             num_windows += sum(math.ceil(duration_s / length_s) for length_s in lengths_s)
     audio_s = pc.sum(done.column("duration_s")).as_py() or 0.0
     return Work(num_tracks=table.num_rows, audio_s=audio_s, num_windows=num_windows)

@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from musicfm_model.checkpoint import Checkpoint
-from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Recipe, RunSettings, window_length_s
+from pipeline.config import SAMPLE_RATE_HZ, Recipe, RunSettings, list_window_lengths_s
 from pipeline.decode import decode_tracks
-from pipeline.embed import Embedder, EmbedderSettings, choose_batch_size, choose_device
+from pipeline.embed import Embedder
 from pipeline.schema import DECODED, FEATURE_LIST
 from pipeline.window import plan_windows
-from pipeline.write import WriteSettings, write_parts
+from pipeline.write import WriteSettings, keep_mantissa_bits, write_parts
 
 NUM_PROBED = 50
 WARM_UP_S = 2.0
@@ -90,36 +89,35 @@ class PoolAdvice:
     message: str
 
 
+def choose_files(planned: pa.Table, num_files: int = NUM_PROBED) -> pa.Table:
+    """Return some planned tracks, evenly spaced."""
+    spacing = np.linspace(0, planned.num_rows - 1, min(num_files, planned.num_rows), dtype=np.int64)
+    return planned.take(spacing)
+
+
 def probe_catalog(
-    planned: pa.Table,
-    checkpoint: Checkpoint,
+    rows: pa.Table,
+    embedder: Embedder,
     recipes: Mapping[str, Recipe],
     settings: RunSettings,
-    num_files: int = NUM_PROBED,
     model_budget_s: float = 10.0,
 ) -> Probe:
-    """Take some planned tracks, evenly spaced, through every stage; nothing is written to the store.
+    """Take planned tracks through every stage; nothing is written to the store.
 
     Args:
-        planned: Rows of ``schema.PLAN``; at least one.
-        checkpoint: The model.
+        rows: Rows of ``schema.PLAN``; at least one.
+        embedder: As a run would start it.
         recipes: Recipes of the run, by id.
         settings: What the run would compute.
-        num_files: How many tracks at most.
         model_budget_s: The model takes tracks, a batch at a time, until so many seconds have passed.
     """
-    spacing = np.linspace(0, planned.num_rows - 1, min(num_files, planned.num_rows), dtype=np.int64)
-    rows = planned.take(spacing)
-    device = settings.device or choose_device()
-    size = settings.batch_size or choose_batch_size(device, settings.precision)
+    device, size = embedder.settings.device, max(embedder.settings.batch_size, _MIN_GROUP)
     tally = _Tally()
-    embedder: Embedder | None = None
-    for start in range(0, rows.num_rows, max(size, _MIN_GROUP)):
-        sound = _decode(rows.slice(start, max(size, _MIN_GROUP)), settings, tally)
+    for start in range(0, rows.num_rows, size):
+        sound = _decode(rows.slice(start, size), settings, tally)
         if sound.num_rows == 0 or tally.model_s >= model_budget_s:
             continue
-        if embedder is None:
-            embedder = _start_embedder(checkpoint, recipes, settings, device, size)
+        if not tally.num_windows:
             _embed(embedder, _shorten(sound.slice(0, 1), WARM_UP_S), _Tally(), settings)
         _write(_embed(embedder, sound, tally, settings), recipes, tally)
     if not tally.num_sound:
@@ -214,16 +212,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _start_embedder(
-    checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings, device: str, size: int
-) -> Embedder:
-    layers = {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
-    return Embedder(
-        checkpoint,
-        EmbedderSettings(layers, settings.windows, settings.precision, settings.attention, device, size),
-    )
-
-
 def _embed(embedder: Embedder, sound: pa.Table, tally: _Tally, settings: RunSettings) -> pa.Table:
     start_s, start_core_s = time.perf_counter(), time.process_time()
     embedded = pa.concat_tables(embedder.embed_rows(sound))
@@ -231,7 +219,7 @@ def _embed(embedder: Embedder, sound: pa.Table, tally: _Tally, settings: RunSett
     tally.model_core_s += time.process_time() - start_core_s
     tally.embedded_s += pc.sum(sound.column("duration_s")).as_py()
     lengths = pc.list_value_length(sound.column("waveform")).to_pylist()
-    windows_s = {window_length_s(RESOLUTIONS[name], settings.windows) for name in settings.resolutions}
+    windows_s = list_window_lengths_s(settings.resolutions, settings.windows)
     tally.num_windows += sum(len(plan_windows(length, window_s)) for length in lengths for window_s in windows_s)
     return embedded
 
@@ -245,10 +233,9 @@ def _shorten(row: pa.Table, seconds: float) -> pa.Table:
 
 def _write(embedded: pa.Table, recipes: Mapping[str, Recipe], tally: _Tally) -> None:
     """Write parts into a folder that is then removed."""
-    mantissa_bits = {recipe_id: recipe.mantissa_bits for recipe_id, recipe in recipes.items()}
     with tempfile.TemporaryDirectory() as folder:
         start_core_s = time.process_time()
-        written = write_parts(embedded, WriteSettings(folder, mantissa_bits, "probe"))
+        written = write_parts(embedded, WriteSettings(folder, keep_mantissa_bits(recipes), "probe"))
         tally.write_core_s += time.process_time() - start_core_s
     for part in written.column("parts")[0].as_py():
         tally.bytes_out[part["resolution"]] = tally.bytes_out.get(part["resolution"], 0.0) + part["size_bytes"]

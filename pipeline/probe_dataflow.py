@@ -7,23 +7,20 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-import torch
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
-from pipeline.dataflow import choose_placement
-from pipeline.embed import Embedder, EmbedderSettings, choose_device
+from pipeline.dataflow import EmbedderStart, choose_placement
 from pipeline.errors import RunError
 from pipeline.metrics import start_monitor
 from pipeline.placement import Placement
-from pipeline.probe import NUM_PROBED, Probe, probe_catalog
+from pipeline.probe import Probe, choose_files, probe_catalog
 
 
 @dataclass(frozen=True)
@@ -49,35 +46,16 @@ class ProbeActor:
     """A probe in an actor like those that run the model.
 
     Args:
-        weights: The state dict as NumPy arrays.
-        model: The checkpoint without its weights.
-        recipes: Recipes of the run, by id.
-        settings: What the run would compute.
-        num_threads: Torch threads.
+        start: Starts the model; says what the run would compute.
     """
 
-    def __init__(
-        self,
-        weights: ray.ObjectRef[dict[str, np.ndarray]],
-        model: Checkpoint,
-        recipes: Mapping[str, Recipe],
-        settings: RunSettings,
-        num_threads: int,
-    ) -> None:
-        torch.set_num_threads(num_threads)
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in ray.get(weights).items()}
-        self.checkpoint, self.recipes, self.settings = replace(model, state_dict=tensors), recipes, settings
-        layers = {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
-        device = settings.device or choose_device()
-        Embedder(
-            self.checkpoint,
-            EmbedderSettings(layers, settings.windows, settings.precision, settings.attention, device, 1),
-        )
+    def __init__(self, start: EmbedderStart) -> None:
+        self.embedder, self.recipes, self.settings = start(), start.recipes, start.settings
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Take planned rows through every stage; return the probe, pickled, and when it began and ended."""
         began_time = time.time()
-        probe = probe_catalog(rows, self.checkpoint, self.recipes, self.settings)
+        probe = probe_catalog(rows, self.embedder, self.recipes, self.settings)
         return pa.table({"found": [pickle.dumps((probe, began_time, time.time()))]})
 
 
@@ -99,14 +77,12 @@ def probe_on_cluster(
     start_s = time.monotonic()
     placement = choose_placement(settings.device, settings.num_gpus).fit(planned.num_rows)
     ray_start_s = time.monotonic() - start_s
-    weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
-    spacing = np.linspace(0, planned.num_rows - 1, min(NUM_PROBED, planned.num_rows), dtype=np.int64)
-    made = (weights, replace(checkpoint, state_dict={}), recipes, settings, placement.num_threads)
+    start = EmbedderStart.share(checkpoint, recipes, settings, placement.num_threads)
     results: queue.Queue[Any] = queue.Queue()
 
     def pull() -> None:
         try:
-            results.put(_run_probe(planned.take(spacing), placement, made))
+            results.put(_run_probe(choose_files(planned), placement, start))
         except BaseException as error:
             results.put(error)
 
@@ -125,7 +101,7 @@ def probe_on_cluster(
     return ClusterProbe(probe, placement, num_cpus, ray_start_s, pipeline_start_s)
 
 
-def _run_probe(rows: pa.Table, placement: Placement, made: tuple[Any, ...]) -> tuple[Probe, float, float]:
+def _run_probe(rows: pa.Table, placement: Placement, start: EmbedderStart) -> tuple[Probe, float, float]:
     """Send the rows through a pipeline laid out as a run's, whose actor probes them."""
     monitor = start_monitor("probe", rows.num_rows)  # a run starts the same processes
     task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": placement.task_num_cpus}
@@ -134,10 +110,10 @@ def _run_probe(rows: pa.Table, placement: Placement, made: tuple[Any, ...]) -> t
         .map_batches(_pass_on, **task)
         .map_batches(
             ProbeActor,
-            batch_size=None,
+            batch_size=rows.num_rows,  # with GPUs Ray wants a number; this one gathers the one block that there is
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
-            fn_constructor_args=made,
+            fn_constructor_args=(start,),
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
         )

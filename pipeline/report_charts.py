@@ -65,7 +65,7 @@ def draw_course(seconds: Sequence[float], rates: Sequence[float], name: str, uni
     axes = _draw_axes(
         choose_ticks(0, at[-1], 5), choose_ticks(0, top, 3), x, y, f"{time_unit} since the run began"
     )
-    label = f'<text x="{LEFT - 30}" y="{TOP - 9}">{escape(unit)}</text>'
+    label = f'<text x="{LEFT}" y="{TOP - 9}">{escape(unit)}</text>'  # beside the ticks, which may reach the top
     return _wrap([*axes, f'<path class="area" d="{"".join(path)}"/>', label], name)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import RESOLUTIONS
+from pipeline.config import RESOLUTIONS, Recipe
 from pipeline.parts import round_mantissa, to_ipc, write_part
 from pipeline.schema import EMBEDDED, FAILURES, FRAMES, RESULTS, TRACKS, UNCHANGED
 from pipeline.storage import Options
@@ -32,6 +32,11 @@ class WriteSettings:
     mantissa_bits: Mapping[str, int]
     run_id: str
     options: Options | None = field(default=None, repr=False)
+
+
+def keep_mantissa_bits(recipes: Mapping[str, Recipe]) -> dict[str, int]:
+    """Return the mantissa bits that each recipe keeps, by its id."""
+    return {recipe_id: recipe.mantissa_bits for recipe_id, recipe in recipes.items()}
 
 
 def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:

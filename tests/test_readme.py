@@ -9,27 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import (
-    build_index,
-    check_store,
-    convert_checkpoint,
-    delete_tracks,
-    embed_catalog,
-    embed_fma,
-    embed_msd,
-    evaluate_retrieval,
-    export,
-    maintain_store,
-    neighbors,
-    plan,
-    search,
-    serve,
-)
-
-COMMANDS = [
-    *(build_index, check_store, convert_checkpoint, delete_tracks, embed_catalog, embed_fma, embed_msd),
-    *(evaluate_retrieval, export, maintain_store, neighbors, plan, search, serve),
-]
+from jobs import embed_catalog
+from tests.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -103,6 +103,19 @@ def test_decoding_and_writing_keep_off_the_node_with_the_gpu(
 
 
 @pytest.mark.ray
+def test_a_dry_run_reckons_with_the_gpu(
+    cluster: ThreeNodes, audio: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    job = start(audio, tmp_path / "store", tiny_checkpoint, cluster.address, "--dry-run")
+    output, errors = job.communicate(timeout=200)
+    assert job.returncode == 0, output + errors
+    line = json.loads(output.splitlines()[-1])
+    assert line["planned"] == NUM_TRACKS
+    assert line["estimate"]["num_tracks"] == NUM_TRACKS
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.ray
 def test_a_run_begins_with_the_gpus_that_are_there_while_it_asks_for_more(
     cluster: ThreeNodes, audio: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -19,10 +18,6 @@ from pipeline.store_location import StoreLocation
 from tests.corpus import MUSIC
 from tests.processes import find_free_ports
 from tests.served import HOSTILE, SLASHED, TRACKS, build_indexes, embed_here, make_catalog
-
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="no browser driver here: the development extra installs it"
-)
 
 TOKEN = "correct-horse-battery"
 DESKTOP = {"width": 1280, "height": 800}
@@ -63,17 +58,6 @@ def url(store: StoreLocation, tiny_checkpoint: Path) -> Iterator[str]:
             max_upload_bytes=10**6,
         )
     )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no browser here: Debian's package chromium has one")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,6 @@ import pytest
 
 from jobs.embed_catalog import main
 from tests.corpus import encode_clip, load_music, make_failures
-
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="no browser driver here: the development extra installs it"
-)
 
 VIEWS = {
     "desk": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
@@ -55,17 +50,6 @@ def reports(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, loc
     return found
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no browser here: Debian's package chromium has one")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def look(browser: Any, report: Path, view: str, tmp_path: Path) -> dict[str, Any]:
     """Open a report without a network and return what stands on the page."""
     context = browser.new_context(**VIEWS[view], offline=True)
@@ -95,11 +79,11 @@ def look(browser: Any, report: Path, view: str, tmp_path: Path) -> dict[str, Any
         smallest: Math.min(...drawn.map((t) => parseFloat(getComputedStyle(t).fontSize) * scale(t)),
           ...seen.filter((e) => e.childElementCount === 0 && e.textContent.trim() && !e.closest("svg"))
             .map((e) => parseFloat(getComputedStyle(e).fontSize))),
-        overlapping: [...document.querySelectorAll("svg")].map((svg) => {
-          const boxes = [...svg.querySelectorAll("text")].map(box);
-          return boxes.some((a, i) => boxes.slice(i + 1).some((b) => a.left < b.right - 1 && b.left < a.right - 1
-            && a.top < b.bottom - 1 && b.top < a.bottom - 1));
-        }).filter(Boolean).length,
+        overlapping: [...document.querySelectorAll("svg")].flatMap((svg) => {
+          const texts = [...svg.querySelectorAll("text")].map((t) => ({...box(t).toJSON(), said: t.textContent}));
+          return texts.flatMap((a, i) => texts.slice(i + 1).filter((b) => a.left < b.right - 1
+            && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1).map((b) => [a.said, b.said]));
+        }),
         text: document.body.innerText,
       };
     }""")
@@ -119,7 +103,7 @@ def test_every_panel_is_legible_and_full(
     assert found["width"] <= VIEWS[view]["viewport"]["width"]  # type: ignore[index]
     assert found["beyond"] == 0
     assert found["smallest"] >= 10
-    assert found["overlapping"] == 0
+    assert found["overlapping"] == []
     assert {"Failures", "Where the time went", "The catalog", "Embedding health", "Map of the catalog"} <= set(
         found["headings"]
     )

@@ -10,31 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs import (
-    build_index,
-    check_store,
-    convert_checkpoint,
-    delete_tracks,
-    embed_catalog,
-    embed_fma,
-    embed_msd,
-    evaluate_retrieval,
-    maintain_store,
-    neighbors,
-    search,
-    serve,
-)
+from jobs import convert_checkpoint, search
 from jobs.arguments import OneLineParser
 from jobs.configuration import HIDDEN, describe_flags, hide_credentials
 from jobs.embedding import build_embed_parser, run_embed_command
 from pipeline.config import RunSettings
 from pipeline.run import RunReport
+from tests.commands import COMMANDS
 
 SECRET = "hunter2-and-more"
-COMMANDS = [
-    *(build_index, check_store, convert_checkpoint, delete_tracks, embed_catalog, embed_fma, embed_msd),
-    *(evaluate_retrieval, maintain_store, neighbors, search, serve),
-]
 Parse = Callable[..., argparse.Namespace]
 
 

@@ -184,10 +184,10 @@ def test_a_result_that_arrives_twice_counts_once(store: StoreLocation) -> None:
     committer = open_run(store, "run1")
     result = write_result(store, catalog, "run1", "a", "b", "c")
     again = write_result(store, catalog, "run1", "a", "b", "c")
-    assert committer.accept(result) == 3
-    assert committer.accept(result) == committer.accept(again) == 0
+    assert committer.accept(result).num_tracks == 3
+    assert committer.accept(result).num_tracks == committer.accept(again).num_tracks == 0
     committer.commit()
-    assert committer.accept(again) == 0
+    assert committer.accept(again).num_tracks == 0
     assert (committer.counts.embedded, committer.counts.failed) == (2, 1)
     assert committer.counts.failures_by_reason == {"truncated": 1}
     committer.close()
@@ -198,10 +198,10 @@ def test_a_result_that_arrives_twice_counts_once(store: StoreLocation) -> None:
 def test_a_result_that_overlaps_is_left_out_whole_and_its_new_tracks_stay_open(store: StoreLocation) -> None:
     catalog = sound("a", "b", "c")
     committer = open_run(store, "run1")
-    assert committer.accept(write_result(store, catalog, "run1", "a", "b")) == 2
-    assert committer.accept(write_result(store, catalog, "run1", "b", "c")) == 0
+    assert committer.accept(write_result(store, catalog, "run1", "a", "b")).num_tracks == 2
+    assert committer.accept(write_result(store, catalog, "run1", "b", "c")).num_tracks == 0
     assert committer.done == {"a", "b"}
-    assert committer.accept(write_result(store, catalog, "run1", "c")) == 1
+    assert committer.accept(write_result(store, catalog, "run1", "c")).num_tracks == 1
     committer.close()
     assert [row[2] for row in list_frames(store)] == ["a", "b", "c"]
 
@@ -292,7 +292,7 @@ def test_closing_publishes_the_counts_and_the_recipes(store: StoreLocation) -> N
 def test_a_commit_without_results_makes_no_version(store: StoreLocation) -> None:
     committer = open_run(store, "run1")
     version = committer.store_version
-    assert committer.accept(write_result(store, {}, "run1")) == 0
+    assert committer.accept(write_result(store, {}, "run1")).num_tracks == 0
     assert committer.commit() == version
     assert committer.close() == version + 1
 

@@ -8,7 +8,8 @@ import pytest
 from musicfm_model.checkpoint import load_checkpoint
 from pipeline.catalog import load_catalog
 from pipeline.config import RunSettings
-from pipeline.probe import Probe, probe_catalog, size_pools
+from pipeline.embed import Embedder, choose_embedder_settings
+from pipeline.probe import Probe, choose_files, probe_catalog, size_pools
 from pipeline.run import build_recipes, plan_run
 from pipeline.store_location import StoreLocation
 from tests.corpus import encode_clip, load_music
@@ -32,7 +33,8 @@ def probe(folder: Path, checkpoint: Path, num_files: int = 50) -> Probe:
     model = load_checkpoint(settings.checkpoint)
     recipes = build_recipes(model, settings)
     plan = plan_run(load_catalog(str(folder / "audio")), settings, recipes, exists=False)
-    return probe_catalog(plan.to_process, model, recipes, settings, num_files)
+    embedder = Embedder(model, choose_embedder_settings(recipes, settings))
+    return probe_catalog(choose_files(plan.to_process, num_files), embedder, recipes, settings)
 
 
 def test_a_probe_tells_lengths_sizes_and_windows_of_what_it_took(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -53,6 +53,12 @@ def test_a_course_reaches_from_begin_to_end() -> None:
     assert "H350.0" in path.get("d", "")
 
 
+def test_a_tick_at_the_top_stands_beside_the_unit() -> None:
+    drawn = parse(draw_course([0, 60], [3.0], "n", "tracks a second"))
+    texts = {text.text: float(text.get("x", "0")) for text in drawn.iter(f"{SVG}text")}
+    assert texts["3"] < texts["tracks a second"]  # the one ends where the other begins
+
+
 def test_names_are_escaped() -> None:
     points = np.zeros((3, 2), np.float32)
     for drawn in (draw_bars([(HOSTILE, 1.0, HOSTILE)]), draw_points(points, [HOSTILE, None, "b"], [HOSTILE] * 3)):
