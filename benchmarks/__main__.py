@@ -99,12 +99,13 @@ def advise(end_to_end: Any) -> Any:
     if end_to_end is None:
         return None
     probe, num_cpus = Probe(**end_to_end["probe"]), os.cpu_count() or 1
-    print(f"from {probe.num_files} files: {size_pools(probe, num_cpus).message}")
+    advice = size_pools(probe, num_cpus, end_to_end["num_models"]).message
+    print(f"from {probe.num_files} files: {advice}")
     around = probe.decode_core_s + probe.write_core_s
     print(
         f"decoding and writing 30 s take {30e3 * around:.0f} core-ms: a core feeds {1 / 30 / around:.0f} windows/s"
     )
-    return {"advice": size_pools(probe, num_cpus).message, "windows_per_s_per_core": 1 / 30 / around}
+    return {"advice": advice, "windows_per_s_per_core": 1 / 30 / around}
 
 
 def _read_lines(path: str) -> list[str]:

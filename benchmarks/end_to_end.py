@@ -1,19 +1,20 @@
 """Whole runs on real mp3 files: the job, and the plain script that a user would write instead, in turn.
 
-    .venv/bin/python -m benchmarks.end_to_end [--reference FOLDER/musicfm] [--tracks 160] [--rounds 2]
+    .venv/bin/python -m benchmarks.end_to_end [--reference FOLDER/musicfm] [--tracks 1000] [--rounds 1]
         [--published-size]
 
 Both are started as commands, on the same files with the same small model (random weights, twelve layers, layer
 7), so that what is not the model shows. Each also runs on one file: what that takes is its start-up, and the
 difference by the number of files is what a file takes. Ratios come first. The job's time is then held against
-what its stages take alone: the model with as many threads as in a run, decoding and writing spread evenly over
-all cores.
+what its stages take alone: as many models at once as in a run, with as many threads; decoding and writing spread
+evenly over all cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -22,23 +23,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.clips import CLIP_S, write_clips
 from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
+from musicfm_model.cost import count_window_tflop
 from pipeline.catalog import load_catalog
 from pipeline.config import RunSettings
 from pipeline.embed import Embedder, choose_embedder_settings
+from pipeline.placement import Placement, place_actors
 from pipeline.probe import Probe, choose_files, probe_catalog
 from pipeline.run import build_recipes, plan_run
 from pipeline.store_location import StoreLocation
 from tests.checkpoints import write_random_checkpoint
 
+LAYER = 7
 SMALL = ModelConfig(embed_dim=256, num_heads=4, ffn_dim=512, conv_dim=16)
 
 
@@ -46,8 +52,8 @@ def main() -> None:
     """Print the ratios, then what they come from, then all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, metavar="FOLDER", help="a checkout of minzwon/musicfm")
-    parser.add_argument("--tracks", type=int, default=160)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--tracks", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--published-size", action="store_true", help="not a small model: for a GPU")
     flags = parser.parse_args()
     config = ModelConfig() if flags.published_size else SMALL
@@ -74,8 +80,14 @@ def measure(reference: Path | None, num_tracks: int, num_rounds: int, config: Mo
                 for way in ("job", "script"):
                     found = _run_command(way, audio, checkpoint, reference, folder)
                     runs.setdefault(f"{way}, {audio.name}", []).append(found)
-        probe = probe_stages(many, checkpoint)
-    return summarise(runs, probe, num_tracks, reference is not None)
+        placement = place(config, num_tracks)
+        with ProcessPoolExecutor(placement.num_actors, multiprocessing.get_context("spawn")) as pool:
+            tasks = [
+                pool.submit(probe_stages, many, checkpoint, placement.num_threads)
+                for _ in range(placement.num_actors)
+            ]
+            probes = [task.result() for task in tasks]
+    return summarise(runs, probes, num_tracks, reference is not None)
 
 
 def _run_command(way: str, audio: Path, checkpoint: Path, reference: Path | None, folder: Path) -> dict[str, Any]:
@@ -84,7 +96,7 @@ def _run_command(way: str, audio: Path, checkpoint: Path, reference: Path | None
     shutil.rmtree(out, ignore_errors=True)
     if way == "job":
         command = ["benchmarks.measured_job", "--audio", str(audio), "--store", str(out)]
-        command += ["--checkpoint", str(checkpoint), "--layer", "7"]
+        command += ["--checkpoint", str(checkpoint), "--layer", str(LAYER)]
     else:
         command = ["benchmarks.plain_script", str(audio), str(out), str(checkpoint)]
         command += ["--reference", str(reference.resolve())] if reference else []
@@ -98,10 +110,17 @@ def _run_command(way: str, audio: Path, checkpoint: Path, reference: Path | None
     return {"seconds": seconds, "bytes_written": num_bytes, **facts}
 
 
-def probe_stages(audio: Path, checkpoint: Path) -> Probe:
+def place(config: ModelConfig, num_tracks: int) -> Placement:
+    """Return the placement that a run on this machine has."""
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return place_actors([here], None, None, count_window_tflop(config, LAYER)).fit(num_tracks)
+
+
+def probe_stages(audio: Path, checkpoint: Path, num_threads: int) -> Probe:
     """Measure the stages one at a time on some of the files."""
+    torch.set_num_threads(num_threads)
     with tempfile.TemporaryDirectory() as store:
-        settings = RunSettings(StoreLocation(store), str(checkpoint), layers=(7,))
+        settings = RunSettings(StoreLocation(store), str(checkpoint), layers=(LAYER,))
         model = load_checkpoint(settings.checkpoint)
         recipes = build_recipes(model, settings)
         plan = plan_run(load_catalog(str(audio)), settings, recipes, exists=False)
@@ -110,14 +129,15 @@ def probe_stages(audio: Path, checkpoint: Path) -> Probe:
 
 
 def summarise(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], probe: Probe, num_tracks: int, is_published: bool
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], probes: Sequence[Probe], num_tracks: int, is_published: bool
 ) -> dict[str, Any]:
-    """Return ratios, seconds by way and number of files, and the stages alone."""
+    """Return ratios, seconds by way and number of files, and the stages alone; there is a probe for each model."""
+    probe = probes[0]
     seconds = {name: float(np.median([run["seconds"] for run in found])) for name, found in runs.items()}
     steady_s = {way: seconds[f"{way}, many"] - seconds[f"{way}, one"] for way in ("job", "script")}
     num_cores, audio_s = os.cpu_count() or 1, (num_tracks - 1) * probe.audio_s_per_file
     cpu_stages_s = audio_s * (probe.decode_core_s + probe.write_core_s) / num_cores
-    model_s = audio_s * probe.model_s_per_audio_s
+    model_s = audio_s / sum(1 / each.model_s_per_audio_s for each in probes)
     spilled = [run["spilled_bytes"] for found in runs.values() for run in found if "spilled_bytes" in run]
     return {
         "machine": platform.processor() or platform.machine(),
@@ -130,6 +150,7 @@ def summarise(
         "wall_to_larger_stage_with_start": seconds["job, many"] / max(cpu_stages_s, model_s),
         "wall_to_sum_of_core_seconds": steady_s["job"] / (cpu_stages_s + audio_s * probe.model_core_s / num_cores),
         "seconds": seconds,
+        "num_models": len(probes),
         "stages_alone_s": {"decode and write": cpu_stages_s, "model": model_s},
         "model_busy_share": model_s / steady_s["job"],
         "windows_per_s": (num_tracks - 1) / steady_s["job"],
@@ -155,6 +176,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         print(f"{name:<14} {value:8.1f} s")
     for name, value in alone.items():
         print(f"{name + ' alone':<24} {value:8.1f} s")
+    print(f"models at once: {report['num_models']}")
     print(f"model busy {report['model_busy_share']:.0%} of the run, start-up aside")
     print(f"{report['windows_per_s']:.2f} windows/s, {report['audio_hours_per_hour']:.0f} hours of audio an hour")
     print(f"bytes written: job {written['job'] / 1e6:.1f} MB, script {written['script'] / 1e6:.1f} MB")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
 from musicfm_model.config import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from musicfm_model.precision import Float32Module, float32_arithmetic
 
+FRAMES_IN_CACHE = 256  # spectra that are there at once: a whole window's would be 37 MB of fresh memory
 MIN_SAMPLES = N_FFT // 2 + 1  # the STFT reflects n_fft / 2 samples at each end, and needs one more than that
 
 
@@ -28,8 +30,9 @@ class LogMel(Float32Module):
         # torchaudio looks at the filter bank's values, so it cannot be built on the meta device.
         with torch.device("cpu"):
             self.mel_stft = MelSpectrogram(
-                sample_rate=SAMPLE_RATE, n_fft=N_FFT, hop_length=hop_length, n_mels=n_mels
+                sample_rate=SAMPLE_RATE, n_fft=N_FFT, hop_length=hop_length, n_mels=n_mels, center=False
             )
+        self.hop_length, self.n_mels = hop_length, n_mels
         self.mel_stft.spectrogram.power = None  # complex: torchaudio would take a root, only to square it
         self.amplitude_to_db = AmplitudeToDB()
 
@@ -55,7 +58,18 @@ class LogMel(Float32Module):
             raise ValueError(f"expected at least {MIN_SAMPLES} samples (43 ms at 24 kHz), found {wav.shape[1]}")
         no_autocast = torch.autocast(wav.device.type, enabled=False)
         with no_autocast, float32_arithmetic(wav.device, allow_tf32=False):
-            spectrum = self.mel_stft.spectrogram(wav.float())
+            return self._transform(wav.float())
+
+    def _transform(self, wav: Tensor) -> Tensor:
+        padded = F.pad(wav[:, None], (N_FFT // 2, N_FFT // 2), mode="reflect")[:, 0]
+        num_frames = wav.shape[1] // self.hop_length
+        at_once = FRAMES_IN_CACHE if wav.device.type == "cpu" else num_frames
+        mel = wav.new_empty(len(wav), self.n_mels, num_frames)
+        for start in range(0, num_frames, at_once):
+            stop = min(start + at_once, num_frames)
+            samples = padded[:, start * self.hop_length : (stop - 1) * self.hop_length + N_FFT]
+            spectrum = self.mel_stft.spectrogram(samples)
             power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-            mel: Tensor = self.amplitude_to_db(self.mel_stft.mel_scale(power))
-        return mel[..., :-1]
+            mel[..., start:stop] = self.mel_stft.mel_scale(power)
+        decibels: Tensor = self.amplitude_to_db(mel)
+        return decibels

@@ -24,6 +24,8 @@ import torch
 from ray.util.annotations import RayDeprecationWarning
 
 from musicfm_model.checkpoint import Checkpoint
+from musicfm_model.config import ModelConfig
+from musicfm_model.cost import count_window_tflop
 from pipeline.audio import decode_audio
 from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
@@ -105,6 +107,8 @@ def start_ray() -> None:
         # Workers inherit it: a model's threads that wait for each other leave their cores to decoding and writing.
         # Spinning, as is the default, took three times the processor time where cores are shared.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        # Ray ends workers that idle for a second where there are more than cores; each takes seconds to start.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
         ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # one line of our own counts tracks, not blocks
@@ -113,15 +117,19 @@ def start_ray() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
 
 
-def choose_placement(device: str | None, num_gpus: int | None = None) -> Placement:
+def choose_placement(settings: RunSettings, model: ModelConfig) -> Placement:
     """Start or join Ray and choose where the model's actors go.
+
+    Args:
+        settings: What to compute, and on what.
+        model: Sizes of the model.
 
     Raises:
         UsageError: ``cuda`` is wanted, and no node has a GPU.
     """
     start_ray()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return place_actors(nodes, device, num_gpus)
+    return place_actors(nodes, settings.device, settings.num_gpus, count_window_tflop(model, max(settings.layers)))
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,7 @@ def process_tracks(
         RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
         UsageError: A GPU is asked for and there is none.
     """
-    placement = choose_placement(settings.device, settings.num_gpus).fit(rows.num_rows)
+    placement = choose_placement(settings, checkpoint.config).fit(rows.num_rows)
     start = EmbedderStart.share(checkpoint, recipes, settings, placement.num_threads)
     num_planned = rows.num_rows
     monitor = start_monitor(committer.run_id, num_planned)

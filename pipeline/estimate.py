@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from musicfm_model.config import ModelConfig
+from musicfm_model.cost import count_window_tflop
 from pipeline.config import (
-    FRAME_RATE_HZ,
     RESOLUTIONS,
     SHARED_WINDOW_S,
     Precision,
@@ -229,23 +229,6 @@ def transfer_probe(
             "model_core_s": model_s / SHARED_WINDOW_S,
         }
     )
-
-
-def count_window_tflop(config: ModelConfig, layer: int) -> float:
-    """Count the operations of one 30 s window, 10¹² of them, two to a multiplication with its addition.
-
-    Args:
-        config: Sizes of the model.
-        layer: The last layer that is computed.
-    """
-    num_frames = int(SHARED_WINDOW_S * FRAME_RATE_HZ)
-    mel_frames, channels, bands = 4 * num_frames, config.conv_dim, config.n_mels
-    kernel = 9 * channels * channels  # 3 × 3; the first block has one such convolution, the second three
-    convolutions = kernel * (bands // 2 * mel_frames // 2 + 3 * (bands // 4) * num_frames)
-    projection = channels * bands // 4 * config.embed_dim * num_frames
-    width = config.embed_dim
-    per_frame = 4 * width * config.ffn_dim + 4 * width**2 + 2 * num_frames * width + 3 * width**2
-    return 2 * (convolutions + projection + layer * per_frame * num_frames) / 1e12
 
 
 def describe_estimate(estimate: RunEstimate) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,12 @@ from pipeline.errors import UsageError
 TRACKS_PER_BLOCK_CPU = 8  # a block is what a killed run loses: on a CPU a few minutes of work
 TRACKS_PER_BLOCK_GPU = 64
 MAX_CPUS_PER_ACTOR = 16  # more threads than this do not speed up one model
+TFLOP_PER_THREAD = 0.05  # of a window: with less for each, threads mostly wait for each other
+BLOCKS_WORTH_A_START = 4  # of a small model: starting another takes some seconds of a core
 TASK_HEAP_BYTES = 2**30  # a bulk read of 256 MiB, a long track's waveform and its copies
+ACTOR_HEAP_BYTES = 2**30  # of a small model, its libraries included
+ACTOR_HEAP_BYTES_PER_TFLOP = 2 * 2**30  # of a window: the published model peaks at 2.9 GiB
+PUBLISHED_WINDOW_TFLOP = 1.09
 
 
 @dataclass(frozen=True)
@@ -36,21 +42,29 @@ class Placement:
     tracks_per_block: int
 
     def fit(self, num_tracks: int) -> Placement:
-        """Return the placement with no more actors than a run of so many tracks has blocks."""
-        num_blocks = -(-num_tracks // self.tracks_per_block)
-        return replace(self, num_actors=max(1, min(self.num_actors, num_blocks)))
+        """Return the placement with no more actors than a run of so many tracks has use for."""
+        is_small = self.num_threads == 1 and not self.num_gpus
+        per_actor = self.tracks_per_block * (BLOCKS_WORTH_A_START if is_small else 1)
+        return replace(self, num_actors=max(1, min(self.num_actors, math.ceil(num_tracks / per_actor))))
 
 
 def place_actors(
-    nodes: Sequence[Mapping[str, float]], device: str | None, num_gpus: int | None = None
+    nodes: Sequence[Mapping[str, float]],
+    device: str | None,
+    num_gpus: int | None = None,
+    window_tflop: float = PUBLISHED_WINDOW_TFLOP,
 ) -> Placement:
-    """Choose one actor per GPU, or one per node where the cluster has no GPU (or is told not to use them).
+    """Choose one actor per GPU, or where the cluster has none (or is told not to use them) what fills its CPUs.
+
+    A model on CPUs gets as many threads as its size can keep busy, and a node as many models as it has CPUs and
+    memory for: two models of one thread get through more than one of two.
 
     Args:
         nodes: Resources of each node, as Ray names them.
         device: ``cuda``, ``cpu`` or None for what there is.
         num_gpus: GPUs to use, by default those that are there; more make an autoscaler add nodes, which shows its
             limits to nobody.
+        window_tflop: Operations of the model for a window, 10¹² of them.
 
     Returns:
         The placement. Where nodes without a GPU have at least as many CPUs as those with one, a GPU's actor takes
@@ -73,18 +87,44 @@ def place_actors(
         share = _share_of_cpus(nodes)
         if share is not None:
             num_threads = min(MAX_CPUS_PER_ACTOR, max(1, int(share)))
-            return Placement(num_gpus, 1, share, num_threads, 1, heap_bytes, TRACKS_PER_BLOCK_GPU)
+            task_num_cpus = _share_with_tasks(nodes, num_gpus * share)
+            return Placement(num_gpus, 1, share, num_threads, task_num_cpus, heap_bytes, TRACKS_PER_BLOCK_GPU)
         are_coming = not any(node.get("GPU", 0) for node in nodes)  # with a CPU for each GPU at least
         has_room = all(node.get("CPU", 0) >= node.get("GPU", 0) for node in nodes)
         num_cpus = 1 if are_coming or (has_room and sum(node.get("CPU", 0) for node in nodes) > num_gpus) else 0
-        return Placement(num_gpus, 1, num_cpus, 1, 1, heap_bytes, TRACKS_PER_BLOCK_GPU)
-    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 2]
-    if not cpus:
+        task_num_cpus = 1 if are_coming else _share_with_tasks(nodes, num_gpus * num_cpus)
+        return Placement(num_gpus, 1, num_cpus, 1, task_num_cpus, heap_bytes, TRACKS_PER_BLOCK_GPU)
+    return _place_on_cpus(nodes, window_tflop, heap_bytes)
+
+
+def _place_on_cpus(nodes: Sequence[Mapping[str, float]], window_tflop: float, heap_bytes: int) -> Placement:
+    """Fill the nodes that have at least two CPUs with models; the others only decode and write."""
+    large = [node for node in nodes if node.get("CPU", 0) >= 2]
+    if not large:
         num_nodes = sum(node.get("CPU", 0) >= 1 for node in nodes)
-        return Placement(max(1, num_nodes), 0, 0.5, 1, 0.5, heap_bytes, TRACKS_PER_BLOCK_CPU)
-    # Decoding and writing take a small part of what the model takes, so it may use the last core as well.
-    num_threads = min(*cpus, MAX_CPUS_PER_ACTOR)
-    return Placement(len(cpus), 0, num_threads - 1, num_threads, 1, heap_bytes, TRACKS_PER_BLOCK_CPU)
+        return Placement(max(1, num_nodes), 0, 0.5, 1, 0.25, heap_bytes, TRACKS_PER_BLOCK_CPU)
+    smallest = int(min(node["CPU"] for node in large))
+    num_threads = min(smallest, MAX_CPUS_PER_ACTOR, max(1, math.ceil(window_tflop / TFLOP_PER_THREAD)))
+    actor_bytes = ACTOR_HEAP_BYTES + ACTOR_HEAP_BYTES_PER_TFLOP * window_tflop
+
+    def count(node: Mapping[str, float]) -> int:
+        by_memory = node.get("memory", math.inf) / 2 / actor_bytes  # the other half is for tasks
+        return int(max(1, min(node["CPU"] // num_threads, by_memory)))
+
+    # Decoding and writing take a small part of what models take, so that these may compute on all CPUs of a node;
+    # one of them is not reserved, and shared by a task that decodes and one that writes.
+    num_cpus = min(num_threads, *((node["CPU"] - 1) / count(node) for node in large))
+    num_actors = sum(count(node) for node in large)
+    return Placement(num_actors, 0, num_cpus, num_threads, 0.5, heap_bytes, TRACKS_PER_BLOCK_CPU)
+
+
+def _share_with_tasks(nodes: Sequence[Mapping[str, float]], reserved: float) -> float:
+    """Return the CPUs of a task, so that one that decodes and one that writes have room beside the models.
+
+    Where there is room for one alone, Ray Data writes nothing before everything is decoded.
+    """
+    free = sum(node.get("CPU", 0) for node in nodes) - reserved
+    return 1 if free >= 2 else 0.5
 
 
 def _share_of_cpus(nodes: Sequence[Mapping[str, float]]) -> float | None:

@@ -75,7 +75,7 @@ def probe_on_cluster(
         RunError: The task failed, or the cluster had no room for it.
     """
     start_s = time.monotonic()
-    placement = choose_placement(settings.device, settings.num_gpus).fit(planned.num_rows)
+    placement = choose_placement(settings, checkpoint.config).fit(planned.num_rows)
     ray_start_s = time.monotonic() - start_s
     start = EmbedderStart.share(checkpoint, recipes, settings, placement.num_threads)
     results: queue.Queue[Any] = queue.Queue()

@@ -80,7 +80,7 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
     checkpoint = load_model(settings)
     recipes = build_recipes(checkpoint, settings)
     if settings.device is not None:
-        choose_placement(settings.device, settings.num_gpus)  # before anything is made: there may be none
+        choose_placement(settings, checkpoint.config)  # before anything is made: there may be none
     create_tables(settings.store)  # says so where there is no bucket; some servers make one for whoever writes
     settings.store.check_writable()
     run_id = uuid.uuid4().hex[:12]

@@ -11,6 +11,7 @@ import ray.data
 
 from musicfm_model.checkpoint import load_checkpoint
 from pipeline.catalog import load_catalog
+from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
 from pipeline.dataflow import mark_as_crashed, process_tracks, start_ray, write_or_refuse
@@ -121,3 +122,25 @@ def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
             if thread.name == "results":  # with the CPUs free again, what was given up runs to its end
                 thread.join(60)
     assert open_table(settings.store, "tracks").to_pyarrow_table().num_rows == 0
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_results_come_back_while_others_wait_to_be_decoded(
+    plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, settings = plan
+    row = rows.to_pylist()[0]
+    many = pa.Table.from_pylist([row | {"track_id": f"{number:03d}"} for number in range(80)], schema=rows.schema)
+    monkeypatch.setattr("pipeline.placement.TRACKS_PER_BLOCK_CPU", 1)
+    decoded: list[int] = []
+
+    class Watching(Collector):
+        def accept(self, result: pa.Table) -> None:
+            books = ray.get(self.monitor.read.remote())["placement"]["decode"]
+            decoded.append(sum(work["num_tracks"] for work in books.values()))
+            super().accept(result)
+
+    monkeypatch.setattr("pipeline.dataflow.Collector", Watching)
+    assert process(many, settings).counts.embedded == 80
+    assert decoded[0] < 80

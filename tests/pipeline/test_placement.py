@@ -43,17 +43,56 @@ def count_task_slots(nodes: list[dict[str, float]], placement: Placement) -> int
     return sum(math.floor(node["CPU"] / placement.task_num_cpus + 1e-9) for node in free)
 
 
-@given(cpu_nodes, st.sampled_from([None, "cpu"]))
-def test_a_cluster_without_gpus_gets_an_actor_a_node(nodes: list[dict[str, float]], device: str | None) -> None:
-    placement = place_actors(nodes, device)
+window_tflops = st.floats(0.0, 2.0)
+
+
+@given(cpu_nodes, st.sampled_from([None, "cpu"]), window_tflops)
+def test_models_without_a_gpu_fill_cpus_and_no_more(
+    nodes: list[dict[str, float]], device: str | None, window_tflop: float
+) -> None:
+    placement = place_actors(nodes, device, None, window_tflop)
     larger = [node for node in nodes if node["CPU"] >= 2]  # where there are any, the others only decode and write
-    assert (placement.num_actors, placement.num_gpus) == (len(larger or nodes), 0)
+    assert placement.num_gpus == 0
+    assert len(larger or nodes) <= placement.num_actors
+    assert placement.num_actors * placement.num_threads <= sum(node["CPU"] for node in larger or nodes)
     assert 1 <= placement.num_threads <= min(node["CPU"] for node in larger or nodes)
 
 
-@given(cpu_nodes)
-def test_cpu_actors_leave_room_for_tasks(nodes: list[dict[str, float]]) -> None:
-    assert count_task_slots(nodes, place_actors(nodes, None)) >= 1
+@given(cpu_nodes, window_tflops)
+def test_models_leave_half_of_the_memory_or_are_one_a_node(
+    nodes: list[dict[str, float]], window_tflop: float
+) -> None:
+    placement = place_actors(nodes, None, None, window_tflop)
+    peak_bytes = (1 + 2 * window_tflop) * GIB
+    assert placement.num_actors <= sum(max(1, node["memory"] / 2 / peak_bytes) for node in nodes)
+
+
+@given(cpu_nodes, window_tflops)
+def test_cpu_actors_leave_room_for_tasks(nodes: list[dict[str, float]], window_tflop: float) -> None:
+    assert count_task_slots(nodes, place_actors(nodes, None, None, window_tflop)) >= 2  # one decodes, one writes
+
+
+@pytest.mark.parametrize(
+    ("window_tflop", "cpus", "num_actors", "num_threads", "num_cpus"),
+    [
+        (0.002, 2.0, 2, 1, 0.5),  # a model that one thread computes as fast as two
+        (0.015, 8.0, 8, 1, 0.875),
+        (0.075, 2.0, 1, 2, 1),  # 1.9 times as fast on two
+        (0.075, 8.0, 4, 2, 1.75),
+        (1.09, 2.0, 1, 2, 1),  # as published
+        (1.09, 32.0, 2, 16, 15.5),
+    ],
+)
+def test_a_model_gets_the_threads_that_its_size_keeps_busy(
+    window_tflop: float, cpus: float, num_actors: int, num_threads: int, num_cpus: float
+) -> None:
+    placement = place_actors([{"CPU": cpus}], None, None, window_tflop)
+    assert (placement.num_actors, placement.num_threads, placement.num_cpus) == (num_actors, num_threads, num_cpus)
+
+
+@pytest.mark.parametrize(("num_tracks", "num_actors"), [(1, 1), (32, 1), (33, 2), (1000, 8)])
+def test_a_second_small_model_is_started_where_there_is_work_for_it(num_tracks: int, num_actors: int) -> None:
+    assert place_actors([{"CPU": 8.0}], None, None, 0.002).fit(num_tracks).num_actors == num_actors
 
 
 @given(gpu_nodes, st.sampled_from([None, "cuda"]))
@@ -61,7 +100,7 @@ def test_every_gpu_gets_an_actor_and_tasks_have_room(nodes: list[dict[str, float
     placement = place_actors(nodes, device)
     assert placement.num_actors == sum(node.get("GPU", 0) for node in nodes)
     assert placement.num_gpus == 1
-    assert count_task_slots(nodes, placement) >= 1
+    assert count_task_slots(nodes, placement) >= (2 if sum(node["CPU"] for node in nodes) > 1 else 1)
 
 
 @given(gpu_nodes)
@@ -82,12 +121,12 @@ def test_a_task_never_asks_for_more_memory_than_four_of_them_have(nodes: list[di
 @pytest.mark.parametrize(
     ("nodes", "num_actors", "num_cpus", "num_threads", "task_num_cpus"),
     [
-        ([{"CPU": 1.0}], 1, 0.5, 1, 0.5),  # half of the only core is left
-        ([{"CPU": 2.0}], 1, 1, 2, 1),
-        ([{"CPU": 8.0}], 1, 7, 8, 1),
-        ([{"CPU": 64.0}], 1, 15, 16, 1),
-        ([{"CPU": 8.0}, {"CPU": 4.0}], 2, 3, 4, 1),
-        ([{"node:10.0.0.1": 1.0}, {"CPU": 4.0}], 1, 3, 4, 1),  # a head that does no work
+        ([{"CPU": 1.0}], 1, 0.5, 1, 0.25),  # half of the only core is left
+        ([{"CPU": 2.0}], 1, 1, 2, 0.5),
+        ([{"CPU": 8.0}], 1, 7, 8, 0.5),
+        ([{"CPU": 64.0}], 4, 15.75, 16, 0.5),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], 3, 3, 4, 0.5),
+        ([{"node:10.0.0.1": 1.0}, {"CPU": 4.0}], 1, 3, 4, 0.5),  # a head that does no work
         ([{"CPU": 16.0, "GPU": 1.0}], 1, 1, 1, 1),
         ([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 8.0}], 8, 1, 1, 1),  # too few beside: the GPU's node decodes as well
         ([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 32.0}], 8, 2, 2, 1),
