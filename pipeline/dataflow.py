@@ -35,7 +35,7 @@ from pipeline.embed import Embedder, choose_embedder_settings
 from pipeline.errors import Reason, RunError, Stage, StorageError
 from pipeline.isolation import decode_audio_apart
 from pipeline.metrics import measure, name_node, name_worker, start_monitor
-from pipeline.placement import Placement, place_actors
+from pipeline.placement import WORKER_ENVIRONMENT, Placement, place_actors
 from pipeline.schema import EMBEDDED, RESULTS
 from pipeline.watch import ProgressLine, RunWatch
 from pipeline.write import WriteSettings, keep_mantissa_bits, write_parts
@@ -104,11 +104,8 @@ def start_ray() -> None:
     if not ray.is_initialized():
         # Ray's notice that local connections need a token, which it makes and uses by itself.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        # Workers inherit it: a model's threads that wait for each other leave their cores to decoding and writing.
-        # Spinning, as is the default, took three times the processor time where cores are shared.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        # Ray ends workers that idle for a second where there are more than cores; each takes seconds to start.
-        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+        for name, value in WORKER_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # one line of our own counts tracks, not blocks

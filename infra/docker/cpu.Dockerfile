@@ -13,7 +13,11 @@ RUN apt-get update \
     && python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    RAY_USAGE_STATS_ENABLED=0
+    RAY_USAGE_STATS_ENABLED=0 \
+    OMP_WAIT_POLICY=passive \
+    MALLOC_MMAP_THRESHOLD_=33554432 \
+    MALLOC_TRIM_THRESHOLD_=268435456 \
+    RAY_idle_worker_killing_time_threshold_ms=60000
 
 WORKDIR /app
 COPY constraints.txt pyproject.toml ./

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.placement import WORKER_ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra" / "docker"
 BIN = Path(sys.executable).parent
@@ -55,6 +57,12 @@ def test_a_mistake_is_found(old: str, new: str, fault: str, tmp_path: Path) -> N
     assert old in read("cpu")
     (tmp_path / "Dockerfile").write_text(read("cpu").replace(old, new))
     assert fault in lint(tmp_path / "Dockerfile")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_have_the_environment_of_those_that_a_run_starts_itself(kind: str) -> None:
+    (settings,) = [text for name, text in list_instructions(read(kind)) if name == "ENV"]
+    assert WORKER_ENVIRONMENT.items() <= dict(pair.split("=", 1) for pair in settings.split()).items()
 
 
 @pytest.mark.parametrize("kind", KINDS)

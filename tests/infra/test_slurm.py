@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.placement import WORKER_ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "infra" / "slurm" / "embed.sbatch"
 # Long options of sbatch(1), Slurm 25.05, that a script of one job may have.
@@ -52,6 +54,11 @@ def test_a_mistake_is_found(old: str, new: str, tmp_path: Path) -> None:
     assert old in SCRIPT.read_text()
     (tmp_path / "x.sbatch").write_text(SCRIPT.read_text().replace(old, new))
     assert lint(tmp_path / "x.sbatch")
+
+
+def test_workers_have_the_environment_of_those_that_a_run_starts_itself() -> None:
+    exported = [pair for line in re.findall(r"^export (.*)$", SCRIPT.read_text(), re.M) for pair in line.split()]
+    assert {f"{name}={value}" for name, value in WORKER_ENVIRONMENT.items()} <= set(exported)
 
 
 def test_its_options_are_options_of_sbatch() -> None:
