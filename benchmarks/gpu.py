@@ -21,12 +21,14 @@ import torch
 from benchmarks.published import load_published
 from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
+from musicfm_model.cost import count_window_tflop
 from musicfm_model.model import MusicFM25Hz
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 from pipeline.config import PRECISIONS
 from tests.checkpoints import write_random_checkpoint
 
-LAYER, WINDOW_SAMPLES, WINDOW_TFLOP = 7, 720_000, 1.09
+LAYER, WINDOW_SAMPLES = 7, 720_000
+WINDOW_TFLOP = count_window_tflop(ModelConfig(), LAYER)
 MATRIX_SIZE = 8192
 COMMAND = "python -m benchmarks.gpu --reference CHECKOUT"
 BUSY_COMMAND = "python -m benchmarks.end_to_end --published-size --tracks 2000 --rounds 1"

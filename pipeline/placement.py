@@ -43,6 +43,7 @@ class Placement:
         task_num_cpus: CPUs of each decode and write task.
         task_heap_bytes: Memory declared for each such task, so that Ray does not pack a node with too many.
         tracks_per_block: Tracks that one task takes.
+        blocks_per_actor: Blocks for whose sake an actor is worth its start.
     """
 
     num_actors: int
@@ -52,12 +53,12 @@ class Placement:
     task_num_cpus: float
     task_heap_bytes: int
     tracks_per_block: int
+    blocks_per_actor: int = 1
 
     def fit(self, num_tracks: int) -> Placement:
         """Return the placement with no more actors than a run of so many tracks has use for."""
-        is_small = self.num_threads == 1 and not self.num_gpus
-        per_actor = self.tracks_per_block * (BLOCKS_WORTH_A_START if is_small else 1)
-        return replace(self, num_actors=max(1, min(self.num_actors, math.ceil(num_tracks / per_actor))))
+        num_useful = math.ceil(num_tracks / (self.tracks_per_block * self.blocks_per_actor))
+        return replace(self, num_actors=max(1, min(self.num_actors, num_useful)))
 
 
 def place_actors(
@@ -127,7 +128,8 @@ def _place_on_cpus(nodes: Sequence[Mapping[str, float]], window_tflop: float, he
     # one of them is not reserved, and shared by a task that decodes and one that writes.
     num_cpus = min(num_threads, *((node["CPU"] - 1) / count(node) for node in large))
     num_actors = sum(count(node) for node in large)
-    return Placement(num_actors, 0, num_cpus, num_threads, 0.5, heap_bytes, TRACKS_PER_BLOCK_CPU)
+    worth = BLOCKS_WORTH_A_START if window_tflop <= TFLOP_PER_THREAD else 1
+    return Placement(num_actors, 0, num_cpus, num_threads, 0.5, heap_bytes, TRACKS_PER_BLOCK_CPU, worth)
 
 
 def _share_with_tasks(nodes: Sequence[Mapping[str, float]], reserved: float) -> float:

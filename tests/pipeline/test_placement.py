@@ -186,6 +186,10 @@ def test_a_small_run_starts_no_more_actors_than_it_has_blocks(num_tracks: int, n
     assert place_actors([{"CPU": 32.0, "GPU": 8.0}], None).fit(num_tracks).num_actors == num_actors
 
 
+def test_a_large_model_starts_on_every_node_of_one_core_that_has_a_block() -> None:
+    assert place_actors([{"CPU": 1.0}] * 4, None).fit(16).num_actors == 2
+
+
 def test_a_stall_says_what_it_waits_for() -> None:
     placement = place_actors([{"CPU": 4.0, "GPU": 2.0, "memory": 2.0 * GIB}], None)
     text = describe_stall(90.0, placement, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 0.5})
