@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from musicfm_model.attention import SelfAttention
 from musicfm_model.config import DROPOUT, ModelConfig
+from musicfm_model.packed_linear import PointwiseConv
 from musicfm_model.rotary import RotaryEmbedding
 
 
@@ -35,7 +36,7 @@ class ConvModule(nn.Module):
     def __init__(self, embed_dim: int, depthwise_kernel_size: int) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(embed_dim)
-        self.pointwise_conv1 = nn.Conv1d(embed_dim, 2 * embed_dim, 1, bias=False)
+        self.pointwise_conv1 = PointwiseConv(embed_dim, 2 * embed_dim)
         self.depthwise_conv = nn.Conv1d(
             embed_dim,
             embed_dim,
@@ -45,20 +46,19 @@ class ConvModule(nn.Module):
             bias=False,
         )
         self.batch_norm = nn.BatchNorm1d(embed_dim)
-        self.pointwise_conv2 = nn.Conv1d(embed_dim, embed_dim, 1, bias=False)
+        self.pointwise_conv2 = PointwiseConv(embed_dim, embed_dim)
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, embed_dim) to the same shape."""
-        # The convolutions' own weights in calls that leave the channels last: on a processor the depthwise one is
-        # several times as fast so, and the pointwise ones need no copies.
-        x = F.glu(F.linear(self.layer_norm(x), self.pointwise_conv1.weight.squeeze(2)), dim=2)
+        x = F.glu(self.pointwise_conv1(self.layer_norm(x)), dim=2)
+        # Its own weights in a call that leaves the channels last: on a processor several times as fast.
         depthwise = self.depthwise_conv
         padding = (depthwise.kernel_size[0] // 2, 0)
         x = x.transpose(1, 2).unsqueeze(3)
         x = F.conv2d(x, depthwise.weight.unsqueeze(3), padding=padding, groups=depthwise.groups).squeeze(3)
         x = F.silu(self.batch_norm(x)).transpose(1, 2)
-        out: Tensor = self.dropout(F.linear(x, self.pointwise_conv2.weight.squeeze(2)))
+        out: Tensor = self.dropout(self.pointwise_conv2(x))
         return out
 
 

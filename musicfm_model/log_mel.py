@@ -10,6 +10,7 @@ from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 from musicfm_model.config import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from musicfm_model.precision import Float32Module, float32_arithmetic
 
+BANDS_AT_ONCE = 16  # mel bands that are summed up together, from no more bins than they reach over
 FRAMES_IN_CACHE = 256  # spectra that are there at once: a whole window's would be 37 MB of fresh memory
 MIN_SAMPLES = N_FFT // 2 + 1  # the STFT reflects n_fft / 2 samples at each end, and needs one more than that
 
@@ -35,6 +36,7 @@ class LogMel(Float32Module):
         self.hop_length, self.n_mels = hop_length, n_mels
         self.mel_stft.spectrogram.power = None  # complex: torchaudio would take a root, only to square it
         self.amplitude_to_db = AmplitudeToDB()
+        self._band_groups = group_bands(self.mel_stft.mel_scale.fb)
 
     @torch.no_grad()
     def forward(self, wav: Tensor) -> Tensor:
@@ -70,6 +72,28 @@ class LogMel(Float32Module):
             samples = padded[:, start * self.hop_length : (stop - 1) * self.hop_length + N_FFT]
             spectrum = self.mel_stft.spectrogram(samples)
             power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-            mel[..., start:stop] = self.mel_stft.mel_scale(power)
+            if wav.device.type == "cpu":
+                for bands, bins, weights in self._band_groups:
+                    mel[:, bands, start:stop] = weights @ power[:, bins]
+            else:
+                mel[..., start:stop] = self.mel_stft.mel_scale(power)
         decibels: Tensor = self.amplitude_to_db(mel)
         return decibels
+
+
+def group_bands(filter_bank: Tensor) -> list[tuple[slice, slice, Tensor]]:
+    """Cut a filter bank, nearly all of which is zeros, into products over the bins that neighbouring bands share.
+
+    Args:
+        filter_bank: (num_bins, n_mels), the bands in order.
+
+    Returns:
+        For each group its bands, the bins that they reach over, and their weights (num_bands, num_bins).
+    """
+    groups = []
+    for first_band in range(0, filter_bank.shape[1], BANDS_AT_ONCE):
+        bands = slice(first_band, min(first_band + BANDS_AT_ONCE, filter_bank.shape[1]))
+        reached = filter_bank[:, bands].any(dim=1).nonzero()
+        bins = slice(int(reached.min()), int(reached.max()) + 1) if len(reached) else slice(0, 0)
+        groups.append((bands, bins, filter_bank[bins, bands].T.contiguous()))
+    return groups

@@ -17,6 +17,7 @@ from musicfm_model.conformer import Conformer
 from musicfm_model.folded_frontend import FoldedFrontend, fold_checkpoint
 from musicfm_model.frontend import ConvFrontend
 from musicfm_model.log_mel import LogMel
+from musicfm_model.packed_linear import pack_linears
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 from musicfm_model.pretraining import mask_waveform, masked_prediction_loss
 from musicfm_model.quantizer import RandomProjectionQuantizer
@@ -147,8 +148,8 @@ class MusicFM25Hz(nn.Module):
         """Build the model of a loaded checkpoint as it computes fastest: the same function in fewer operations.
 
         Batch norms are folded into their convolutions, which run channels last, and on a processor by Winograd's
-        algorithm. The model can neither be trained nor saved, and its front end no longer carries the published
-        names.
+        algorithm, with all large weights packed for oneDNN. The model can neither be trained nor saved, and its
+        front end no longer carries the published names.
 
         Args:
             checkpoint: From ``load_checkpoint``.
@@ -161,8 +162,11 @@ class MusicFM25Hz(nn.Module):
         """
         model = cls.from_checkpoint(checkpoint, attention, precision)
         dtype = compute_dtype(precision)
-        winograd = torch.device(device).type == "cpu" and dtype == torch.float32
-        model.conv = fold_checkpoint(checkpoint, winograd).to(dtype)
+        on_processor = torch.device(device).type == "cpu" and dtype == torch.float32
+        model.conv = fold_checkpoint(checkpoint, winograd=on_processor).to(dtype)
+        if on_processor:
+            pack_linears(model.conv)
+            pack_linears(model.conformer)
         return model.to(device)
 
     @property

@@ -95,7 +95,7 @@ class Collector:
     def _iterate(self, build: Callable[[], ray.data.Dataset]) -> Iterator[pa.Table]:
         """Yield a pass's results; a silence of ``stall_timeout_s`` ends the run and says what it waits for.
 
-        The dataset is built under the same watch: Ray counts its input's rows in a task, which needs a CPU too.
+        The dataset is built under the same watch: of a cluster that is lost it may hear nothing either.
         """
         results: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
 

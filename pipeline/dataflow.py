@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,6 +35,7 @@ from pipeline.embed import Embedder, choose_embedder_settings
 from pipeline.errors import Reason, RunError, Stage, StorageError
 from pipeline.isolation import decode_audio_apart
 from pipeline.metrics import measure, name_node, name_worker, start_monitor
+from pipeline.parts import from_ipc, to_ipc
 from pipeline.placement import WORKER_ENVIRONMENT, Placement, place_actors
 from pipeline.schema import EMBEDDED, RESULTS
 from pipeline.watch import ProgressLine, RunWatch
@@ -191,8 +192,8 @@ def build_dataset(
         "ray_remote_args_fn": lambda: {"max_retries": effort.max_retries},
     }
     return (
-        ray.data.from_arrow(blocks)
-        .map_batches(partial(measure, "decode", monitor, settings.windows, decode), **task)
+        share_plan(blocks)
+        .map_batches(partial(_run_planned, partial(measure, "decode", monitor, settings.windows, decode)), **task)
         # `map_batches` takes GPUs with a number of rows alone. Blocks stay as they come here, so that long tracks
         # do not fill the memory; the embedder makes its own batches, of windows.
         .map_batches_internal(
@@ -207,6 +208,23 @@ def build_dataset(
         )
         .map_batches(partial(measure, "write", monitor, settings.windows, write), **task)
     )
+
+
+def share_plan(blocks: Sequence[pa.Table]) -> ray.data.Dataset:
+    """Return planned rows as a dataset of one block each, one row a block, for ``open_plan``.
+
+    Of tables as such Ray Data would have the rows counted, each in a task of its own, before it starts any other.
+    """
+    return ray.data.from_items([{"plan": to_ipc(rows)} for rows in blocks], override_num_blocks=len(blocks))
+
+
+def open_plan(shared: pa.Table) -> pa.Table:
+    """Return the planned rows of a block of ``share_plan``."""
+    return from_ipc(shared.column("plan")[0].as_py())
+
+
+def _run_planned(step: Callable[[pa.Table], Iterator[pa.Table]], shared: pa.Table) -> Iterator[pa.Table]:
+    return step(open_plan(shared))
 
 
 def process_tracks(

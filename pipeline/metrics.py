@@ -224,7 +224,8 @@ def count_work(stage: str, table: pa.Table, windows: WindowPolicy) -> Work:
         for part in table.column("parts")[0].as_py() or ():
             sizes[part["resolution"]] = sizes.get(part["resolution"], 0) + part["size_bytes"]
         return Work(bytes_written=sizes)
-    done = table.filter(pc.and_(pc.is_null(table.column("stage")), pc.is_valid(table.column("duration_s"))))
+    facts = table.select(["stage", "duration_s", "wanted"])  # waveforms and features are not copied to be counted
+    done = facts.filter(pc.and_(pc.is_null(facts.column("stage")), pc.is_valid(facts.column("duration_s"))))
     num_windows = 0
     if stage == "embed":
         durations_s, wanted = (done.column(name).to_pylist() for name in ("duration_s", "wanted"))

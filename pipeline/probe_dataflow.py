@@ -16,7 +16,7 @@ import ray.data
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
-from pipeline.dataflow import EmbedderStart, choose_placement
+from pipeline.dataflow import EmbedderStart, choose_placement, open_plan, share_plan
 from pipeline.errors import RunError
 from pipeline.metrics import start_monitor
 from pipeline.placement import Placement
@@ -52,10 +52,10 @@ class ProbeActor:
     def __init__(self, start: EmbedderStart) -> None:
         self.embedder, self.recipes, self.settings = start(), start.recipes, start.settings
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
+    def __call__(self, shared: pa.Table) -> pa.Table:
         """Take planned rows through every stage; return the probe, pickled, and when it began and ended."""
         began_time = time.time()
-        probe = probe_catalog(rows, self.embedder, self.recipes, self.settings)
+        probe = probe_catalog(open_plan(shared), self.embedder, self.recipes, self.settings)
         return pa.table({"found": [pickle.dumps((probe, began_time, time.time()))]})
 
 
@@ -106,11 +106,11 @@ def _run_probe(rows: pa.Table, placement: Placement, start: EmbedderStart) -> tu
     monitor = start_monitor("probe", rows.num_rows)  # a run starts the same processes
     task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": placement.task_num_cpus}
     results = (
-        ray.data.from_arrow(rows)
+        share_plan([rows])
         .map_batches(_pass_on, **task)
         .map_batches(
             ProbeActor,
-            batch_size=rows.num_rows,  # with GPUs Ray wants a number; this one gathers the one block that there is
+            batch_size=1,  # with GPUs Ray wants a number
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
             fn_constructor_args=(start,),

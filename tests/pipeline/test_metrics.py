@@ -11,7 +11,7 @@ import ray
 
 from pipeline.metrics import count_work, measure, start_monitor
 from pipeline.progress import Work
-from pipeline.schema import EMBEDDED, PLAN, RESULTS
+from pipeline.schema import DECODED, EMBEDDED, FEATURE_LIST, PLAN, RESULTS
 
 ROWS = pa.Table.from_pylist(
     [{"track_id": f"t{i}", "size_bytes": 100, "wanted": ["r/8hz"], "held": [], "stored": []} for i in range(5)],
@@ -41,6 +41,17 @@ def test_parts_are_counted_by_resolution() -> None:
     parts = [{"resolution": name, "size_bytes": size} for name, size in (("8hz", 5), ("8hz", 6), ("16hz", 7))]
     result = pa.Table.from_pylist([{"parts": parts}, {}][:1], schema=RESULTS)
     assert count_work("write", result, "shared").bytes_written == {"8hz": 11, "16hz": 7}
+
+
+def test_counting_copies_no_waveforms() -> None:
+    row = {"track_id": "t", "wanted": ["r/8hz"], "held": [], "duration_s": 100.0}
+    narrow = pa.Table.from_pylist([row], schema=DECODED).drop_columns(["waveform"])
+    waveform = pa.array([[0.0] * 2_400_000], FEATURE_LIST)
+    decoded = narrow.append_column("waveform", waveform).select(DECODED.names)
+    pool = pa.default_memory_pool()
+    before_bytes = pool.total_bytes_allocated()
+    assert count_work("decode", decoded, "shared").audio_s == 100.0
+    assert pool.total_bytes_allocated() - before_bytes < 100_000
 
 
 def spin(rows: pa.Table) -> Any:
