@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +26,9 @@ from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSet
 from pipeline.estimate import describe_estimate
 from pipeline.run import RunReport, embed_catalog, preview_catalog
 from pipeline.store_location import StoreLocation
+
+# All memory goes when the command ends: looking through what torch and Ray built up took another second.
+atexit.register(gc.freeze)
 
 
 def build_embed_parser(description: str, default_checkpoint: str | None = None) -> OneLineParser:

@@ -92,7 +92,9 @@ class EmbedderStart:
     def __call__(self) -> Embedder:
         """Start the embedder here; device and batch size are those of this node where the settings name none."""
         torch.set_num_threads(self.num_threads)
-        state_dict = {name: torch.from_numpy(array.copy()) for name, array in ray.get(self.weights).items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to weights
+            state_dict = {name: torch.from_numpy(array) for name, array in ray.get(self.weights).items()}
         settings = choose_embedder_settings(self.recipes, self.settings)
         return Embedder(replace(self.model, state_dict=state_dict), settings)
 
