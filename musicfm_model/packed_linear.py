@@ -1,10 +1,10 @@
 """Linear maps whose weights lie in memory as oneDNN's matrix products read them, for inference on processors.
 
-PyTorch's own products hand plain weights to its BLAS, which lays them out anew at each call and reaches less of the
-processor: of a product of 750 frames with 1024 x 4096 weights 0.15 TFLOP/s on two cores of an AMD EPYC 9004, where
-oneDNN with packed weights reaches 0.21. The operations are those that ``torch.compile`` calls for frozen models
-(``torch/_inductor/fx_passes/mkldnn_fusion.py``). They have no public name, so that weights stay as they are where
-they are missing, as on other processors.
+PyTorch's own products hand plain weights to its BLAS, which lays them out anew at each call and reaches less of
+the processor: of a product of 750 frames with 1024 x 4096 weights 0.15 TFLOP/s on two cores of an AMD EPYC 9004,
+where oneDNN with packed weights reaches 0.21. The operations are those that ``torch.compile`` calls for frozen
+models (``torch/_inductor/fx_passes/mkldnn_fusion.py``). They have no public name, so that weights stay as they are
+where they are missing, as on other processors.
 """
 
 from __future__ import annotations
