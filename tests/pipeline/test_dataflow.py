@@ -14,7 +14,14 @@ from pipeline.catalog import load_catalog
 from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
-from pipeline.dataflow import mark_as_crashed, process_tracks, start_ray, write_or_refuse
+from pipeline.dataflow import (
+    mark_as_crashed,
+    open_plan,
+    process_tracks,
+    share_plan,
+    start_ray,
+    write_or_refuse,
+)
 from pipeline.errors import RunError
 from pipeline.parts import from_ipc
 from pipeline.run import build_recipes, plan_run
@@ -47,6 +54,20 @@ def test_tracks_whose_workers_died_become_failures_of_every_recipe(tmp_path: Pat
     assert [f["uri"] for f in failures] == ["/a.mp3", "/a.mp3", "/b.mp3"]
     assert from_ipc(row["tracks"]).num_rows == from_ipc(row["unchanged"]).num_rows == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+def test_planned_rows_arrive_block_by_block_as_they_were(local_ray: None) -> None:
+    start_ray()
+    many = pa.concat_tables([PLANNED] * 50)
+    blocks = [many.slice(0, 1), many.slice(1, 60), many.slice(61)]
+    shared = share_plan(blocks)
+    assert shared.num_blocks() == len(blocks)
+    arrived = shared.map_batches(open_plan, batch_size=None, batch_format="pyarrow").iter_batches(
+        batch_size=None, batch_format="pyarrow"
+    )
+    for found, block in zip(arrived, blocks, strict=True):
+        assert found.cast(PLAN).equals(block.combine_chunks())
 
 
 def test_a_store_that_refuses_says_so_in_the_result(tmp_path: Path) -> None:
