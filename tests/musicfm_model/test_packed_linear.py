@@ -95,7 +95,7 @@ def test_a_model_for_inference_with_all_maps_packed_holds_the_golden_figures(
 ) -> None:
     with patch.object(packed_linear, "MIN_PACKED_VALUES", 1):
         model = MusicFM25Hz.for_inference(golden_checkpoint)
-    left = [part for part in (model.conv, model.conformer) for part in part.modules()]
+    left = [*model.conv.modules(), *model.conformer.modules()]
     assert not any(isinstance(part, nn.Linear | PointwiseConv) for part in left)
     assert sum(isinstance(part, PackedLinear) for part in left) == 1 + 10 * model.num_layers
     states = model.get_hidden_states(golden["wav"], range(model.num_layers + 1))

@@ -63,7 +63,7 @@ def test_planned_rows_arrive_block_by_block_as_they_were(local_ray: None) -> Non
     blocks = [many.slice(0, 1), many.slice(1, 60), many.slice(61)]
     shared = share_plan(blocks)
     assert shared.num_blocks() == len(blocks)
-    arrived = shared.map_batches(open_plan, batch_size=None, batch_format="pyarrow").iter_batches(
+    arrived: Any = shared.map_batches(open_plan, batch_size=None, batch_format="pyarrow").iter_batches(
         batch_size=None, batch_format="pyarrow"
     )
     for found, block in zip(arrived, blocks, strict=True):
