@@ -12,6 +12,7 @@ import ray
 from ray._private import internal_api
 
 from jobs.embed_catalog import main
+from jobs.embedding import leave
 
 
 def main_measured(arguments: list[str]) -> int:
@@ -65,4 +66,4 @@ def _is_descendant(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main_measured(sys.argv[1:]))
+    leave(main_measured(sys.argv[1:]))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from jobs.embedding import build_embed_parser, run_embed_command
+from jobs.embedding import build_embed_parser, leave, run_embed_command
 from pipeline.catalog import load_catalog
 
 
@@ -19,4 +18,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import gc
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import NoReturn
 
 import pyarrow as pa
 
@@ -26,9 +27,6 @@ from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSet
 from pipeline.estimate import describe_estimate
 from pipeline.run import RunReport, embed_catalog, preview_catalog
 from pipeline.store_location import StoreLocation
-
-# All memory goes when the command ends: looking through what torch and Ray built up took another second.
-atexit.register(gc.freeze)
 
 
 def build_embed_parser(description: str, default_checkpoint: str | None = None) -> OneLineParser:
@@ -201,3 +199,12 @@ def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object]
         prune=flags.prune,
         configuration=configuration or {},
     )
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code.
+
+    All its memory goes at once: the garbage collector would look through what torch and Ray built up for a second.
+    """
+    gc.freeze()
+    sys.exit(code)
