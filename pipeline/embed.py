@@ -19,7 +19,7 @@ from musicfm_model.model import MusicFM25Hz
 from pipeline.config import RESOLUTIONS, Precision, Recipe, RunSettings, WindowPolicy, window_length_s
 from pipeline.errors import Reason, Stage, TrackError
 from pipeline.infer import FULL_WINDOW_SAMPLES, Inference, ModelInput, Track, list_inputs
-from pipeline.pool import pool_frames
+from pipeline.pool import count_bins, pool_in_chunks
 from pipeline.schema import EMBEDDED, POOLED
 from pipeline.window import plan_windows
 
@@ -54,6 +54,19 @@ class _Row:
     row: pa.Table
     track: Track | None
     inputs: list[ModelInput]
+
+
+@dataclass(frozen=True)
+class _Features:
+    """A track's pooled features, one after the other in one array: an hour at 50 Hz is 0.7 GB, and there once.
+
+    Args:
+        flat: float32, all values.
+        by_name: Views of it, (num_frames, embed_dim), by "recipe/resolution", in the order of what is wanted.
+    """
+
+    flat: np.ndarray
+    by_name: dict[str, np.ndarray]
 
 
 class Embedder:
@@ -109,20 +122,17 @@ class Embedder:
             TrackError: The model cannot take it, or gives values that are not finite.
         """
         track = Track(waveform, list(wanted))
-        pooled = self._embed_tracks(self._list_inputs(track)).get(id(track), {})
+        features = self._embed_tracks(self._list_inputs(track)).get(id(track))
         if track.error is not None:
             raise track.error
-        return {name: pooled[name] for name in wanted}
+        return dict(features.by_name) if features else {}
 
     def _embed_group(self, group: Sequence[_Row]) -> Iterator[pa.Table]:
         pooled = self._embed_tracks([model_input for item in group for model_input in item.inputs])
         for item in group:
-            features = pooled.pop(id(item.track), {})
-            if item.track is None or item.track.error is not None:
-                yield _as_embedded(item.row, {}, item.track.error if item.track else None)
-            else:
-                in_order = {name: features.pop(name) for name in item.track.wanted}
-                yield _as_embedded(item.row, in_order, None)
+            features = pooled.pop(id(item.track), None)
+            error = item.track.error if item.track else None
+            yield _as_embedded(item.row, features if error is None else None, error)
 
     def _list_inputs(self, track: Track) -> list[ModelInput]:
         """List the windows that a track's wanted features need, each with its layers."""
@@ -137,39 +147,54 @@ class Embedder:
         recipe, resolution = name.split("/")
         return window_length_s(RESOLUTIONS[resolution], self.settings.windows), self.settings.layers[recipe]
 
-    def _embed_tracks(self, inputs: Sequence[ModelInput]) -> dict[int, dict[str, np.ndarray]]:
+    def _embed_tracks(self, inputs: Sequence[ModelInput]) -> dict[int, _Features]:
         """Return features of tracks by their identity; tracks that cannot be embedded get an error."""
-        pooled: dict[int, dict[str, np.ndarray]] = {}
+        pooled: dict[int, _Features] = {}
         for track, window_s in self._inference.run(inputs):
+            if id(track) not in pooled:
+                pooled[id(track)] = self._make_room(track)
             try:
-                pooled.setdefault(id(track), {}).update(self._pool_window_length(track, window_s))
+                self._pool_window_length(track, window_s, pooled[id(track)])
             except TrackError as error:
                 track.error = error
         return pooled
 
-    def _pool_window_length(self, track: Track, window_s: float) -> dict[str, np.ndarray]:
+    def _make_room(self, track: Track) -> _Features:
+        """Return an array, yet to be filled, for all that is wanted of a track."""
+        num_bins = {}
+        for name in track.wanted:
+            windows = plan_windows(len(track.waveform), self._source_of(name)[0])
+            rate_hz = RESOLUTIONS[name.split("/")[1]].frame_rate_hz
+            num_frames = sum(window.num_kept_frames for window in windows)
+            num_bins[name] = 1 if rate_hz is None else count_bins(num_frames, rate_hz)
+        frames = np.empty((sum(num_bins.values()), self.embed_dim), np.float32)
+        ends = np.cumsum(list(num_bins.values()))
+        by_name = {name: frames[end - num_bins[name] : end] for name, end in zip(num_bins, ends, strict=True)}
+        return _Features(frames.reshape(-1), by_name)
+
+    def _pool_window_length(self, track: Track, window_s: float, features: _Features) -> None:
         """Pool a track's frames of one window length to all that is wanted of it, and let go of them.
 
         Raises:
             TrackError: The model's values are not finite.
         """
-        pooled = {}
         for name in track.wanted:
             source = self._source_of(name)
             if source[0] != window_s:
                 continue
-            features = pool_frames(track.frames[source], RESOLUTIONS[name.split("/")[1]])
-            if not bool(torch.isfinite(features).all()):
-                raise TrackError(
-                    Stage.EMBED,
-                    Reason.NON_FINITE_EMBEDDING,
-                    f"the model's output for {name} has values that are not finite under precision "
-                    f"{self.settings.precision}; try --precision float32",
-                )
-            pooled[name] = features.cpu().numpy()
+            place, start = features.by_name[name], 0
+            for chunk in pool_in_chunks(track.frames[source], RESOLUTIONS[name.split("/")[1]]):
+                if not bool(torch.isfinite(chunk).all()):
+                    raise TrackError(
+                        Stage.EMBED,
+                        Reason.NON_FINITE_EMBEDDING,
+                        f"the model's output for {name} has values that are not finite under precision "
+                        f"{self.settings.precision}; try --precision float32",
+                    )
+                torch.from_numpy(place[start : start + len(chunk)]).copy_(chunk)
+                start += len(chunk)
         for source in [source for source in track.frames if source[0] == window_s]:
             del track.frames[source]
-        return pooled
 
 
 def choose_embedder_settings(recipes: Mapping[str, Recipe], settings: RunSettings) -> EmbedderSettings:
@@ -216,7 +241,7 @@ def _read_track(row: pa.Table) -> Track | None:
     return None
 
 
-def _as_embedded(row: pa.Table, pooled: dict[str, np.ndarray], error: TrackError | None) -> pa.Table:
+def _as_embedded(row: pa.Table, features: _Features | None, error: TrackError | None) -> pa.Table:
     """Replace a decoded row's waveform by its features, or by the failure that the model met."""
     num_samples = len(row.column("waveform")[0]) if row.column("waveform").null_count == 0 else 0
     row = row.drop_columns(["waveform"])
@@ -228,29 +253,24 @@ def _as_embedded(row: pa.Table, pooled: dict[str, np.ndarray], error: TrackError
         ):
             row = row.set_column(row.schema.get_field_index(name), name, pa.array([value], pa.string()))
     num_frames = None
-    if pooled:
+    if features is not None:
         windows = plan_windows(num_samples, window_length_s(RESOLUTIONS["25hz"], "shared"))
         num_frames = sum(window.num_kept_frames for window in windows)
     row = row.append_column("num_frames_25hz", pa.array([num_frames], pa.int32()))
-    return row.append_column("pooled", _as_pooled_column(pooled)).select(EMBEDDED.names).cast(EMBEDDED)
+    return row.append_column("pooled", _as_pooled_column(features)).select(EMBEDDED.names).cast(EMBEDDED)
 
 
-def _as_pooled_column(pooled: dict[str, np.ndarray]) -> pa.Array:
-    """Return features as a one-row column of ``schema.POOLED``, and let go of each once it is copied.
-
-    An hour at 50 Hz is 0.7 GB: it should not be there twice.
-    """
-    names, lengths = list(pooled), [len(features) for features in pooled.values()]
-    offsets = np.cumsum([0, *(features.size for features in pooled.values())], dtype=np.int32)
-    flat = np.empty(offsets[-1], np.float32)
-    for name, start, stop in zip(names, offsets[:-1], offsets[1:], strict=True):
-        flat[start:stop] = pooled.pop(name).reshape(-1)
+def _as_pooled_column(features: _Features | None) -> pa.Array:
+    """Return features as a one-row column of ``schema.POOLED``, without a copy."""
+    by_name = features.by_name if features is not None else {}
+    flat = features.flat if features is not None else np.empty(0, np.float32)
+    offsets = np.cumsum([0, *(each.size for each in by_name.values())], dtype=np.int32)
     items = pa.StructArray.from_arrays(
         [
-            pa.array(names, pa.string()),
-            pa.array(lengths, pa.int32()),
+            pa.array(list(by_name), pa.string()),
+            pa.array([len(each) for each in by_name.values()], pa.int32()),
             pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat)),
         ],
         fields=list(POOLED.value_type),
     )
-    return pa.ListArray.from_arrays(pa.array([0, len(names)], pa.int32()), items).cast(POOLED)
+    return pa.ListArray.from_arrays(pa.array([0, len(by_name)], pa.int32()), items).cast(POOLED)

@@ -8,6 +8,7 @@ whole, and independent of the track's length everywhere else. At 50 Hz each fram
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pipeline.config import FRAME_RATE_HZ, Resolution
 
-BINS_PER_CHUNK = 4096  # bounds the gathered copy: a one-hour track would need gigabytes at once
+FRAMES_PER_CHUNK = 4096  # bounds what is gathered at once: for a track of an hour it would be gigabytes
 
 
 def count_bins(num_frames: int, frame_rate_hz: float) -> int:
@@ -33,11 +34,26 @@ def pool_frames(frames: Tensor, resolution: Resolution) -> Tensor:
     Returns:
         float32, shape (num_bins, embed_dim); (1, embed_dim) for the global vector.
     """
+    return torch.cat(list(pool_in_chunks(frames, resolution)))
+
+
+def pool_in_chunks(frames: Tensor, resolution: Resolution) -> Iterator[Tensor]:
+    """Pool as ``pool_frames`` does, a few bins at a time, so that a long track's features need not be there twice.
+
+    Args:
+        frames: As for ``pool_frames``.
+        resolution: The resolution to pool to.
+
+    Yields:
+        float32, shape (num_bins, embed_dim), one piece after the other in time.
+    """
     frames = frames.float()
     if resolution.frame_rate_hz is None:
-        return frames.mean(dim=0, keepdim=True)
+        yield frames.mean(dim=0, keepdim=True)
+        return
     if resolution.frame_rate_hz == FRAME_RATE_HZ:
-        return frames
+        yield from frames.split(FRAMES_PER_CHUNK)
+        return
     num_frames = frames.shape[0]
     num_bins = count_bins(num_frames, resolution.frame_rate_hz)
     frames_per_bin = Fraction(FRAME_RATE_HZ) / Fraction(resolution.frame_rate_hz)
@@ -46,14 +62,11 @@ def pool_frames(frames: Tensor, resolution: Resolution) -> Tensor:
     bins = torch.arange(num_bins, device=frames.device)
     starts = bins * numerator // denominator
     stops = (-(-(bins + 1) * numerator // denominator)).clamp(max=num_frames)
-    if resolution.frame_rate_hz > FRAME_RATE_HZ and denominator % numerator == 0:
-        return frames[starts]  # every bin is one frame
-    return torch.cat(
-        [
-            average_spans(frames, starts[i : i + BINS_PER_CHUNK], stops[i : i + BINS_PER_CHUNK])
-            for i in range(0, num_bins, BINS_PER_CHUNK)
-        ]
-    )
+    each_is_one_frame = resolution.frame_rate_hz > FRAME_RATE_HZ and denominator % numerator == 0
+    bins_per_chunk = FRAMES_PER_CHUNK // math.ceil(frames_per_bin + 1)  # a bin may touch one frame more
+    for first in range(0, num_bins, bins_per_chunk):
+        chunk = slice(first, first + bins_per_chunk)
+        yield frames[starts[chunk]] if each_is_one_frame else average_spans(frames, starts[chunk], stops[chunk])
 
 
 def average_spans(frames: Tensor, starts: Tensor, stops: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from pipeline.config import RESOLUTIONS
-from pipeline.pool import count_bins, pool_frames
+from pipeline.pool import FRAMES_PER_CHUNK, count_bins, pool_frames, pool_in_chunks
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 FRAME_RESOLUTIONS = [resolution for resolution in RESOLUTIONS.values() if resolution.frame_rate_hz]
@@ -70,7 +70,11 @@ def test_half_precision_frames_are_averaged_in_float32(name: str) -> None:
     assert torch.all(pooled == 61_440.0)
 
 
-def test_chunks_join_without_a_seam() -> None:
+@pytest.mark.parametrize("resolution", FRAME_RESOLUTIONS, ids=lambda resolution: resolution.name)
+def test_chunks_join_without_a_seam(resolution) -> None:  # type: ignore[no-untyped-def]
     frames = torch.arange(9000.0)[:, None]
-    pooled = pool_frames(frames, RESOLUTIONS["16hz"])
-    np.testing.assert_allclose(pooled.numpy(), pool_naively(frames.numpy(), 16.0), rtol=1e-6)
+    chunks = list(pool_in_chunks(frames, resolution))
+    assert len(chunks) > 1
+    assert max(map(len, chunks)) <= FRAMES_PER_CHUNK
+    expected = pool_naively(frames.numpy(), resolution.frame_rate_hz)
+    np.testing.assert_allclose(torch.cat(chunks).numpy(), expected, rtol=1e-6)
