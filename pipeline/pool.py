@@ -52,7 +52,7 @@ def pool_in_chunks(frames: Tensor, resolution: Resolution) -> Iterator[Tensor]:
         yield frames.mean(dim=0, keepdim=True)
         return
     if resolution.frame_rate_hz == FRAME_RATE_HZ:
-        yield from frames.split(FRAMES_PER_CHUNK)
+        yield from torch.split(frames, FRAMES_PER_CHUNK)
         return
     num_frames = frames.shape[0]
     num_bins = count_bins(num_frames, resolution.frame_rate_hz)
