@@ -35,7 +35,7 @@ from benchmarks.clips import CLIP_S, write_clips
 from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.cost import count_window_tflop
-from pipeline.catalog import load_catalog
+from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
 from pipeline.embed import Embedder, choose_embedder_settings
 from pipeline.placement import Placement, place_actors

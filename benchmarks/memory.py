@@ -29,7 +29,7 @@ from demo.make_clips import encode_clip
 from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from pipeline.config import DEFAULT_RESOLUTIONS, SAMPLE_RATE_HZ
-from pipeline.decode import decode_tracks
+from pipeline.decode.tracks import decode_tracks
 from pipeline.embed import Embedder, EmbedderSettings
 from pipeline.schema import DECODED, PLAN
 from pipeline.write import WriteSettings, write_parts

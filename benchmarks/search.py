@@ -35,12 +35,12 @@ from benchmarks.search_data import (
     make_store,
     name_tracks,
 )
-from pipeline.index import VectorIndex
-from pipeline.index_build import build_index
-from pipeline.index_codes import CODE_BITS, choose_num_lists, normalise_rows
-from pipeline.index_draft import IndexSettings
-from pipeline.index_manifest import IndexManifest
-from pipeline.index_quality import K, leave_out, measure_quality, one_thread
+from pipeline.index.build import build_index
+from pipeline.index.codes import CODE_BITS, choose_num_lists, normalise_rows
+from pipeline.index.draft import IndexSettings
+from pipeline.index.manifest import IndexManifest
+from pipeline.index.quality import K, leave_out, measure_quality, one_thread
+from pipeline.index.vector_index import VectorIndex
 from pipeline.read import FeatureStore
 from pipeline.store_location import StoreLocation
 

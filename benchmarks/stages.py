@@ -36,7 +36,7 @@ from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.model import MusicFM25Hz
 from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS, SAMPLE_RATE_HZ
-from pipeline.decode import decode_tracks
+from pipeline.decode.tracks import decode_tracks
 from pipeline.pool import pool_frames
 from pipeline.schema import EMBEDDED, PLAN, POOLED
 from pipeline.write import WriteSettings, write_parts

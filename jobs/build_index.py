@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.config import RESOLUTIONS
-from pipeline.index_build import build_index
-from pipeline.index_draft import IndexSettings
-from pipeline.index_files import DEFAULT_CACHE
-from pipeline.index_manifest import IndexManifest
+from pipeline.index.build import build_index
+from pipeline.index.draft import IndexSettings
+from pipeline.index.files import DEFAULT_CACHE
+from pipeline.index.manifest import IndexManifest
 from pipeline.store_location import StoreLocation
 
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         if flags.ray:
-            from pipeline.index_dataflow import map_over_ray  # Ray takes seconds to import, and few builds need it
+            from pipeline.index.dataflow import map_over_ray  # Ray takes seconds to import, and few builds need it
 
             manifest = build_index(store, settings, map_over_ray)
         else:

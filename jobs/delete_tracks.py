@@ -11,7 +11,7 @@ from contextlib import suppress
 from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.errors import StorageError, UsageError
 from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
-from pipeline.report import remove_reports_of
+from pipeline.report.publish import remove_reports_of
 from pipeline.storage import list_files, read_file
 from pipeline.store_location import StoreLocation
 from pipeline.writer import StoreWriter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobs.embedding import build_embed_parser, leave, run_embed_command
-from pipeline.catalog import load_catalog
+from pipeline.catalog.load import load_catalog
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobs.embedding import build_embed_parser, leave, run_embed_command
-from pipeline.catalog_fma import load_fma_catalog
+from pipeline.catalog.fma import load_fma_catalog
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,8 +13,9 @@ import numpy as np
 
 from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
 from pipeline.errors import UsageError
-from pipeline.evaluate import RetrievalReport, evaluate_rankings
-from pipeline.ground_truth import (
+from pipeline.index.vector_index import VectorIndex
+from pipeline.search.evaluate import RetrievalReport, evaluate_rankings
+from pipeline.search.ground_truth import (
     GroundTruth,
     leave_out_same_artist,
     read_cliques,
@@ -23,8 +24,7 @@ from pipeline.ground_truth import (
     read_pairs,
     read_tags,
 )
-from pipeline.index import VectorIndex
-from pipeline.neighbors import find_neighbors
+from pipeline.search.neighbors import find_neighbors
 from pipeline.storage import Options
 from pipeline.store_location import StoreLocation
 

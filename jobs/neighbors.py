@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
-from pipeline.neighbors import TABLE_NAME, write_neighbors
+from pipeline.search.neighbors import TABLE_NAME, write_neighbors
 from pipeline.store_location import StoreLocation
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         if flags.ray:
-            from pipeline.index_dataflow import map_over_ray  # Ray takes seconds to import
+            from pipeline.index.dataflow import map_over_ray  # Ray takes seconds to import
 
             report = write_neighbors(store, flags.k, flags.recipe, flags.cache, map_over_ray)
         else:

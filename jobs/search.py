@@ -10,8 +10,8 @@ from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.errors import TrackError, UsageError
-from pipeline.index import VectorIndex
-from pipeline.search import Hit, Searcher
+from pipeline.index.vector_index import VectorIndex
+from pipeline.search.searcher import Hit, Searcher
 from pipeline.storage import read_file
 from pipeline.store_location import StoreLocation
 
@@ -91,7 +91,7 @@ def search_by_track(searcher: Searcher, flags: argparse.Namespace) -> list[Hit]:
 
 def search_by_audio(searcher: Searcher, flags: argparse.Namespace) -> list[Hit]:
     """Search by a file, embedded as the catalog was."""
-    from pipeline.query import AudioQuery  # brings torch, for which a search by a track need not wait
+    from pipeline.search.query import AudioQuery  # brings torch, for which a search by a track need not wait
 
     manifest = searcher.index.manifest
     data = read_file(flags.audio, dict(flags.audio_option))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from jobs.arguments import OneLineParser, add_storage_option, parse_resolutions, run_or_explain
 from pipeline.errors import UsageError
-from pipeline.serve import run_service
-from pipeline.service_guard import Access
-from pipeline.service_state import ServiceSettings
+from pipeline.service.guard import Access
+from pipeline.service.serve import run_service
+from pipeline.service.state import ServiceSettings
 from pipeline.store_location import StoreLocation
 
 TOKEN_VARIABLE = "MUSICFM_SERVE_TOKEN"

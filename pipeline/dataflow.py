@@ -26,14 +26,14 @@ from ray.util.annotations import RayDeprecationWarning
 from musicfm_model.checkpoint import Checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.cost import count_window_tflop
-from pipeline.audio import decode_audio
 from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import Recipe, RunSettings
-from pipeline.decode import decode_tracks
+from pipeline.decode.audio import decode_audio
+from pipeline.decode.isolation import decode_audio_apart
+from pipeline.decode.tracks import decode_tracks
 from pipeline.embed import Embedder, choose_embedder_settings
 from pipeline.errors import Reason, RunError, Stage, StorageError
-from pipeline.isolation import decode_audio_apart
 from pipeline.metrics import measure, name_node, name_worker, start_monitor
 from pipeline.parts import from_ipc, to_ipc
 from pipeline.placement import WORKER_ENVIRONMENT, Placement, place_actors

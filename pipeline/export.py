@@ -26,7 +26,7 @@ from pyarrow import parquet
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import RunError, StorageError, UsageError
-from pipeline.index_source import METADATA, Source, VectorBatch, open_source, read_vectors
+from pipeline.index.source import METADATA, Source, VectorBatch, open_source, read_vectors
 from pipeline.schema import FEATURE_LIST, TRACKS
 from pipeline.storage import Options, absolute_url, join_url, list_files, write_file
 from pipeline.store_location import StoreLocation

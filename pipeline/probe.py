@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from pipeline.config import SAMPLE_RATE_HZ, Recipe, RunSettings, list_window_lengths_s
-from pipeline.decode import decode_tracks
+from pipeline.decode.tracks import decode_tracks
 from pipeline.embed import Embedder
 from pipeline.schema import DECODED, FEATURE_LIST
 from pipeline.window import plan_windows

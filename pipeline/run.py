@@ -23,7 +23,7 @@ from pipeline.logs import RUN_ID
 from pipeline.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
 from pipeline.probe import size_pools
 from pipeline.probe_dataflow import probe_on_cluster
-from pipeline.report import RunFacts, publish_report
+from pipeline.report.publish import RunFacts, publish_report
 from pipeline.schema import TABLES
 from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, has_tables, open_table, read_columns

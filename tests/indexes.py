@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.index import VectorIndex
-from pipeline.index_codes import (
+from pipeline.index.codes import (
     add_codes,
     choose_num_lists,
     describe_codes,
@@ -20,10 +19,11 @@ from pipeline.index_codes import (
     normalise_rows,
     train_codes,
 )
-from pipeline.index_draft import Draft, IndexSettings, add_places, describe_draft, save_file
-from pipeline.index_files import IndexLocation, working_folder
-from pipeline.index_segments import join_segments, write_segments
-from pipeline.index_source import METADATA, Source, VectorBatch
+from pipeline.index.draft import Draft, IndexSettings, add_places, describe_draft, save_file
+from pipeline.index.files import IndexLocation, working_folder
+from pipeline.index.segments import join_segments, write_segments
+from pipeline.index.source import METADATA, Source, VectorBatch
+from pipeline.index.vector_index import VectorIndex
 from pipeline.schema import TABLES
 from pipeline.store_location import StoreLocation
 

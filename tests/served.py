@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.catalog_manifest import learn_facts
+from pipeline.catalog.manifest import learn_facts
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
-from pipeline.decode import decode_tracks
+from pipeline.decode.tracks import decode_tracks
 from pipeline.embed import Embedder, EmbedderSettings
-from pipeline.index_build import build_index
-from pipeline.index_draft import IndexSettings
+from pipeline.index.build import build_index
+from pipeline.index.draft import IndexSettings
 from pipeline.run import build_recipes, load_model, plan_run
 from pipeline.schema import CATALOG
 from pipeline.storage import Options

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -61,14 +62,24 @@ def test_every_command_of_the_table_exists_and_explains_itself(command: object, 
     assert caught.value.code == 0
 
 
-def test_every_file_of_the_tree_is_listed() -> None:
-    tree = README[README.index("## The tree") :]
-    for package in ("musicfm_model", "pipeline", "jobs"):
-        for path in (ROOT / package).glob("*.py"):
-            if path.stem != "__init__":
-                assert re.search(rf"\b{path.name}\b", tree), (
-                    f"{package}/{path.name} has no line in the README's tree"
-                )
+def list_tree() -> set[str]:
+    """Return paths of the files that the README's tree names: a folder's own are further in than its name."""
+    tree = README[README.index("## The tree") : README.index("## Licence")]
+    folders: list[tuple[int, str]] = []
+    listed = set()
+    for line in filter(str.strip, tree.splitlines()[1:]):
+        indent, words = len(line) - len(line.lstrip()), line.split()
+        folders = [folder for folder in folders if folder[0] < indent]
+        if words[0].endswith("/"):
+            folders.append((indent, words[0]))
+        for word in takewhile(lambda word: word.endswith(".py"), words):
+            listed.add("".join(name for _, name in folders) + word)
+    return listed
+
+
+def test_the_tree_names_every_file_and_no_other() -> None:
+    paths = [path for package in ("musicfm_model", "pipeline", "jobs") for path in (ROOT / package).rglob("*.py")]
+    assert list_tree() == {str(path.relative_to(ROOT)) for path in paths if path.stem != "__init__"}
 
 
 @pytest.mark.ray

@@ -8,21 +8,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 BASE = {"schema", "config", "errors", "storage", "store_location", "delta_retry", "parts", "tables"}
-# What each step may import beside the base. A step in several files names its other files here; `embed` pools on
-# the device; `check` and the data set read.
+# What each step may import beside the base. A step that is a folder names its own other files here; `embed` pools
+# on the device; `check` and the data set read.
 STEPS: dict[str, set[str]] = {
-    "catalog": {"catalog_manifest", "catalog_mirdata"},
-    "catalog_manifest": {"catalog"},
-    "catalog_msd": {"catalog", "catalog_manifest"},
-    "catalog_fma": {"catalog", "catalog_manifest"},
-    "catalog_mirdata": {"catalog_manifest"},
+    "catalog.load": {"catalog.manifest", "catalog.mirdata"},
+    "catalog.manifest": set(),
+    "catalog.msd": {"catalog.load", "catalog.manifest"},
+    "catalog.fma": {"catalog.load", "catalog.manifest"},
+    "catalog.mirdata": {"catalog.manifest"},
     "plan": set(),
-    "decode": {"audio"},
-    "isolation": {"audio"},
-    "audio": {"decoders", "resample", "stated_length"},
-    "decoders": {"stated_length"},
-    "resample": set(),
-    "stated_length": set(),
+    "decode.tracks": {"decode.audio"},
+    "decode.isolation": {"decode.audio"},
+    "decode.audio": {"decode.decoders", "decode.resample", "decode.stated_length"},
+    "decode.decoders": {"decode.stated_length"},
+    "decode.resample": set(),
+    "decode.stated_length": set(),
     "window": set(),
     "pool": set(),
     "embed": {"infer", "pool", "window"},
@@ -45,24 +45,24 @@ STEPS: dict[str, set[str]] = {
 # What answers questions once the store exists, from the bottom up: a file imports those before it, what reads the
 # store, and the steps that turn a file's bytes into vectors.
 SEARCH = (
-    *("filters", "similarity", "align", "ground_truth", "evaluate"),
-    *("index_codes", "index_files", "index_manifest", "index_source", "index_segments", "index_draft", "index"),
-    *("index_quality", "index_follow", "index_build", "neighbors", "near_duplicates"),
-    *("candidates", "recognise", "query", "search", "export"),
-    *("service_catalog", "service_guard", "service_audio", "service_models", "service_uploads", "service_state"),
-    "service",
+    *("index.codes", "index.files", "index.manifest", "index.source", "index.segments", "index.draft"),
+    *("index.vector_index", "index.quality", "index.follow", "index.build", "export"),
+    *("search.filters", "search.align", "search.ground_truth", "search.evaluate"),
+    *("search.neighbors", "search.near_duplicates", "search.candidates", "search.recognise", "search.query"),
+    "search.searcher",
+    *("service.similarity", "service.catalog", "service.guard", "service.audio", "service.models"),
+    *("service.uploads", "service.state", "service.app"),
 )
-SEARCH_USES = {"read", "read_parts", "audio", "embed"}
+SEARCH_USES = {"read", "read_parts", "decode.audio", "embed"}
 # The report of a run, from the bottom up; it reads the ledger.
-REPORT = (
-    *("report_health", "report_sample", "report_charts", "report_advice", "report_health_page", "report_page"),
-    "report",
+REPORT = tuple(
+    f"report.{name}" for name in ("health", "sample", "charts", "advice", "health_page", "page", "publish")
 )
 ASSEMBLY = {
     *("dataflow", "metrics", "collect", "probe", "probe_dataflow", "estimate", "run"),
-    *("index_dataflow", "serve"),
+    *("index.dataflow", "service.serve"),
 }
-KNOW_RAY = {"dataflow", "metrics", "collect", "probe_dataflow", "index_dataflow", "serve"}
+KNOW_RAY = {"dataflow", "metrics", "collect", "probe_dataflow", "index.dataflow", "service.serve"}
 
 
 def list_imports(path: Path) -> set[str]:
@@ -80,42 +80,57 @@ def list_files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def own_imports(path: Path) -> set[str]:
-    """Return names of the pipeline's modules that a file imports."""
-    modules = {file.stem for file in list_files("pipeline")}
-    return {name.split(".")[1] for name in list_imports(path) if name.startswith("pipeline.")} & modules
+def name_module(path: Path) -> str:
+    """Return a module's name within its package: "search.align" for pipeline/search/align.py."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts[1:])
+
+
+MODULES = {name_module(path): path for path in list_files("pipeline") if path.stem != "__init__"}
+
+
+def own_imports(module: str) -> set[str]:
+    """Return names of the pipeline's modules that one of them imports."""
+    return {name.removeprefix("pipeline.") for name in list_imports(MODULES[module])} & set(MODULES)
 
 
 def test_every_file_of_the_pipeline_has_its_place() -> None:
-    known = BASE | set(STEPS) | set(SEARCH) | set(REPORT) | ASSEMBLY | {"__init__"}
-    assert {path.stem for path in list_files("pipeline")} == known
+    assert set(MODULES) == BASE | set(STEPS) | set(SEARCH) | set(REPORT) | ASSEMBLY
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipeline").rglob("__init__.py")), ids=lambda path: path.parent.name
+)
+def test_a_folder_is_described_and_nothing_else(path: Path) -> None:
+    statements = ast.parse(path.read_text()).body
+    assert len(statements) == 1
+    assert ast.get_docstring(ast.parse(path.read_text()))
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_imports_the_base_and_no_other_step(step: str) -> None:
-    assert own_imports(ROOT / "pipeline" / f"{step}.py") <= BASE | STEPS[step]
+    assert own_imports(step) <= BASE | STEPS[step]
 
 
 @pytest.mark.parametrize("module", SEARCH)
 def test_search_is_built_in_layers(module: str) -> None:
     below = set(SEARCH[: SEARCH.index(module)])
-    assert own_imports(ROOT / "pipeline" / f"{module}.py") <= BASE | SEARCH_USES | below
+    assert own_imports(module) <= BASE | SEARCH_USES | below
 
 
 @pytest.mark.parametrize("module", REPORT)
 def test_the_report_is_built_in_layers(module: str) -> None:
     below = set(REPORT[: REPORT.index(module)])
-    assert own_imports(ROOT / "pipeline" / f"{module}.py") <= BASE | {"ledger"} | below
+    assert own_imports(module) <= BASE | {"ledger"} | below
 
 
-@pytest.mark.parametrize("step", [*STEPS, *REPORT, *ASSEMBLY - {"index_dataflow", "serve"}])
+@pytest.mark.parametrize("step", [*STEPS, *REPORT, *sorted(ASSEMBLY - {"index.dataflow", "service.serve"})])
 def test_nothing_on_the_way_to_the_store_knows_of_search(step: str) -> None:
-    assert not own_imports(ROOT / "pipeline" / f"{step}.py") & {*SEARCH, "index_dataflow", "serve"}
+    assert not own_imports(step) & {*SEARCH, "index.dataflow", "service.serve"}
 
 
 @pytest.mark.parametrize("module", sorted(BASE))
 def test_the_base_imports_the_base_alone(module: str) -> None:
-    assert own_imports(ROOT / "pipeline" / f"{module}.py") <= BASE
+    assert own_imports(module) <= BASE
 
 
 @pytest.mark.parametrize("path", list_files("musicfm_model"), ids=lambda path: path.stem)
@@ -124,16 +139,16 @@ def test_the_model_knows_nothing_of_the_pipeline(path: Path) -> None:
     assert not roots & {"pipeline", "jobs", "ray", "pyarrow", "deltalake"}
 
 
-@pytest.mark.parametrize("path", list_files("pipeline"), ids=lambda path: path.stem)
-def test_ray_appears_where_steps_are_assembled_alone(path: Path) -> None:
-    imports_ray = "ray" in {name.split(".")[0] for name in list_imports(path)}
-    assert imports_ray == (path.stem in KNOW_RAY)
+@pytest.mark.parametrize("module", MODULES)
+def test_ray_appears_where_steps_are_assembled_alone(module: str) -> None:
+    imports_ray = "ray" in {name.split(".")[0] for name in list_imports(MODULES[module])}
+    assert imports_ray == (module in KNOW_RAY)
 
 
-@pytest.mark.parametrize("path", list_files("pipeline"), ids=lambda path: path.stem)
-def test_object_storage_goes_through_one_file(path: Path) -> None:
-    roots = {name.split(".")[0] for name in list_imports(path)}
-    assert path.stem == "storage" or not roots & {"fsspec", "s3fs", "boto3"}
+@pytest.mark.parametrize("module", MODULES)
+def test_object_storage_goes_through_one_file(module: str) -> None:
+    roots = {name.split(".")[0] for name in list_imports(MODULES[module])}
+    assert module == "storage" or not roots & {"fsspec", "s3fs", "boto3"}
 
 
 @pytest.mark.parametrize("package", ["pipeline", "musicfm_model"])

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from pipeline.service import create_app
-from pipeline.service_guard import Access
-from pipeline.service_state import ServiceSettings, ServiceState
+from pipeline.service.app import create_app
+from pipeline.service.guard import Access
+from pipeline.service.state import ServiceSettings, ServiceState
 from pipeline.store_location import StoreLocation
 from tests.corpus import MUSIC
 from tests.processes import find_free_ports

@@ -13,11 +13,11 @@ from deltalake import DeltaTable
 from numpy.typing import NDArray
 
 from jobs import build_index, neighbors, search
-from pipeline.audio import decode_audio
-from pipeline.catalog import load_catalog
+from pipeline.catalog.load import load_catalog
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
-from pipeline.decode import decode_tracks
+from pipeline.decode.audio import decode_audio
+from pipeline.decode.tracks import decode_tracks
 from pipeline.embed import Embedder, EmbedderSettings
 from pipeline.run import build_recipes, load_model, plan_run
 from pipeline.store_location import StoreLocation

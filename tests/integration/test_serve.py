@@ -18,8 +18,8 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from pipeline.service import create_app
-from pipeline.service_state import ServiceSettings, ServiceState
+from pipeline.service.app import create_app
+from pipeline.service.state import ServiceSettings, ServiceState
 from pipeline.store_location import StoreLocation
 from tests.corpus import MUSIC, make_failures
 from tests.s3_server import AUDIO, AUDIO_BUCKET, STORE, STORE_BUCKET, STORE_READER, S3Server

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobs.build_index import main
-from pipeline.index import VectorIndex
+from pipeline.index.vector_index import VectorIndex
 from pipeline.store_location import StoreLocation
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 from tests.stores import KnownStore
@@ -39,7 +39,7 @@ def test_the_command_builds_follows_and_reports(known: KnownStore, capsys: pytes
 def test_a_poor_build_exits_with_one(
     known: KnownStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.index_build.measure_quality", lambda *_: {"recall_at_10": 0.9})
+    monkeypatch.setattr("pipeline.index.build.measure_quality", lambda *_: {"recall_at_10": 0.9})
     assert main(["--store", known.location.url, "--min-recall", "0.95"]) == 1
     said = capsys.readouterr()
     assert "nothing was published: the index measures recall@10 0.900" in said.err

@@ -8,9 +8,9 @@ import pytest
 
 from jobs import evaluate_retrieval
 from pipeline.errors import UsageError
-from pipeline.ground_truth import GroundTruth
-from pipeline.index_build import build_index
-from pipeline.index_draft import IndexSettings
+from pipeline.index.build import build_index
+from pipeline.index.draft import IndexSettings
+from pipeline.search.ground_truth import GroundTruth
 from pipeline.store_location import StoreLocation
 from tests.indexes import draw_tracks, make_index
 from tests.stores import KnownStore, make_recipe

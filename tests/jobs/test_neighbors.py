@@ -5,8 +5,8 @@ import pytest
 from deltalake import DeltaTable
 
 from jobs import neighbors
-from pipeline.index_build import build_index
-from pipeline.index_draft import IndexSettings
+from pipeline.index.build import build_index
+from pipeline.index.draft import IndexSettings
 from pipeline.store_location import StoreLocation
 from tests.stores import KnownStore
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from musicfm_model.checkpoint import load_checkpoint
-from pipeline.catalog import load_catalog
+from pipeline.catalog.load import load_catalog
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
 from pipeline.dataflow import process_tracks

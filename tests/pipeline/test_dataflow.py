@@ -10,7 +10,7 @@ import ray
 import ray.data
 
 from musicfm_model.checkpoint import load_checkpoint
-from pipeline.catalog import load_catalog
+from pipeline.catalog.load import load_catalog
 from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from musicfm_model.config import ModelConfig
-from pipeline.catalog import load_catalog
+from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
 from pipeline.estimate import (
     CLOSING_S,

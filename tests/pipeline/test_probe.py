@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from musicfm_model.checkpoint import load_checkpoint
-from pipeline.catalog import load_catalog
+from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
 from pipeline.embed import Embedder, choose_embedder_settings
 from pipeline.probe import Probe, choose_files, probe_catalog, size_pools

@@ -10,10 +10,10 @@ import torch
 
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import load_checkpoint
-from pipeline.audio import decode_audio
-from pipeline.catalog import load_catalog
+from pipeline.catalog.load import load_catalog
 from pipeline.check import check_store
 from pipeline.config import RunSettings
+from pipeline.decode.audio import decode_audio
 from pipeline.errors import RunError, UsageError
 from pipeline.read import FeatureStore
 from pipeline.run import RunReport, build_recipes, embed_catalog, preview_catalog

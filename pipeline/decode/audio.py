@@ -1,0 +1,105 @@
+"""A file's bytes to a mono float32 waveform at 24 kHz, and the facts of its source.
+
+libsndfile comes first (wav, aiff, au, caf, w64, flac, ogg, opus, mp3); FFmpeg takes what libsndfile does not
+know (m4a, wma, matroska, …) or would read in part only. The content decides, never the file's ending.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import MIN_SAMPLES, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from pipeline.decode.decoders import Declined, Mixdown, decode_with_ffmpeg, decode_with_soundfile
+from pipeline.decode.resample import resample
+from pipeline.errors import Reason, Stage, TrackError
+
+# -80 dBFS. The last bit of a 16-bit file is at -90, its dither at some -85: a file that never rises above this
+# holds the converter's noise and nothing else. The quietest recorded music peaks 40 dB higher.
+_SILENT_AMPLITUDE = 1e-4
+
+_SILENT_FRAME_POWER = 1e-6  # -60 dBFS
+
+
+@dataclass(frozen=True)
+class DecodedAudio:
+    """A track's waveform and what is known of its source; the figures as ``schema.SOURCE_FIELDS`` has them.
+
+    Args:
+        waveform: Mono float32 samples at 24 kHz, (num_samples,): the mean of the channels.
+        codec: Short lower-case name, such as ``mp3``, ``flac``, ``vorbis``, ``pcm_s16``.
+        source_sample_rate_hz: Rate of the source.
+        num_channels: Channels of the source.
+        duration_s: What was decoded, in seconds of the source.
+        rms: Root mean square of the waveform, full scale 1.
+        peak: Largest magnitude in any channel of the source, full scale 1.
+        clipped_share: Share of the source's samples of magnitude ``decoders.CLIPPED_AMPLITUDE`` or more.
+        silent_share: Share of the waveform's whole 40 ms frames with a root mean square under -60 dBFS.
+    """
+
+    waveform: NDArray[np.float32]
+    codec: str
+    source_sample_rate_hz: int
+    num_channels: int
+    duration_s: float
+    rms: float
+    peak: float
+    clipped_share: float
+    silent_share: float
+
+
+def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
+    """Decode, mix to mono by mean, resample to 24 kHz and measure.
+
+    An ogg file or raw stream (mp3 without a Xing or VBRI frame, aac) states no length, so a part of it that was
+    cut off at the end is not missed. A length estimated from a bit rate is never held against a file.
+
+    Args:
+        data: The whole file.
+        max_duration_s: Refuse anything longer; before decoding, where the header tells.
+
+    Raises:
+        TrackError: At stage ``decode``: the file is empty, unreadable, truncated by over 1 s, too short for
+            the model, too long, silent, or has samples that are no finite numbers.
+    """
+    if not data:
+        raise TrackError(Stage.DECODE, Reason.EMPTY_FILE, "expected an audio file, found 0 bytes")
+    try:
+        mixdown = decode_with_soundfile(data, max_duration_s)
+    except Declined as declined:
+        mixdown = decode_with_ffmpeg(data, max_duration_s, declined)
+    waveform = resample(mixdown.waveform, mixdown.sample_rate_hz)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rms = float(np.sqrt(np.einsum("i,i->", waveform, waveform, dtype=np.float64) / max(1, waveform.size)))
+    _require_music(mixdown, waveform, rms)
+    frames = waveform[: waveform.size // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME)
+    frame_power = np.einsum("ij,ij->i", frames, frames) / SAMPLES_PER_FRAME
+    return DecodedAudio(
+        waveform=waveform,
+        codec=mixdown.codec,
+        source_sample_rate_hz=mixdown.sample_rate_hz,
+        num_channels=mixdown.num_channels,
+        duration_s=mixdown.duration_s,
+        rms=rms,
+        peak=mixdown.peak,
+        clipped_share=mixdown.num_clipped / mixdown.num_values,
+        silent_share=float(np.mean(frame_power < _SILENT_FRAME_POWER)),
+    )
+
+
+def _require_music(mixdown: Mixdown, waveform: NDArray[np.float32], rms: float) -> None:
+    """Raise ``TrackError`` for what no model should see: too short, not finite, or silent."""
+    if waveform.size < MIN_SAMPLES:
+        expected = f"expected at least {MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz"
+        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, f"{expected}, found {waveform.size}")
+    if not np.isfinite([mixdown.peak, rms]).all():
+        expected = "expected finite samples, found NaN, infinity or magnitudes beyond float32"
+        raise TrackError(Stage.DECODE, Reason.NON_FINITE_AUDIO, expected)
+    if mixdown.peak < _SILENT_AMPLITUDE:
+        found = f"the loudest sample is {abs(mixdown.peak):.1e} of full scale"
+        raise TrackError(Stage.DECODE, Reason.SILENT, f"expected music over -80 dBFS, {found}")
+    if max(waveform.max(), -waveform.min()) < _SILENT_AMPLITUDE:
+        found = "the channels cancel each other out: their mean stays below that"
+        raise TrackError(Stage.DECODE, Reason.SILENT, f"expected music over -80 dBFS, {found}")

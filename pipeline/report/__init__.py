@@ -1,0 +1,1 @@
+"""The report of a run: facts in JSON, and a page that opens without a network."""

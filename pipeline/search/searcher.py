@@ -1,0 +1,327 @@
+"""Search: what sounds like this track, like this moment of it, or like these vectors.
+
+Whole tracks are ranked by the cosine of their global vectors. With an index of moments a hit is a track with the
+span in which it fits the query best: ``candidates`` are named frame by frame, and ``align`` compares passages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from pipeline.config import RESOLUTIONS
+from pipeline.errors import StorageError, UsageError
+from pipeline.index.codes import normalise_rows
+from pipeline.index.vector_index import VectorIndex
+from pipeline.read import FeatureStore
+from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
+from pipeline.search.candidates import find_candidates
+from pipeline.search.filters import filter_tracks
+from pipeline.search.near_duplicates import choose_near_duplicate_score
+from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
+
+logger = logging.getLogger(__name__)
+
+Mask = npt.NDArray[np.bool_]
+SameColumn = Literal["artist", "album"]
+
+WHITENING_SAMPLE = 4096
+MAX_COMPARED_TRACKS = 50  # with a clip, moment by moment, after a search by its global vector
+MAX_COMPARED_S = 100_000.0  # of music: some 200 MB of frames
+SECTION_RESOLUTIONS = ("25hz", "50hz", "16hz", "8hz", "0.5hz")  # what a section's vector is averaged from
+
+FILTER_COLUMNS = ("track_id", "content_hash", "uri", "title", "artist", "album", "genre", "duration_s")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Args:
+        rank: From 1.
+        track_id: The track.
+        score: Higher is nearer, at most 1: the cosine of global vectors, or how well the passage fits.
+        title: As the catalog has it; likewise artist and album.
+        artist: See title.
+        album: See title.
+        start_s: Where the passage begins in the track; None for global vectors, unless it was recognised.
+        end_s: Where it ends.
+        near_duplicate: Whether it is likely the very recording that was asked with. One that is recognised by how
+            the music changes comes first whatever its cosine, with the passage that was heard.
+    """
+
+    rank: int
+    track_id: str
+    score: float
+    title: str | None
+    artist: str | None
+    album: str | None
+    start_s: float | None
+    end_s: float | None
+    near_duplicate: bool
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A track's row in the index, its score, and the passage in which it fits."""
+
+    position: int
+    score: float
+    passage_s: tuple[float, float] | None = None
+    is_recognised: bool = False
+
+
+class Searcher:
+    """Searches one version of an index. Searches may run in any number of threads at once.
+
+    Args:
+        index: The index.
+        near_duplicate_score: Scores from here on are marked as near-duplicates; by default
+            ``choose_near_duplicate_score`` of the index.
+    """
+
+    def __init__(self, index: VectorIndex, near_duplicate_score: float | None = None) -> None:
+        self.index = index
+        self._near_duplicate_score = near_duplicate_score
+        self.frame_rate_hz = RESOLUTIONS[index.manifest.resolution].frame_rate_hz
+
+    @cached_property
+    def near_duplicate_score(self) -> float:
+        """Score from which on a hit is marked as a near-duplicate."""
+        if self._near_duplicate_score is not None:
+            return self._near_duplicate_score
+        return choose_near_duplicate_score(self.index)
+
+    @cached_property
+    def _reader(self) -> FeatureStore:
+        """The snapshot that the index was made from."""
+        store = self.index.location.store
+        return FeatureStore(store.url, self.index.manifest.store_version, store.options)
+
+    @cached_property
+    def whitening(self) -> Whitening:
+        """The space in which passages are compared, fitted to a sample of the index's own moments."""
+        live = np.flatnonzero(self.index.live)
+        chosen = np.random.default_rng(0).choice(live, min(len(live), WHITENING_SAMPLE), replace=False)
+        return fit_whitening(self.index.vectors_at(np.sort(chosen)))
+
+    def search_track(
+        self,
+        track_id: str,
+        k: int = 10,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        where: str | None = None,
+        exclude_same: SameColumn | None = None,
+    ) -> list[Hit]:
+        """Find what sounds like a track of the index, or like a section of it; the track itself is left out.
+
+        Args:
+            track_id: The track.
+            k: How many hits.
+            start_s: The section's start.
+            end_s: The section's end.
+            where: SQL expression over ``FILTER_COLUMNS`` that hits must meet.
+            exclude_same: Leave out tracks of the same artist, or of the same album.
+
+        Raises:
+            UsageError: No such track, section or column, or the expression is none.
+            StorageError: The section's frames cannot be read from the store.
+        """
+        position = self.index.find_track(track_id)
+        allowed = self.select_tracks(where)
+        allowed[position] = False
+        if exclude_same is not None:
+            allowed &= self._differs_from(position, exclude_same)
+        vectors = self._read_query(position, track_id, start_s, end_s)
+        if not len(vectors):
+            raise UsageError(
+                f"the index has no vectors of {track_id} there; search the whole track, or another one"
+            )
+        return self._search(vectors, k, allowed)
+
+    def search_vectors(
+        self, vectors: Matrix, k: int = 10, where: str | None = None, exclude_track: str | None = None
+    ) -> list[Hit]:
+        """Find what sounds like given vectors, such as those of ``AudioQuery.embed``.
+
+        Args:
+            vectors: float32 of shape (num_frames, embed_dim), in order of time; one row for global vectors.
+            k: How many hits.
+            where: SQL expression over ``FILTER_COLUMNS`` that hits must meet.
+            exclude_track: Leave this track out.
+
+        Raises:
+            UsageError: The vectors have another shape, or no such track or column, or the expression is none.
+        """
+        embed_dim = self.index.manifest.embed_dim
+        if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != embed_dim:
+            raise UsageError(f"expected vectors of shape (num_frames, {embed_dim}), found {vectors.shape}")
+        if self.frame_rate_hz is None and len(vectors) != 1:
+            raise UsageError(f"expected one global vector, found {len(vectors)} vectors")
+        allowed = self.select_tracks(where)
+        if exclude_track is not None:
+            allowed[self.index.find_track(exclude_track)] = False
+        return self._search(vectors, k, allowed)
+
+    def search_heard(self, heard: Heard, k: int = 10, where: str | None = None) -> list[Hit]:
+        """Find what sounds like a file; the recording that it was cut out of comes first.
+
+        Args:
+            heard: From ``AudioQuery.embed``.
+            k: How many hits.
+            where: SQL expression over ``FILTER_COLUMNS`` that hits must meet.
+
+        Raises:
+            UsageError: The vectors are of another model, or no such column, or the expression is none.
+        """
+        if heard.moments is None or self.frame_rate_hz is not None:
+            return self.search_vectors(heard.vectors, k, where)
+        _check_number(k)
+        matches = self._match_globals(heard.vectors, max(k, MAX_COMPARED_TRACKS), self.select_tracks(where))
+        recognised = self._recognise(heard.moments, matches[:MAX_COMPARED_TRACKS])
+        known = {match.position for match in recognised}
+        matches = recognised + [match for match in matches if match.position not in known]
+        return [self._as_hit(rank, match) for rank, match in enumerate(matches[:k], start=1)]
+
+    def holds_content(self, data: bytes) -> bool:
+        """Say whether the index has a track of exactly these bytes."""
+        content_hash = hashlib.sha256(data).hexdigest()
+        return bool(pc.any(pc.equal(self.index.tracks.column("content_hash"), content_hash)).as_py())
+
+    def select_tracks(self, where: str | None) -> Mask:
+        """Mark the tracks that meet an expression; all have vectors.
+
+        Args:
+            where: SQL expression over ``FILTER_COLUMNS``; None for all tracks.
+
+        Raises:
+            UsageError: It is no expression, or names other columns.
+        """
+        has_vectors: Mask = self.index.tracks.column("num_vectors").to_numpy() > 0
+        if where is None:
+            return has_vectors.copy()
+        return has_vectors & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
+
+    def _differs_from(self, position: int, column: SameColumn) -> Mask:
+        values = self.index.tracks.column(column)
+        own = values[position]
+        if not own.is_valid:
+            track_id = self.index.tracks.column("track_id")[position].as_py()
+            raise UsageError(
+                f"the catalog knows no {column} of {track_id}; search without --exclude-same {column}"
+            )
+        return np.asarray(pc.fill_null(pc.not_equal(values, own), True).to_numpy(), np.bool_)
+
+    def _read_query(self, position: int, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
+        """Return a track's vectors, or those of a section of it.
+
+        Raises:
+            UsageError: There is no such section.
+            StorageError: Its frames cannot be read.
+        """
+        if start_s is None and end_s is None:
+            return self.index.vectors_of(position)
+        first_s = 0.0 if start_s is None else start_s
+        duration_s = self.index.tracks.column("duration_s")[position].as_py() or math.inf
+        if not 0 <= first_s < min(duration_s, math.inf if end_s is None else end_s):
+            end = "its end" if end_s is None else f"{end_s:g} s"
+            raise UsageError(
+                f"expected a section within the {duration_s:g} s of {track_id}, found {first_s:g} s to {end}"
+            )
+        if self.frame_rate_hz is not None:
+            frames = self.index.vectors_of(position)
+            first = math.floor(round(first_s * self.frame_rate_hz, 6))
+            stop = None if end_s is None else math.ceil(round(end_s * self.frame_rate_hz, 6))
+            return frames[first:stop]
+        return self._average_section(track_id, start_s, end_s)
+
+    def _average_section(self, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
+        """Return the mean of a section's frames in the index's own snapshot: its global vector."""
+        manifest, reader = self.index.manifest, self._reader
+        row = reader.tracks(["resolutions"], pc.field("track_id") == track_id, manifest.recipe)
+        stored = row.column("resolutions")[0].as_py() if row.num_rows else []
+        resolution = next((name for name in SECTION_RESOLUTIONS if name in stored), None)
+        if resolution is None:
+            raise UsageError(
+                f"a section needs stored frames, and the store has none of {track_id}; embed the catalog with "
+                f"--resolutions {SECTION_RESOLUTIONS[-1]},global, or search the whole track"
+            )
+        frames = reader.frames([track_id], resolution, start_s, end_s, manifest.recipe).column("embeddings")
+        vectors = np.asarray(pc.list_flatten(pc.list_flatten(frames)), np.float32)
+        return np.asarray(vectors.reshape(-1, manifest.embed_dim).mean(axis=0, keepdims=True), np.float32)
+
+    def _search(self, vectors: Matrix, k: int, allowed: Mask) -> list[Hit]:
+        _check_number(k)
+        match_tracks = self._match_globals if self.frame_rate_hz is None else self._match_moments
+        matches = match_tracks(vectors, k, allowed)
+        return [self._as_hit(rank, match) for rank, match in enumerate(matches[:k], start=1)]
+
+    def _match_globals(self, vectors: Matrix, k: int, allowed: Mask) -> list[_Match]:
+        scores, rows = self.index.search(vectors, min(k, len(allowed)), None if allowed.all() else allowed)
+        found = rows[0] >= 0
+        positions = self.index.track_of(rows[0][found])
+        return [
+            _Match(int(position), float(score))
+            for position, score in zip(positions, scores[0][found], strict=True)
+        ]
+
+    def _recognise(self, passage: Matrix, matches: list[_Match]) -> list[_Match]:
+        """Return those of the matches that a passage was cut out of, with their places."""
+        facts = self.index.tracks.take([match.position for match in matches])
+        durations_s = pc.fill_null(facts.column("duration_s"), 0.0).to_numpy()
+        matches = matches[: int(np.searchsorted(np.cumsum(durations_s), MAX_COMPARED_S)) + 1]
+        track_ids = facts.column("track_id").to_pylist()[: len(matches)]
+        try:
+            tracks = read_moments(self._reader, track_ids, self.index.manifest.recipe)
+        except StorageError as error:  # a vacuum took this snapshot's files: the hits are there all the same
+            logger.warning("the clip was not compared moment by moment: %s", error)
+            return []
+        rate_hz = RESOLUTIONS[MOMENTS].frame_rate_hz or 1.0
+        found = []
+        for fit in recognise(passage, tracks):
+            passage_s = (fit.first_frame / rate_hz, (fit.first_frame + fit.num_frames) / rate_hz)
+            found.append(replace(matches[fit.track], passage_s=passage_s, is_recognised=True))
+        return found
+
+    def _match_moments(self, vectors: Matrix, k: int, allowed: Mask) -> list[_Match]:
+        passage = self.whitening.apply(normalise_rows(vectors))
+        rate_hz = self.frame_rate_hz or 1.0
+        matches = []
+        for position in find_candidates(self.index, self.whitening, vectors, k, allowed):
+            track = self.whitening.apply(self.index.vectors_of(position))
+            score, first, num_frames = align_passage(passage, track)
+            passage_s = (first / rate_hz, (first + num_frames) / rate_hz)
+            matches.append(_Match(position, score, passage_s))
+        return sorted(matches, key=lambda match: (-match.score, match.position))
+
+    def _as_hit(self, rank: int, match: _Match) -> Hit:
+        row = {name: self.index.tracks.column(name)[match.position].as_py() for name in FILTER_COLUMNS}
+        start_s = end_s = None
+        if match.passage_s is not None:
+            start_s, end_s = match.passage_s
+            end_s = min(end_s, row["duration_s"] or end_s)
+        return Hit(
+            rank,
+            row["track_id"],
+            match.score,
+            row["title"],
+            row["artist"],
+            row["album"],
+            start_s,
+            end_s,
+            match.is_recognised or match.score >= self.near_duplicate_score,
+        )
+
+
+def _check_number(k: int) -> None:
+    if k < 1:
+        raise UsageError(f"expected to search for one hit or more, found k = {k}")

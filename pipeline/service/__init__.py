@@ -1,0 +1,1 @@
+"""The search service: an application that knows nothing of Ray, its page, and Ray Serve around it."""

@@ -1,0 +1,137 @@
+"""The service on Ray Serve: replicas of the application behind one port, until somebody ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import torch
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
+
+from pipeline.errors import UsageError
+from pipeline.service.app import create_app
+from pipeline.service.state import ServiceSettings, ServiceState
+
+logger = logging.getLogger(__name__)
+
+APPLICATION = "musicfm"
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+MAX_ONGOING_REQUESTS = 256  # of a replica; more wait in the proxy
+
+
+class Replica:
+    """One process that answers.
+
+    Args:
+        settings: What is served.
+    """
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        torch.set_num_threads(settings.num_threads)
+        self.state = ServiceState(settings)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the application; Serve asks for it by this name once the replica is made."""
+        return create_app(self.state)
+
+
+def run_service(
+    settings: ServiceSettings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    num_replicas: int = 1,
+    on_ready: Callable[[str], None] = print,
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        settings: What is served.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any that is free.
+        num_replicas: Processes that answer.
+        on_ready: Is called with the service's URL once it answers.
+
+    Raises:
+        UsageError: The port is taken, there is no index, or the checkpoint is not its recipe's.
+        musicfm_model.checkpoint.CheckpointError: The checkpoint is none, or not whole.
+    """
+    port = claim_port(host, port)
+    ServiceState(
+        settings
+    )  # a mistake is told here, in one line; a replica would tell it in a hundred, three times
+    ended = threading.Event()
+    with start_serve(host, port) as shared_folder:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        deployment: Any = serve.deployment(
+            serve.ingress()(Replica),
+            name=APPLICATION,
+            num_replicas=num_replicas,
+            max_ongoing_requests=MAX_ONGOING_REQUESTS,
+            ray_actor_options={
+                "num_cpus": 0,  # the machine is shared out by threads, below
+                "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": shared_folder}},
+            },
+        )
+        serve.run(deployment.bind(settings), name=APPLICATION, route_prefix="/", logging_config=QUIET)
+        shown = f"[{host}]" if ":" in host else host
+        on_ready(f"http://{shown}:{port}/")
+        ended.wait()
+
+
+@contextmanager
+def start_serve(host: str, port: int) -> Iterator[str]:
+    """Join the Ray that ``RAY_ADDRESS`` names or start one, start Serve on it, and end both at last.
+
+    Yields:
+        A folder that the replicas share, for their metrics.
+    """
+    if not ray.is_initialized():
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        # Not whatever cluster runs on this machine: it may be another command's, and end with it.
+        address = os.environ.get("RAY_ADDRESS", "local")
+        ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="musicfm-metrics-") as folder:
+        try:
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options=HTTPOptions(host=host, port=port),
+                logging_config=QUIET,
+            )
+            yield folder
+        finally:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()
+
+
+def claim_port(host: str, port: int) -> int:
+    """Return the port to listen on, after a look whether that is possible.
+
+    Raises:
+        UsageError: It is taken, or not ours to take; or there is no such address here.
+    """
+    try:
+        if not 0 <= port < 2**16:
+            raise OverflowError("expected a port from 0 to 65535")
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        detail = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot listen on {host} port {port}: {detail}; choose others by --host and --port"
+        ) from error
