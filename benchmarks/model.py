@@ -33,7 +33,7 @@ from musicfm_model.model import MusicFM25Hz
 from tests.checkpoints import write_random_checkpoint
 
 WINDOW_S, LAYER = 30, 7
-WINDOW_TFLOP = count_window_tflop(ModelConfig(), 7)  # as published, by direct convolutions
+WINDOW_TFLOP = count_window_tflop(ModelConfig(), LAYER)  # as published, by direct convolutions
 
 
 def main() -> None:
