@@ -35,10 +35,11 @@ from benchmarks.clips import CLIP_S, cut_clip, write_clips
 from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.model import MusicFM25Hz
-from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS, SAMPLE_RATE_HZ
+from pipeline.config import DEFAULT_RESOLUTIONS, FRAME_RATE_HZ, RESOLUTIONS, SAMPLE_RATE_HZ
 from pipeline.decode.tracks import decode_tracks
+from pipeline.embed import Features, as_column
 from pipeline.pool import pool_frames
-from pipeline.schema import EMBEDDED, PLAN, POOLED
+from pipeline.schema import EMBEDDED, PLAN
 from pipeline.write import WriteSettings, write_parts
 from tests.checkpoints import write_random_checkpoint
 
@@ -94,7 +95,7 @@ def measure_write(frames: torch.Tensor, folder: Path, num_rounds: int) -> dict[s
     own, naive = folder / "own", folder / "naive.parquet"
 
     def write_ours() -> None:
-        embedded = pa.concat_tables(build_row(f"clip{index}", pool_all(clip)) for index, clip in enumerate(frames))
+        embedded = pa.concat_tables(build_row(f"clip{index}", clip) for index, clip in enumerate(frames))
         write_parts(embedded, WriteSettings(str(own), {RECIPE: MANTISSA_BITS}, "benchmark"))
 
     def write_naively() -> None:
@@ -125,35 +126,13 @@ def pool_all(frames: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: pool_frames(frames, RESOLUTIONS[name]) for name in DEFAULT_RESOLUTIONS}
 
 
-def build_row(track_id: str, pooled: Mapping[str, torch.Tensor]) -> pa.Table:
-    """Return features as a row of ``schema.EMBEDDED``, as the model's actor hands it on."""
-    values = [features.numpy().reshape(-1) for features in pooled.values()]
-    lists = pa.ListArray.from_arrays(
-        pa.array(np.cumsum([0, *map(len, values)]), pa.int32()), pa.array(np.concatenate(values))
-    )
-    items = pa.StructArray.from_arrays(
-        [
-            pa.array([f"{RECIPE}/{name}" for name in pooled]),
-            pa.array([len(each) for each in pooled.values()], pa.int32()),
-            lists,
-        ],
-        fields=list(POOLED.value_type),
-    )
-    known: dict[str, Any] = {
-        "track_id": [track_id],
-        "wanted": [[f"{RECIPE}/{name}" for name in pooled]],
-        "held": [[]],
-        "content_hash": [track_id],
-        "pooled": pa.ListArray.from_arrays(pa.array([0, len(pooled)], pa.int32()), items),
-    }
-    columns = {field.name: known.get(field.name, [None]) for field in EMBEDDED}
-    return pa.table(
-        {
-            name: value if isinstance(value, pa.Array) else pa.array(value, EMBEDDED.field(name).type)
-            for name, value in columns.items()
-        },
-        schema=EMBEDDED,
-    )
+def build_row(track_id: str, frames: torch.Tensor) -> pa.Table:
+    """Return a clip's frames as a row of ``schema.EMBEDDED``, as the model's actor hands it on."""
+    wanted = [f"{RECIPE}/{name}" for name in DEFAULT_RESOLUTIONS]
+    known = {"track_id": track_id, "wanted": wanted, "held": [], "content_hash": track_id}
+    row = pa.Table.from_pylist([known], schema=EMBEDDED)
+    features = as_column([Features(wanted, FRAME_RATE_HZ, frames.numpy())])
+    return row.set_column(row.schema.get_field_index("features"), EMBEDDED.field("features"), features)
 
 
 def embed_clips(folder: Path) -> torch.Tensor:

@@ -1,13 +1,14 @@
 """The steps, laid out on Ray: the one file that knows both.
 
- plan ─▶ fetch + decode ─▶ embed + pool ─▶ write parts ─▶ commit
-(driver)  (CPU tasks)     (actor pool)    (CPU tasks)   (driver)
+ plan ─▶ fetch + decode ─▶ embed ─▶ pool + write parts ─▶ commit
+(driver)  (CPU tasks)    (actors)     (CPU tasks)      (driver)
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -47,6 +48,9 @@ logger = logging.getLogger(__name__)
 class EmbedderActor:
     """An ``Embedder`` in a Ray actor, which tells the monitor what it does.
 
+    Several calls may run at once: one has its turn with the model, while Ray takes in or carries off the others'
+    blocks.
+
     Args:
         start: Starts the embedder, on the actor's node.
         monitor: Is told of it.
@@ -55,12 +59,13 @@ class EmbedderActor:
     def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
         self.embedder = start()
         self.monitor = monitor
+        self.turn = threading.Lock()
         monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
-        """Embed decoded rows, one table a track."""
+        """Embed decoded rows, in several tables."""
         windows = self.embedder.settings.windows
-        yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded)
+        yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded, self.turn)
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,9 @@ def build_dataset(
             EmbedderActor,
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=placement.num_actors),
+            compute=ray.data.ActorPoolStrategy(
+                size=placement.num_actors, max_concurrent_calls_per_actor=placement.calls_per_actor
+            ),
             fn_constructor_args=(start, monitor),
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,

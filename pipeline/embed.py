@@ -1,8 +1,8 @@
-"""Embed: waveforms in, pooled features of every wanted layer and resolution out.
+"""Embed: waveforms in, features of every wanted layer and window length out.
 
-Frames stay on the device from the model through the stitching of windows to the pooling; only the pooled
-features leave it. Each window length is pooled as soon as it is complete, so that a long track's frames are there
-for one length at a time.
+Frames stay on the device from the model through the stitching of windows. What leaves it is whichever is less:
+the frames, from which writing pools every resolution, or what is pooled from them here. Each window length leaves
+as soon as it is complete, so that a long track's frames are there for one length at a time.
 """
 
 from __future__ import annotations
@@ -13,14 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from musicfm_model.checkpoint import Checkpoint
 from musicfm_model.model import MusicFM25Hz
-from pipeline.config import RESOLUTIONS, Precision, Recipe, RunSettings, WindowPolicy, window_length_s
+from pipeline.config import (
+    FRAME_RATE_HZ,
+    RESOLUTIONS,
+    Precision,
+    Recipe,
+    RunSettings,
+    WindowPolicy,
+    window_length_s,
+)
 from pipeline.errors import Reason, Stage, TrackError
 from pipeline.infer import FULL_WINDOW_SAMPLES, Inference, ModelInput, Track, list_inputs
-from pipeline.pool import count_bins, pool_in_chunks
-from pipeline.schema import EMBEDDED, POOLED
+from pipeline.pool import FRAMES_PER_CHUNK, count_pooled, pool_frames
+from pipeline.schema import EMBEDDED, FEATURES
 from pipeline.window import plan_windows
 
 MODEL_BATCHES_PER_GROUP = 4  # tracks are taken in groups of so many batches, so that equal lengths meet
@@ -57,16 +66,18 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Features:
-    """A track's pooled features, one after the other in one array: an hour at 50 Hz is 0.7 GB, and there once.
+class Features:
+    """Some of a track's features on their way to the store: an item of ``schema.FEATURES``.
 
     Args:
-        flat: float32, all values.
-        by_name: Views of it, (num_frames, embed_dim), by "recipe/resolution", in the order of what is wanted.
+        wanted: "recipe/resolution" names of all that is pooled from the values.
+        frame_rate_hz: Of the values: 25, or where they are pooled already that of what is wanted, None if global.
+        values: float32, shape (num_frames, embed_dim).
     """
 
-    flat: np.ndarray
-    by_name: dict[str, np.ndarray]
+    wanted: list[str]
+    frame_rate_hz: float | None
+    values: np.ndarray
 
 
 class Embedder:
@@ -93,7 +104,8 @@ class Embedder:
                 content is unchanged, pass through.
 
         Yields:
-            One-row tables of ``schema.EMBEDDED``. A track that the model cannot take carries its failure.
+            Tables of ``schema.EMBEDDED``, each of the tracks that went through the model together. A track that
+            the model cannot take carries its failure.
         """
         group: list[_Row] = []
         num_samples = 0
@@ -104,9 +116,10 @@ class Embedder:
             group.append(_Row(row, track, inputs))
             num_samples += sum(model_input.num_samples for model_input in inputs)
             if num_samples >= MODEL_BATCHES_PER_GROUP * self.settings.batch_size * FULL_WINDOW_SAMPLES:
-                yield from self._embed_group(group)
+                yield self._embed_group(group)
                 group, num_samples = [], 0
-        yield from self._embed_group(group)
+        if group:
+            yield self._embed_group(group)
 
     def embed_waveform(self, waveform: np.ndarray, wanted: Sequence[str]) -> dict[str, np.ndarray]:
         """Embed a single waveform.
@@ -122,17 +135,19 @@ class Embedder:
             TrackError: The model cannot take it, or gives values that are not finite.
         """
         track = Track(waveform, list(wanted))
-        features = self._embed_tracks(self._list_inputs(track)).get(id(track))
+        found = self._embed_tracks(self._list_inputs(track)).get(id(track), [])
         if track.error is not None:
             raise track.error
-        return dict(features.by_name) if features else {}
+        return {name: _pool(features, name) for features in found for name in features.wanted}
 
-    def _embed_group(self, group: Sequence[_Row]) -> Iterator[pa.Table]:
-        pooled = self._embed_tracks([model_input for item in group for model_input in item.inputs])
+    def _embed_group(self, group: Sequence[_Row]) -> pa.Table:
+        features = self._embed_tracks([model_input for item in group for model_input in item.inputs])
+        rows = []
         for item in group:
-            features = pooled.pop(id(item.track), None)
             error = item.track.error if item.track else None
-            yield _as_embedded(item.row, features if error is None else None, error)
+            found = features.get(id(item.track)) if error is None else None
+            rows.append(_as_embedded(item.row, found, error))
+        return pa.concat_tables(rows)
 
     def _list_inputs(self, track: Track) -> list[ModelInput]:
         """List the windows that a track's wanted features need, each with its layers."""
@@ -147,54 +162,33 @@ class Embedder:
         recipe, resolution = name.split("/")
         return window_length_s(RESOLUTIONS[resolution], self.settings.windows), self.settings.layers[recipe]
 
-    def _embed_tracks(self, inputs: Sequence[ModelInput]) -> dict[int, _Features]:
+    def _embed_tracks(self, inputs: Sequence[ModelInput]) -> dict[int, list[Features]]:
         """Return features of tracks by their identity; tracks that cannot be embedded get an error."""
-        pooled: dict[int, _Features] = {}
+        features: dict[int, list[Features]] = {}
         for track, window_s in self._inference.run(inputs):
-            if id(track) not in pooled:
-                pooled[id(track)] = self._make_room(track)
             try:
-                self._pool_window_length(track, window_s, pooled[id(track)])
+                features.setdefault(id(track), []).extend(self._take_window_length(track, window_s))
             except TrackError as error:
                 track.error = error
-        return pooled
+        return features
 
-    def _make_room(self, track: Track) -> _Features:
-        """Return an array, yet to be filled, for all that is wanted of a track."""
-        num_bins = {}
-        for name in track.wanted:
-            windows = plan_windows(len(track.waveform), self._source_of(name)[0])
-            rate_hz = RESOLUTIONS[name.split("/")[1]].frame_rate_hz
-            num_frames = sum(window.num_kept_frames for window in windows)
-            num_bins[name] = 1 if rate_hz is None else count_bins(num_frames, rate_hz)
-        frames = np.empty((sum(num_bins.values()), self.embed_dim), np.float32)
-        ends = np.cumsum(list(num_bins.values()))
-        by_name = {name: frames[end - num_bins[name] : end] for name, end in zip(num_bins, ends, strict=True)}
-        return _Features(frames.reshape(-1), by_name)
-
-    def _pool_window_length(self, track: Track, window_s: float, features: _Features) -> None:
-        """Pool a track's frames of one window length to all that is wanted of it, and let go of them.
+    def _take_window_length(self, track: Track, window_s: float) -> Iterator[Features]:
+        """Take off the device what is wanted of a track's frames of one window length, and let go of them.
 
         Raises:
             TrackError: The model's values are not finite.
         """
-        for name in track.wanted:
-            source = self._source_of(name)
-            if source[0] != window_s:
-                continue
-            place, start = features.by_name[name], 0
-            for chunk in pool_in_chunks(track.frames[source], RESOLUTIONS[name.split("/")[1]]):
-                if not bool(torch.isfinite(chunk).all()):
-                    raise TrackError(
-                        Stage.EMBED,
-                        Reason.NON_FINITE_EMBEDDING,
-                        f"the model's output for {name} has values that are not finite under precision "
-                        f"{self.settings.precision}; try --precision float32",
-                    )
-                torch.from_numpy(place[start : start + len(chunk)]).copy_(chunk)
-                start += len(chunk)
         for source in [source for source in track.frames if source[0] == window_s]:
-            del track.frames[source]
+            wanted = [name for name in track.wanted if self._source_of(name) == source]
+            frames = track.frames.pop(source).float()
+            if not all(bool(torch.isfinite(chunk).all()) for chunk in torch.split(frames, FRAMES_PER_CHUNK)):
+                raise TrackError(
+                    Stage.EMBED,
+                    Reason.NON_FINITE_EMBEDDING,
+                    f"the model's output for {' and '.join(wanted)} has values that are not finite under "
+                    f"precision {self.settings.precision}; try --precision float32",
+                )
+            yield from _choose_features(frames, wanted)
 
 
 def choose_embedder_settings(recipes: Mapping[str, Recipe], settings: RunSettings) -> EmbedderSettings:
@@ -241,7 +235,40 @@ def _read_track(row: pa.Table) -> Track | None:
     return None
 
 
-def _as_embedded(row: pa.Table, features: _Features | None, error: TrackError | None) -> pa.Table:
+def _choose_features(frames: Tensor, wanted: Sequence[str]) -> Iterator[Features]:
+    """Return a track's frames, or all that is pooled from them where this is less to carry.
+
+    Args:
+        frames: float32, shape (num_frames, embed_dim), at 25 Hz, on any device.
+        wanted: "recipe/resolution" names of all that is wanted of them.
+    """
+    resolutions = {name: RESOLUTIONS[name.split("/")[1]] for name in wanted}
+    if sum(count_pooled(len(frames), resolution) for resolution in resolutions.values()) >= len(frames):
+        yield Features(list(wanted), FRAME_RATE_HZ, _to_host(frames))
+        return
+    for name, resolution in resolutions.items():
+        yield Features([name], resolution.frame_rate_hz, _to_host(pool_frames(frames, resolution)))
+
+
+def _to_host(values: Tensor) -> np.ndarray:
+    """Return values as an array: those of a processor are not copied, those of a GPU through pinned memory."""
+    if values.device.type == "cuda":
+        on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        values = on_host.copy_(values)
+    array: np.ndarray = values.numpy()
+    return array
+
+
+def _pool(features: Features, name: str) -> np.ndarray:
+    """Return what is wanted by one of the features' names."""
+    resolution = RESOLUTIONS[name.split("/")[1]]
+    if features.frame_rate_hz == resolution.frame_rate_hz:
+        return features.values
+    pooled: np.ndarray = pool_frames(torch.from_numpy(features.values), resolution).numpy()
+    return pooled
+
+
+def _as_embedded(row: pa.Table, features: Sequence[Features] | None, error: TrackError | None) -> pa.Table:
     """Replace a decoded row's waveform by its features, or by the failure that the model met."""
     num_samples = len(row.column("waveform")[0]) if row.column("waveform").null_count == 0 else 0
     row = row.drop_columns(["waveform"])
@@ -257,20 +284,21 @@ def _as_embedded(row: pa.Table, features: _Features | None, error: TrackError | 
         windows = plan_windows(num_samples, window_length_s(RESOLUTIONS["25hz"], "shared"))
         num_frames = sum(window.num_kept_frames for window in windows)
     row = row.append_column("num_frames_25hz", pa.array([num_frames], pa.int32()))
-    return row.append_column("pooled", _as_pooled_column(features)).select(EMBEDDED.names).cast(EMBEDDED)
+    return row.append_column("features", as_column(features or [])).select(EMBEDDED.names).cast(EMBEDDED)
 
 
-def _as_pooled_column(features: _Features | None) -> pa.Array:
-    """Return features as a one-row column of ``schema.POOLED``, without a copy."""
-    by_name = features.by_name if features is not None else {}
-    flat = features.flat if features is not None else np.empty(0, np.float32)
-    offsets = np.cumsum([0, *(each.size for each in by_name.values())], dtype=np.int32)
+def as_column(features: Sequence[Features]) -> pa.Array:
+    """Return a track's features as a one-row column of ``schema.FEATURES``; a single array is not copied."""
+    flat = [each.values.reshape(-1) for each in features]
+    values = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.float32), *flat])
+    offsets = np.cumsum([0, *(len(each) for each in flat)], dtype=np.int32)
     items = pa.StructArray.from_arrays(
         [
-            pa.array(list(by_name), pa.string()),
-            pa.array([len(each) for each in by_name.values()], pa.int32()),
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat)),
+            pa.array([each.wanted for each in features], pa.list_(pa.string())),
+            pa.array([each.frame_rate_hz for each in features], pa.float64()),
+            pa.array([len(each.values) for each in features], pa.int32()),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
         ],
-        fields=list(POOLED.value_type),
+        fields=list(FEATURES.value_type),
     )
-    return pa.ListArray.from_arrays(pa.array([0, len(by_name)], pa.int32()), items).cast(POOLED)
+    return pa.ListArray.from_arrays(pa.array([0, len(features)], pa.int32()), items).cast(FEATURES)

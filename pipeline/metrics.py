@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -176,6 +177,7 @@ def measure(
     windows: WindowPolicy,
     function: Callable[[pa.Table], pa.Table | Iterable[pa.Table]],
     rows: pa.Table,
+    turn: AbstractContextManager[Any] | None = None,
 ) -> Iterator[pa.Table]:
     """Run one task of a stage and tell the monitor what it took.
 
@@ -185,6 +187,8 @@ def measure(
         windows: Window policy, to count what the model is given.
         function: The stage: one table in; one, or several, out.
         rows: What it is given.
+        turn: A lock that tasks of one process compute under, by default none. It is not held while Ray takes what
+            was yielded, and waiting for it does not count.
 
     Yields:
         What the stage yields.
@@ -196,25 +200,41 @@ def measure(
     work, num_done, told_s = Work(), 0, time.monotonic()
     num_given = rows.num_rows
     size_bytes = pc.sum(rows.column("size_bytes")).as_py() or 0 if stage == "decode" else 0
-    start_s, start_cpu_s = time.perf_counter(), time.process_time()
+    steps = _take_steps(function, rows)
+    del rows  # a block of waveforms need not outlive its own stage
     try:
-        found = function(rows)
-        del rows  # a block of waveforms need not outlive its own stage
-        for table in [found] if isinstance(found, pa.Table) else found:
-            now_s, now_cpu_s = time.perf_counter(), time.process_time()
+        while True:
+            with turn or nullcontext():
+                start_s, start_cpu_s = time.perf_counter(), time.process_time()
+                table = next(steps, None)
+                now_s, now_cpu_s = time.perf_counter(), time.process_time()
             work.add(Work(seconds=now_s - start_s, cpu_seconds=now_cpu_s - start_cpu_s))
+            if table is None:
+                break
             work.add(count_work(stage, table, windows))
             num_done += table.num_rows if stage != "write" else num_given
             if time.monotonic() - told_s > ADVANCE_INTERVAL_S and num_done < num_given:
                 monitor.advance.remote(task_id, stage, node, work, ids[num_done])
                 work, told_s = Work(), time.monotonic()
             yield table
-            start_s, start_cpu_s = time.perf_counter(), time.process_time()
+            del table  # it need not be there beside the next one
     finally:
         if stage == "write":
             work.num_tracks = num_done
         work.add(Work(num_tasks=1, bytes_read=size_bytes))
         monitor.advance.remote(task_id, stage, node, work, None)
+
+
+def _take_steps(
+    function: Callable[[pa.Table], pa.Table | Iterable[pa.Table]], rows: pa.Table
+) -> Iterator[pa.Table]:
+    """Call a stage at the first step, not before."""
+    found = function(rows)
+    del rows
+    if isinstance(found, pa.Table):
+        yield found
+    else:
+        yield from found
 
 
 def count_work(stage: str, table: pa.Table, windows: WindowPolicy) -> Work:

@@ -10,6 +10,7 @@ from pipeline.errors import UsageError
 
 TRACKS_PER_BLOCK_CPU = 8  # a block is what a killed run loses: on a CPU a few minutes of work
 TRACKS_PER_BLOCK_GPU = 64
+CALLS_PER_GPU = 2  # a GPU is through with a block sooner than Ray with carrying it off
 MAX_CPUS_PER_ACTOR = 16  # more threads than this do not speed up one model
 TFLOP_PER_THREAD = 0.05  # of a window: with less for each, threads mostly wait for each other
 BLOCKS_WORTH_A_START = 4  # of a small model: starting another takes some seconds of a core
@@ -44,6 +45,7 @@ class Placement:
         task_heap_bytes: Memory declared for each such task, so that Ray does not pack a node with too many.
         tracks_per_block: Tracks that one task takes.
         blocks_per_actor: Blocks for whose sake an actor is worth its start.
+        calls_per_actor: Blocks that an actor holds at once: one in the model, others on their way in or out.
     """
 
     num_actors: int
@@ -54,6 +56,7 @@ class Placement:
     task_heap_bytes: int
     tracks_per_block: int
     blocks_per_actor: int = 1
+    calls_per_actor: int = 1
 
     def fit(self, num_tracks: int) -> Placement:
         """Return the placement with no more actors than a run of so many tracks has use for."""
@@ -97,17 +100,32 @@ def place_actors(
     )
     heap_bytes = int(min(TASK_HEAP_BYTES, smallest_memory_bytes / 4))
     if num_gpus and device != "cpu":
-        share = _share_of_cpus(nodes)
-        if share is not None:
-            num_threads = min(MAX_CPUS_PER_ACTOR, max(1, int(share)))
-            task_num_cpus = _share_with_tasks(nodes, num_gpus * share)
-            return Placement(num_gpus, 1, share, num_threads, task_num_cpus, heap_bytes, TRACKS_PER_BLOCK_GPU)
+        return _place_on_gpus(nodes, num_gpus, heap_bytes)
+    return _place_on_cpus(nodes, window_tflop, heap_bytes)
+
+
+def _place_on_gpus(nodes: Sequence[Mapping[str, float]], num_gpus: int, heap_bytes: int) -> Placement:
+    """Put a model on each GPU, and say what it takes of the CPUs."""
+    share = _share_of_cpus(nodes)
+    if share is not None:
+        num_threads = min(MAX_CPUS_PER_ACTOR, max(1, int(share)))
+        task_num_cpus = _share_with_tasks(nodes, num_gpus * share)
+    else:
         are_coming = not any(node.get("GPU", 0) for node in nodes)  # with a CPU for each GPU at least
         has_room = all(node.get("CPU", 0) >= node.get("GPU", 0) for node in nodes)
-        num_cpus = 1 if are_coming or (has_room and sum(node.get("CPU", 0) for node in nodes) > num_gpus) else 0
-        task_num_cpus = 1 if are_coming else _share_with_tasks(nodes, num_gpus * num_cpus)
-        return Placement(num_gpus, 1, num_cpus, 1, task_num_cpus, heap_bytes, TRACKS_PER_BLOCK_GPU)
-    return _place_on_cpus(nodes, window_tflop, heap_bytes)
+        share = 1 if are_coming or (has_room and sum(node.get("CPU", 0) for node in nodes) > num_gpus) else 0
+        num_threads = 1
+        task_num_cpus = 1 if are_coming else _share_with_tasks(nodes, num_gpus * share)
+    return Placement(
+        num_actors=num_gpus,
+        num_gpus=1,
+        num_cpus=share,
+        num_threads=num_threads,
+        task_num_cpus=task_num_cpus,
+        task_heap_bytes=heap_bytes,
+        tracks_per_block=TRACKS_PER_BLOCK_GPU,
+        calls_per_actor=CALLS_PER_GPU,
+    )
 
 
 def _place_on_cpus(nodes: Sequence[Mapping[str, float]], window_tflop: float, heap_bytes: int) -> Placement:

@@ -12,16 +12,22 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.config import FRAME_RATE_HZ, Resolution
 
-FRAMES_PER_CHUNK = 4096  # bounds what is gathered at once: for a track of an hour it would be gigabytes
+FRAMES_PER_CHUNK = 4096  # bounds what is there twice of a long track: an hour at 50 Hz is 0.7 GB
 
 
 def count_bins(num_frames: int, frame_rate_hz: float) -> int:
     """Return how many bins a track of this many 25 Hz frames has at another rate."""
     return math.ceil(num_frames * Fraction(frame_rate_hz) / Fraction(FRAME_RATE_HZ))
+
+
+def count_pooled(num_frames: int, resolution: Resolution) -> int:
+    """Return how many vectors a track of this many 25 Hz frames has at a resolution."""
+    return 1 if resolution.frame_rate_hz is None else count_bins(num_frames, resolution.frame_rate_hz)
 
 
 def pool_frames(frames: Tensor, resolution: Resolution) -> Tensor:
@@ -62,11 +68,10 @@ def pool_in_chunks(frames: Tensor, resolution: Resolution) -> Iterator[Tensor]:
     bins = torch.arange(num_bins, device=frames.device)
     starts = bins * numerator // denominator
     stops = (-(-(bins + 1) * numerator // denominator)).clamp(max=num_frames)
-    each_is_one_frame = resolution.frame_rate_hz > FRAME_RATE_HZ and denominator % numerator == 0
     bins_per_chunk = FRAMES_PER_CHUNK // math.ceil(frames_per_bin + 1)  # a bin may touch one frame more
     for first in range(0, num_bins, bins_per_chunk):
         chunk = slice(first, first + bins_per_chunk)
-        yield frames[starts[chunk]] if each_is_one_frame else average_spans(frames, starts[chunk], stops[chunk])
+        yield average_spans(frames, starts[chunk], stops[chunk])
 
 
 def average_spans(frames: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
@@ -81,8 +86,6 @@ def average_spans(frames: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
         float32, shape (num_spans, embed_dim).
     """
     widths = stops - starts
-    offsets = torch.arange(int(widths.max()), device=frames.device)
-    inside = offsets < widths[:, None]
-    rows = torch.where(inside, starts[:, None] + offsets, starts[:, None])
-    sums = (frames[rows] * inside[..., None]).sum(dim=1)
-    return sums / widths[:, None]
+    offsets = widths.cumsum(0) - widths
+    rows = torch.arange(int(widths.sum()), device=frames.device) + (starts - offsets).repeat_interleave(widths)
+    return F.embedding_bag(rows, frames, offsets, mode="mean")

@@ -38,7 +38,7 @@ class Probe:
         audio_s_per_file: Seconds of audio in a file that can be.
         bytes_in_per_file: Bytes of a file that was read.
         decode_core_s: Core-seconds of reading, hashing, decoding and resampling, for a second of audio.
-        model_s: Seconds that one model on this device takes for a window, pooling included.
+        model_s: Seconds that one model on this device takes for a window.
         window_s: Seconds of audio that come to one window: under 30 where windows overlap or are shorter.
         model_core_s: Core-seconds of the model for a second of audio: on a GPU what feeding it takes.
         write_core_s: Core-seconds of encoding and writing the features, for a second of audio.

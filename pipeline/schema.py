@@ -62,22 +62,24 @@ SOURCE_FIELDS = [
 DECODED = pa.schema([*PLAN, *SOURCE_FIELDS, pa.field("waveform", FEATURE_LIST), *FAILURE_FIELDS])
 """A plan row with its mono float32 waveform at 24 kHz, or with the reason why there is none."""
 
-POOLED = pa.list_(
+FEATURES = pa.list_(
     pa.struct(
         [
-            pa.field("wanted", pa.string()),  # "recipe/resolution"
+            pa.field("wanted", pa.list_(pa.string())),  # "recipe/resolution": all that is pooled from these values
+            pa.field("frame_rate_hz", pa.float64()),  # 25, or that of what is wanted where they are pooled already
             pa.field("num_frames", pa.int32()),
             pa.field("values", FEATURE_LIST),  # num_frames × embed_dim, row by row
         ]
     )
 )
+"""A track's features on their way from the model: whichever is less, its frames or what is pooled from them."""
 
 EMBEDDED = pa.schema(
     [
         *PLAN,
         *SOURCE_FIELDS,
         pa.field("num_frames_25hz", pa.int32()),
-        pa.field("pooled", POOLED),
+        pa.field("features", FEATURES),
         *FAILURE_FIELDS,
     ]
 )

@@ -1,4 +1,4 @@
-"""Write: embedded rows to Parquet parts, and one small row that tells the driver what was written."""
+"""Write: embedded rows, pooled to each resolution, to Parquet parts, and one small row for the driver."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from pipeline.config import RESOLUTIONS, Recipe
 from pipeline.parts import round_mantissa, to_ipc, write_part
+from pipeline.pool import count_pooled, pool_in_chunks
 from pipeline.schema import EMBEDDED, FAILURES, FRAMES, RESULTS, TRACKS, UNCHANGED
 from pipeline.storage import Options
 
@@ -56,14 +59,14 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
     """
     event_time = datetime.now(UTC)
     order = pc.sort_indices(embedded.column("track_id"))
-    facts = embedded.drop_columns(["pooled"]).take(order)  # the features are large: they are not moved about
+    facts = embedded.drop_columns(["features"]).take(order)  # the features are large: they are not moved about
     failed = pc.is_valid(facts.column("stage"))
     wants_nothing = pc.equal(pc.list_value_length(facts.column("wanted")), 0)
     unchanged = pc.and_(pc.invert(failed), wants_nothing)
     is_done = pc.invert(pc.or_(failed, unchanged))
     done = facts.filter(is_done)
-    pooled = [embedded.column("pooled")[row] for row in order.filter(is_done.combine_chunks()).to_pylist()]
-    features = _list_features(pooled, settings.mantissa_bits)
+    kept = [embedded.column("features")[row] for row in order.filter(is_done.combine_chunks()).to_pylist()]
+    features = _list_features(kept, settings.mantissa_bits)
     parts = [
         write_part(
             rows,
@@ -86,23 +89,49 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Feature:
-    """One track's features at one recipe and resolution: (num_frames, embed_dim) flattened, not yet rounded."""
+    """One track's features at one recipe and resolution, neither pooled nor rounded before they are wanted.
+
+    Args:
+        row: The track's row.
+        recipe: Recipe id.
+        resolution: Name of the resolution.
+        values: float32, shape (num_frames, embed_dim): the track's frames, or these features where it is pooled.
+        is_pooled: Which of the two they are.
+        mantissa_bits: Mantissa bits that are stored.
+    """
 
     row: int
     recipe: str
     resolution: str
-    values: np.ndarray
+    values: Tensor
+    is_pooled: bool
     mantissa_bits: int
-    num_frames: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of vectors at the resolution, and their width."""
+        num_frames, embed_dim = self.values.shape
+        return num_frames if self.is_pooled else count_pooled(num_frames, RESOLUTIONS[self.resolution]), embed_dim
+
+    def round_into(self, place: np.ndarray) -> None:
+        """Pool and round into an array of ``shape``, chunk by chunk: nothing of a long track is there twice."""
+        chunks = [self.values] if self.is_pooled else pool_in_chunks(self.values, RESOLUTIONS[self.resolution])
+        start = 0
+        for chunk in chunks:
+            round_mantissa(chunk.numpy(), self.mantissa_bits, out=place[start : start + len(chunk)])
+            start += len(chunk)
 
 
-def _list_features(pooled: Sequence[pa.ListScalar], mantissa_bits: Mapping[str, int]) -> list[_Feature]:
+def _list_features(rows: Sequence[pa.ListScalar], mantissa_bits: Mapping[str, int]) -> list[_Feature]:
     features = []
-    for row, items in enumerate(pooled):
+    for row, items in enumerate(rows):
         for item in items.values:
-            recipe, resolution = item["wanted"].as_py().split("/")
-            values, num_frames = item["values"].values.to_numpy(), item["num_frames"].as_py()
-            features.append(_Feature(row, recipe, resolution, values, mantissa_bits[recipe], num_frames))
+            rate_hz, num_frames = item["frame_rate_hz"].as_py(), item["num_frames"].as_py()
+            values = from_dlpack(item["values"].values).view(num_frames, -1)
+            for name in item["wanted"].as_py():
+                recipe, resolution = name.split("/")
+                is_pooled = rate_hz == RESOLUTIONS[resolution].frame_rate_hz
+                features.append(_Feature(row, recipe, resolution, values, is_pooled, mantissa_bits[recipe]))
     return features
 
 
@@ -118,7 +147,7 @@ def _build_frame_rows(
             grouped.setdefault((feature.recipe, feature.resolution), []).append(feature)
     for (recipe, resolution), group in grouped.items():
         source = done.take([feature.row for feature in group])
-        num_frames = np.array([feature.num_frames for feature in group], np.int32)
+        num_frames = np.array([feature.shape[0] for feature in group], np.int32)
         columns: dict[str, Any] = {
             "recipe": pa.repeat(recipe, len(group)),
             "resolution": pa.repeat(resolution, len(group)),
@@ -133,18 +162,16 @@ def _build_frame_rows(
 
 
 def _as_nested_lists(group: Sequence[_Feature], num_frames: np.ndarray) -> pa.Array:
-    """Return rounded frames as a list<list<float>> column, one row a track: copied once, by the rounding."""
-    values = np.empty(sum(len(feature.values) for feature in group), np.float32)
-    start = 0
-    for feature in group:
-        stop = start + len(feature.values)
-        round_mantissa(feature.values, feature.mantissa_bits, out=values[start:stop])
-        start = stop
-    embed_dim = len(values) // int(num_frames.sum())
-    vectors = pa.ListArray.from_arrays(
-        pa.array(np.arange(0, len(values) + 1, embed_dim, dtype=np.int32)), pa.array(values)
+    """Return rounded frames as a list<list<float>> column, one row a track."""
+    embed_dim = group[0].shape[1]
+    ends = np.cumsum([0, *num_frames], dtype=np.int32)
+    vectors = np.empty((ends[-1], embed_dim), np.float32)
+    for feature, start, end in zip(group, ends[:-1], ends[1:], strict=True):
+        feature.round_into(vectors[start:end])
+    offsets = np.arange(0, vectors.size + 1, embed_dim, dtype=np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(ends), pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
     )
-    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *num_frames], dtype=np.int32)), vectors)
 
 
 def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: datetime, run_id: str) -> pa.Table:
@@ -154,10 +181,7 @@ def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: date
         by_key.setdefault((feature.row, feature.recipe), []).append(feature)
     rows = done.take(pa.array([row for row, _ in by_key], pa.int64()))
     vectors = [
-        next(
-            (round_mantissa(each.values, each.mantissa_bits) for each in group if each.resolution == "global"),
-            None,
-        )
+        next((_round_vector(feature) for feature in group if feature.resolution == "global"), None)
         for group in by_key.values()
     ]
     columns: dict[str, Any] = {name: rows.column(name) for name in TRACKS.names if name in EMBEDDED.names}
@@ -169,6 +193,14 @@ def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: date
         "run_id": pa.repeat(run_id, len(by_key)),
     }
     return pa.table({name: columns[name] for name in TRACKS.names}, schema=TRACKS)
+
+
+def _round_vector(feature: _Feature) -> np.ndarray:
+    """Return a global vector."""
+    vectors = np.empty(feature.shape, np.float32)
+    feature.round_into(vectors)
+    vector: np.ndarray = vectors[0]
+    return vector
 
 
 def _build_failure_rows(failed: pa.Table, event_time: datetime, run_id: str) -> pa.Table:

@@ -79,21 +79,27 @@ def fake_embedding(planned: pa.Table, audio: Mapping[str, Audio]) -> pa.Table:
         found = audio[row["track_id"]]
         row["content_hash"] = found.content_hash
         row["wanted"] = [name for name in row["wanted"] if f"{name}@{found.content_hash}" not in row["held"]]
-        row["pooled"] = []
+        row["features"] = []
         if found.error is not None:
             row["stage"], row["error_type"] = found.error
             row["error_message"] = "expected music, found something else"
         elif row["wanted"]:
             assert found.content_hash is not None
             row |= {"codec": "flac", "source_sample_rate_hz": 44100, "duration_s": 1.0}
-            row["pooled"] = [pool(name, fake_features(found.content_hash, name)) for name in row["wanted"]]
+            row["features"] = [pool(name, fake_features(found.content_hash, name)) for name in row["wanted"]]
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=EMBEDDED)
 
 
 def pool(wanted: str, features: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Return one item of ``schema.POOLED``."""
-    return {"wanted": wanted, "num_frames": len(features), "values": features.ravel()}
+    """Return one item of ``schema.FEATURES``, pooled already."""
+    rate_hz = RESOLUTIONS[wanted.split("/")[1]].frame_rate_hz
+    return {
+        "wanted": [wanted],
+        "frame_rate_hz": rate_hz,
+        "num_frames": len(features),
+        "values": features.ravel(),
+    }
 
 
 def read_store(store: StoreLocation, table_name: str, version: int | None = None) -> list[dict[str, Any]]:

@@ -132,10 +132,10 @@ def embed(planned: pa.Table, contents: Mapping[str, str]) -> pa.Table:
     for row in planned.to_pylist():
         content = contents[row["track_id"]]
         row["wanted"] = [name for name in row["wanted"] if f"{name}@{content}" not in row["held"]]
-        row |= {"content_hash": content, "pooled": []}
+        row |= {"content_hash": content, "features": []}
         if content == BAD:
             row |= {"stage": "decode", "error_type": "unreadable", "error_message": "expected music"}
         else:
-            row["pooled"] = [pool(name, make_features(content, *name.split("/"))) for name in row["wanted"]]
+            row["features"] = [pool(name, make_features(content, *name.split("/"))) for name in row["wanted"]]
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=EMBEDDED)

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 BASE = {"schema", "config", "errors", "storage", "store_location", "delta_retry", "parts", "tables"}
-# What each step may import beside the base. A step that is a folder names its own other files here; `embed` pools
-# on the device; `check` and the data set read.
+# What each step may import beside the base. A step that is a folder names its own other files here; `embed` and
+# `write` pool; `check` and the data set read.
 STEPS: dict[str, set[str]] = {
     "catalog.load": {"catalog.manifest", "catalog.mirdata"},
     "catalog.manifest": set(),
@@ -31,7 +31,7 @@ STEPS: dict[str, set[str]] = {
     "progress": set(),
     "watch": set(),
     "logs": set(),
-    "write": set(),
+    "write": {"pool"},
     "ledger": set(),
     "writer": {"ledger"},
     "commit": {"ledger", "writer"},

@@ -15,6 +15,7 @@ from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
 from pipeline.dataflow import (
+    choose_placement,
     mark_as_crashed,
     open_plan,
     process_tracks,
@@ -24,6 +25,7 @@ from pipeline.dataflow import (
 )
 from pipeline.errors import RunError
 from pipeline.parts import from_ipc
+from pipeline.placement import Placement
 from pipeline.run import build_recipes, plan_run
 from pipeline.schema import EMBEDDED, PLAN, RESULTS
 from pipeline.store_location import StoreLocation
@@ -73,7 +75,7 @@ def test_planned_rows_arrive_block_by_block_as_they_were(local_ray: None) -> Non
 def test_a_store_that_refuses_says_so_in_the_result(tmp_path: Path) -> None:
     (tmp_path / "frames").write_bytes(b"in the way")
     row: dict[str, Any] = PLANNED.to_pylist()[1] | {"wanted": ["r7/8hz"], "content_hash": "h"}
-    row["pooled"] = [{"wanted": "r7/8hz", "num_frames": 1, "values": [1.0, 2.0]}]
+    row["features"] = [{"wanted": ["r7/8hz"], "frame_rate_hz": 8.0, "num_frames": 1, "values": [1.0, 2.0]}]
     embedded = pa.Table.from_pylist([row], schema=EMBEDDED)
     result = write_or_refuse(embedded, WriteSettings(str(tmp_path / "frames"), {"r7": 10}, "run1"))
     assert result.schema == RESULTS
@@ -165,3 +167,25 @@ def test_results_come_back_while_others_wait_to_be_decoded(
     monkeypatch.setattr("pipeline.dataflow.Collector", Watching)
     assert process(many, settings).counts.embedded == 80
     assert decoded[0] < 80
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_an_actor_may_hold_several_blocks_at_once(
+    plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, settings = plan
+    row = rows.to_pylist()[0]
+    many = pa.Table.from_pylist([row | {"track_id": f"{number:03d}"} for number in range(40)], schema=rows.schema)
+
+    def place(*found: Any) -> Placement:
+        return replace(choose_placement(*found), num_actors=1, calls_per_actor=2, tracks_per_block=2)
+
+    monkeypatch.setattr("pipeline.dataflow.choose_placement", place)
+    committer = process(many, settings)
+    committer.close()
+    assert committer.counts.embedded == 40
+    frames = open_table(settings.store, "frames").to_pyarrow_table()
+    assert sorted(frames.column("track_id").to_pylist()) == many.column("track_id").to_pylist()
+    values = frames.column("embeddings").to_pylist()
+    assert all(value == values[0] for value in values)

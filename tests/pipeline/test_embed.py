@@ -66,6 +66,12 @@ def decoded_rows(waveforms: Sequence[np.ndarray | None], wanted: Sequence[str], 
     return pa.Table.from_pylist(rows, schema=DECODED)
 
 
+def embed_rows(embedder: Embedder, decoded: pa.Table) -> list[pa.Table]:
+    """Return embedded rows one by one."""
+    embedded = pa.concat_tables(embedder.embed_rows(decoded))
+    return [embedded.slice(index, 1) for index in range(embedded.num_rows)]
+
+
 @pytest.mark.parametrize("seconds", [0.05, 5.37, 29.999, 30.0])
 def test_frames_of_a_track_within_the_window_are_its_latents(
     checkpoint: Checkpoint, model: MusicFM25Hz, seconds: float
@@ -117,21 +123,63 @@ def test_batch_neighbours_change_nothing(checkpoint: Checkpoint) -> None:
     lengths = [2.0, 3.0, 2.0, 7.3, 2.0, 31.0, 3.0]
     waveforms = [make_waveform(seconds, seed) for seed, seconds in enumerate(lengths)]
     alone = build_embedder(checkpoint, 1)
-    together = list(build_embedder(checkpoint, 4).embed_rows(decoded_rows(waveforms, ALL)))
+    together = embed_rows(build_embedder(checkpoint, 4), decoded_rows(waveforms, ALL))
     assert [row.column("track_id")[0].as_py() for row in together] == [f"t{i}" for i in range(len(lengths))]
     for waveform, row in zip(waveforms, together, strict=True):
         expected = alone.embed_waveform(waveform, ALL)
-        for item in row.column("pooled")[0].as_py():
-            found = np.array(item["values"], np.float32).reshape(item["num_frames"], -1)
-            assert_close(found, expected[item["wanted"]])
+        (item,) = row.column("features")[0].as_py()
+        assert item["wanted"] == ALL
+        found = np.array(item["values"], np.float32).reshape(item["num_frames"], -1)
+        assert_close(found, expected["musicfm-l2-a/25hz"])
+
+
+def test_tracks_leave_together_that_went_through_the_model_together(checkpoint: Checkpoint) -> None:
+    waveforms = [make_waveform(seconds) for seconds in (30.0, 30.0, 65.0, 2.0, 30.0)]
+    tables = list(build_embedder(checkpoint).embed_rows(decoded_rows(waveforms, ["musicfm-l2-a/25hz"])))
+    assert [table.column("track_id").to_pylist() for table in tables] == [["t0", "t1", "t2"], ["t3", "t4"]]
+    assert list(build_embedder(checkpoint).embed_rows(decoded_rows([], []))) == []
 
 
 def test_failed_and_unchanged_rows_pass_through(checkpoint: Checkpoint) -> None:
     failed = decoded_rows([None], ALL, stage="decode", error_type="silent", error_message="…")
     unchanged = decoded_rows([None], [])
-    rows = list(build_embedder(checkpoint).embed_rows(pa.concat_tables([failed, unchanged])))
+    rows = embed_rows(build_embedder(checkpoint), pa.concat_tables([failed, unchanged]))
     assert [row.column("error_type")[0].as_py() for row in rows] == ["silent", None]
-    assert [row.column("pooled")[0].as_py() for row in rows] == [[], []]
+    assert [row.column("features")[0].as_py() for row in rows] == [[], []]
+
+
+HANDED_ON: dict[str, tuple[WindowPolicy, list[str], dict[tuple[str, ...], tuple[float | None, int]]]] = {
+    "all that is pooled is more than the frames": (
+        "shared",
+        ["50hz", "16hz", "8hz", "0.5hz", "global"],
+        {("50hz", "16hz", "8hz", "0.5hz", "global"): (25.0, 750)},
+    ),
+    "frames themselves": ("shared", ["25hz"], {("25hz",): (25.0, 750)}),
+    "less than the frames": ("shared", ["16hz", "global"], {("16hz",): (16.0, 480), ("global",): (None, 1)}),
+    "each window length for itself": (
+        "task",
+        ["50hz", "16hz", "0.5hz", "global"],
+        {("50hz",): (25.0, 750), ("16hz",): (16.0, 480), ("0.5hz",): (0.5, 15), ("global",): (None, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("windows", "names", "expected"), HANDED_ON.values(), ids=HANDED_ON.keys())
+def test_what_is_handed_on_is_frames_or_what_is_pooled_from_them_whichever_is_less(
+    checkpoint: Checkpoint,
+    windows: WindowPolicy,
+    names: list[str],
+    expected: dict[tuple[str, ...], tuple[float | None, int]],
+) -> None:
+    wanted = [f"musicfm-l2-a/{name}" for name in names]
+    (row,) = embed_rows(build_embedder(checkpoint, windows=windows), decoded_rows([make_waveform(30.0)], wanted))
+    items = row.column("features")[0].as_py()
+    found = {
+        tuple(name.split("/")[1] for name in item["wanted"]): (item["frame_rate_hz"], item["num_frames"])
+        for item in items
+    }
+    assert found == expected
+    assert {len(item["values"]) // item["num_frames"] for item in items} == {TINY.embed_dim}
 
 
 def test_a_window_that_the_model_refuses_fails_alone(
@@ -150,7 +198,7 @@ def test_a_window_that_the_model_refuses_fails_alone(
     monkeypatch.setattr(embedder.model, "get_hidden_states", refuse_loud_windows)
     waveforms = [make_waveform(1.0, seed) for seed in range(4)]
     waveforms[2] = waveforms[2] * 100
-    rows = list(embedder.embed_rows(decoded_rows(waveforms, ["musicfm-l2-a/25hz"])))
+    rows = embed_rows(embedder, decoded_rows(waveforms, ["musicfm-l2-a/25hz"]))
     assert [row.column("error_type")[0].as_py() for row in rows] == [None, None, "out_of_memory", None]
     assert sizes == [4, 2, 2, 1, 1]
 

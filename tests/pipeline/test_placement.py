@@ -146,6 +146,7 @@ def test_clusters_as_people_have_them(
 def test_blocks_are_larger_where_a_gpu_works_them_off() -> None:
     on_cpu, on_gpu = (place_actors([{"CPU": 8.0, "GPU": gpus}], None) for gpus in (0.0, 1.0))
     assert 1 < on_cpu.tracks_per_block < on_gpu.tracks_per_block
+    assert 1 == on_cpu.calls_per_actor < on_gpu.calls_per_actor
 
 
 @given(cpu_nodes)

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torch.nn.functional as F
 
 from pipeline.config import RESOLUTIONS
 from pipeline.parts import from_ipc
@@ -29,14 +31,14 @@ def build_row(track_id: str, wanted: list[str], **others: Any) -> dict[str, Any]
         "codec": "mp3",
         "num_channels": 2,
         "duration_s": 1.5,
-        "pooled": [],
+        "features": [],
         **others,
     }
 
 
 def build_done_row(track_id: str, *wanted: str) -> dict[str, Any]:
-    pooled = [pool(name, fake_features(f"hash of {track_id}", name)) for name in wanted]
-    return build_row(track_id, list(wanted), pooled=pooled)
+    features = [pool(name, fake_features(f"hash of {track_id}", name)) for name in wanted]
+    return build_row(track_id, list(wanted), features=features)
 
 
 def write(tmp_path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -83,6 +85,30 @@ def test_each_recipe_and_resolution_has_one_part_of_nested_lists_sorted_by_track
             assert row["content_hash"] == f"hash of {row['track_id']}"
             lengths.add(len(expected))
     assert len(lengths) > 1, "the tracks must differ in length for this to show anything"
+
+
+@pytest.mark.parametrize("num_seconds", [4, 400])
+def test_frames_are_pooled_and_rounded_to_each_resolution_that_is_wanted_of_them(
+    tmp_path: Path, num_seconds: int
+) -> None:
+    frames = np.random.default_rng(1).standard_normal((num_seconds * 25, EMBED_DIM), dtype=np.float32)
+    rates_hz = {"50hz": 50.0, "25hz": 25.0, "16hz": 16.0, "8hz": 8.0, "0.5hz": 0.5}
+    wanted = [f"r1/{name}" for name in (*rates_hz, "global")] + ["r2/16hz"]
+    item = {"wanted": wanted, "frame_rate_hz": 25.0, "num_frames": len(frames), "values": frames.ravel()}
+    written = write(tmp_path, [build_row("a", wanted, features=[item])])
+    for (recipe, name), table in written["stored"].items():
+        num_bins = round(num_seconds * rates_hz[name])
+        expected = F.adaptive_avg_pool1d(torch.from_numpy(frames.T), num_bins).numpy().T
+        (row,) = table.to_pylist()
+        found = np.array(row["embeddings"], np.float32)
+        assert row["num_frames"] == num_bins
+        np.testing.assert_allclose(found, expected, rtol=2**-11 if recipe == "r1" else 1e-6, atol=1e-6)
+        if recipe == "r1":
+            assert not np.any(found.view(np.uint32) & (2**13 - 1)), "of 23 mantissa bits 10 are kept"
+    assert set(written["stored"]) == {*(("r1", name) for name in rates_hz), ("r2", "16hz")}
+    vectors = {row["recipe"]: row["embedding"] for row in written["tracks"].to_pylist()}
+    np.testing.assert_allclose(vectors["r1"], frames.astype(np.float64).mean(axis=0), rtol=2**-11, atol=1e-6)
+    assert vectors["r2"] is None
 
 
 def test_a_part_tells_where_it_lies_and_whose_rows_it_holds(tmp_path: Path) -> None:
