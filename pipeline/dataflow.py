@@ -208,7 +208,9 @@ def build_dataset(
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                size=placement.num_actors, max_concurrent_calls_per_actor=placement.calls_per_actor
+                size=placement.num_actors,
+                # Where workers died, a track is to have the actor to itself.
+                max_concurrent_calls_per_actor=1 if effort.isolated else placement.calls_per_actor,
             ),
             fn_constructor_args=(start, monitor),
             num_cpus=placement.num_cpus,

@@ -27,7 +27,14 @@ from pipeline.config import (
     window_length_s,
 )
 from pipeline.errors import Reason, Stage, TrackError
-from pipeline.infer import FULL_WINDOW_SAMPLES, Inference, ModelInput, Track, list_inputs
+from pipeline.infer import (
+    FULL_WINDOW_SAMPLES,
+    Inference,
+    ModelInput,
+    Track,
+    describe_model_error,
+    list_inputs,
+)
 from pipeline.pool import FRAMES_PER_CHUNK, count_pooled, pool_frames
 from pipeline.schema import EMBEDDED, FEATURES
 from pipeline.window import plan_windows
@@ -116,8 +123,9 @@ class Embedder:
             group.append(_Row(row, track, inputs))
             num_samples += sum(model_input.num_samples for model_input in inputs)
             if num_samples >= MODEL_BATCHES_PER_GROUP * self.settings.batch_size * FULL_WINDOW_SAMPLES:
-                yield self._embed_group(group)
-                group, num_samples = [], 0
+                table = self._embed_group(group)
+                group, num_samples = [], 0  # nothing of it is held while the table is taken
+                yield table
         if group:
             yield self._embed_group(group)
 
@@ -144,9 +152,9 @@ class Embedder:
         features = self._embed_tracks([model_input for item in group for model_input in item.inputs])
         rows = []
         for item in group:
+            found = features.pop(id(item.track), None)
             error = item.track.error if item.track else None
-            found = features.get(id(item.track)) if error is None else None
-            rows.append(_as_embedded(item.row, found, error))
+            rows.append(_as_embedded(item.row, found if error is None else None, error))
         return pa.concat_tables(rows)
 
     def _list_inputs(self, track: Track) -> list[ModelInput]:
@@ -170,6 +178,8 @@ class Embedder:
                 features.setdefault(id(track), []).extend(self._take_window_length(track, window_s))
             except TrackError as error:
                 track.error = error
+            except (RuntimeError, MemoryError) as error:  # the device has no room left to pool in
+                track.error = describe_model_error(error)
         return features
 
     def _take_window_length(self, track: Track, window_s: float) -> Iterator[Features]:
@@ -244,19 +254,10 @@ def _choose_features(frames: Tensor, wanted: Sequence[str]) -> Iterator[Features
     """
     resolutions = {name: RESOLUTIONS[name.split("/")[1]] for name in wanted}
     if sum(count_pooled(len(frames), resolution) for resolution in resolutions.values()) >= len(frames):
-        yield Features(list(wanted), FRAME_RATE_HZ, _to_host(frames))
+        yield Features(list(resolutions), FRAME_RATE_HZ, frames.cpu().numpy())
         return
     for name, resolution in resolutions.items():
-        yield Features([name], resolution.frame_rate_hz, _to_host(pool_frames(frames, resolution)))
-
-
-def _to_host(values: Tensor) -> np.ndarray:
-    """Return values as an array: those of a processor are not copied, those of a GPU through pinned memory."""
-    if values.device.type == "cuda":
-        on_host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        values = on_host.copy_(values)
-    array: np.ndarray = values.numpy()
-    return array
+        yield Features([name], resolution.frame_rate_hz, pool_frames(frames, resolution).cpu().numpy())
 
 
 def _pool(features: Features, name: str) -> np.ndarray:
@@ -291,13 +292,13 @@ def as_column(features: Sequence[Features]) -> pa.Array:
     """Return a track's features as a one-row column of ``schema.FEATURES``; a single array is not copied."""
     flat = [each.values.reshape(-1) for each in features]
     values = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.float32), *flat])
-    offsets = np.cumsum([0, *(len(each) for each in flat)], dtype=np.int32)
+    offsets = np.cumsum([0, *(len(each) for each in flat)])
     items = pa.StructArray.from_arrays(
         [
             pa.array([each.wanted for each in features], pa.list_(pa.string())),
             pa.array([each.frame_rate_hz for each in features], pa.float64()),
             pa.array([len(each.values) for each in features], pa.int32()),
-            pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values)),  # more are refused,
         ],
         fields=list(FEATURES.value_type),
     )

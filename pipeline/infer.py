@@ -158,6 +158,8 @@ class Inference:
         for model_input in inputs:
             model_input.track.shared = None
             model_input.track.edges.clear()
+            if model_input.track.error is not None:
+                model_input.track.frames.clear()
 
     def _batch(
         self, items: Sequence[_Item], key: Callable[[_Item], Hashable], size: Callable[[_Item], int]
@@ -178,10 +180,9 @@ class Inference:
         try:
             compute(batch)
         except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for all that a device refuses
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                torch.cuda.empty_cache()
+            described = describe_model_error(error)
             if len(batch) == 1:
-                batch[0].track.error = _describe_model_error(error)
+                batch[0].track.error = described
                 return
             half = len(batch) // 2
             self._run_batch(batch[:half], compute)
@@ -265,7 +266,10 @@ def _keep(item: ModelInput, layer: int, hidden_state: Tensor) -> None:
         item.track.frames[source][place.first_track_frame : place.first_track_frame + len(kept)] = kept
 
 
-def _describe_model_error(error: Exception) -> TrackError:
+def describe_model_error(error: Exception) -> TrackError:
+    """Return the failure of a track that a device refused, and give back what memory it holds unused."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        torch.cuda.empty_cache()
     out_of_memory = (
         isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error).lower()
     )

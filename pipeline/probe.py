@@ -41,7 +41,7 @@ class Probe:
         model_s: Seconds that one model on this device takes for a window.
         window_s: Seconds of audio that come to one window: under 30 where windows overlap or are shorter.
         model_core_s: Core-seconds of the model for a second of audio: on a GPU what feeding it takes.
-        write_core_s: Core-seconds of encoding and writing the features, for a second of audio.
+        write_core_s: Core-seconds of pooling, encoding and writing, for a second of audio.
         bytes_out: Bytes of the ``frames`` parts for a second of audio, by resolution. The ledger is not in it.
         device: ``cuda`` or ``cpu``.
         machine: Name of the GPU or the processor.
@@ -203,7 +203,7 @@ def _decode(rows: pa.Table, settings: RunSettings, tally: _Tally) -> pa.Table:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch use one thread, as Ray does in a decode task: several spin while they wait for each other."""
+    """Let torch use one thread, as Ray does in its tasks: several spin while they wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -235,7 +235,8 @@ def _write(embedded: pa.Table, recipes: Mapping[str, Recipe], tally: _Tally) -> 
     """Write parts into a folder that is then removed."""
     with tempfile.TemporaryDirectory() as folder:
         start_core_s = time.process_time()
-        written = write_parts(embedded, WriteSettings(folder, keep_mantissa_bits(recipes), "probe"))
+        with _one_thread():
+            written = write_parts(embedded, WriteSettings(folder, keep_mantissa_bits(recipes), "probe"))
         tally.write_core_s += time.process_time() - start_core_s
     for part in written.column("parts")[0].as_py():
         tally.bytes_out[part["resolution"]] = tally.bytes_out.get(part["resolution"], 0.0) + part["size_bytes"]

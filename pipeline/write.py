@@ -66,7 +66,7 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
     is_done = pc.invert(pc.or_(failed, unchanged))
     done = facts.filter(is_done)
     kept = [embedded.column("features")[row] for row in order.filter(is_done.combine_chunks()).to_pylist()]
-    features = _list_features(kept, settings.mantissa_bits)
+    features = _list_features(kept, done.column("wanted").to_pylist(), settings.mantissa_bits)
     parts = [
         write_part(
             rows,
@@ -122,16 +122,21 @@ class _Feature:
             start += len(chunk)
 
 
-def _list_features(rows: Sequence[pa.ListScalar], mantissa_bits: Mapping[str, int]) -> list[_Feature]:
+def _list_features(
+    rows: Sequence[pa.ListScalar], wanted: Sequence[Sequence[str]], mantissa_bits: Mapping[str, int]
+) -> list[_Feature]:
+    """List what is to be written, track by track, in the order in which it is wanted."""
     features = []
     for row, items in enumerate(rows):
+        by_name = {}
         for item in items.values:
             rate_hz, num_frames = item["frame_rate_hz"].as_py(), item["num_frames"].as_py()
             values = from_dlpack(item["values"].values).view(num_frames, -1)
             for name in item["wanted"].as_py():
                 recipe, resolution = name.split("/")
                 is_pooled = rate_hz == RESOLUTIONS[resolution].frame_rate_hz
-                features.append(_Feature(row, recipe, resolution, values, is_pooled, mantissa_bits[recipe]))
+                by_name[name] = _Feature(row, recipe, resolution, values, is_pooled, mantissa_bits[recipe])
+        features += [by_name[name] for name in dict.fromkeys(wanted[row])]
     return features
 
 
@@ -164,14 +169,13 @@ def _build_frame_rows(
 def _as_nested_lists(group: Sequence[_Feature], num_frames: np.ndarray) -> pa.Array:
     """Return rounded frames as a list<list<float>> column, one row a track."""
     embed_dim = group[0].shape[1]
-    ends = np.cumsum([0, *num_frames], dtype=np.int32)
+    ends = np.cumsum([0, *num_frames])
     vectors = np.empty((ends[-1], embed_dim), np.float32)
     for feature, start, end in zip(group, ends[:-1], ends[1:], strict=True):
         feature.round_into(vectors[start:end])
-    offsets = np.arange(0, vectors.size + 1, embed_dim, dtype=np.int32)
-    return pa.ListArray.from_arrays(
-        pa.array(ends), pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))
-    )
+    offsets = np.arange(0, vectors.size + 1, embed_dim)  # Arrow refuses those that are no int32
+    values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(vectors.reshape(-1)))
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
 
 
 def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: datetime, run_id: str) -> pa.Table:

@@ -175,8 +175,17 @@ def test_an_actor_may_hold_several_blocks_at_once(
     plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, settings = plan
-    row = rows.to_pylist()[0]
-    many = pa.Table.from_pylist([row | {"track_id": f"{number:03d}"} for number in range(40)], schema=rows.schema)
+    (row,) = rows.to_pylist()
+    for seconds in (1, 2, 3):
+        clip = load_music(seconds=float(seconds), sample_rate=24_000)
+        encode_clip(Path(row["uri"]).with_name(f"{seconds}.wav"), clip, 24_000)
+    many = pa.Table.from_pylist(
+        [
+            row | {"track_id": f"{number:03d}", "uri": row["uri"].replace("a.wav", f"{1 + number % 3}.wav")}
+            for number in range(40)
+        ],
+        schema=rows.schema,
+    )
 
     def place(*found: Any) -> Placement:
         return replace(choose_placement(*found), num_actors=1, calls_per_actor=2, tracks_per_block=2)
@@ -187,5 +196,5 @@ def test_an_actor_may_hold_several_blocks_at_once(
     assert committer.counts.embedded == 40
     frames = open_table(settings.store, "frames").to_pyarrow_table()
     assert sorted(frames.column("track_id").to_pylist()) == many.column("track_id").to_pylist()
-    values = frames.column("embeddings").to_pylist()
-    assert all(value == values[0] for value in values)
+    lengths = dict(zip(*(frames.column(name).to_pylist() for name in ("track_id", "num_frames")), strict=True))
+    assert lengths == {f"{number:03d}": 8 * (1 + number % 3) for number in range(40)}

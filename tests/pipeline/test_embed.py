@@ -9,7 +9,7 @@ from torch import Tensor
 
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
-from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, WindowPolicy
+from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Resolution, WindowPolicy
 from pipeline.embed import Embedder, EmbedderSettings, choose_batch_size
 from pipeline.errors import Reason, TrackError
 from pipeline.pool import pool_frames
@@ -205,8 +205,8 @@ def test_a_window_that_the_model_refuses_fails_alone(
 
 def test_values_that_are_not_finite_are_a_failure_that_names_the_precision(checkpoint: Checkpoint) -> None:
     embedder = build_embedder(checkpoint)
-    with torch.no_grad():
-        embedder.model.conv.linear.bias[0] = float("inf")
+    linear = embedder.model.conv.linear
+    linear.bias = torch.nn.Parameter(linear.bias.detach() + float("inf"))  # a new one: the checkpoint's is shared
     with pytest.raises(TrackError, match="float32") as caught:
         embedder.embed_waveform(make_waveform(1.0), ["musicfm-l2-a/16hz"])
     assert caught.value.reason is Reason.NON_FINITE_EMBEDDING
@@ -218,9 +218,32 @@ def test_a_cpu_takes_one_window_at_a_time() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
-def test_a_gpu_gives_what_the_cpu_gives(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("windows", ["shared", "task"])
+@pytest.mark.parametrize("names", [list(RESOLUTIONS), ["16hz", "global"]], ids=["frames", "pooled there"])
+def test_a_gpu_gives_what_the_cpu_gives(checkpoint: Checkpoint, windows: WindowPolicy, names: list[str]) -> None:
+    wanted = [f"musicfm-l2-a/{name}" for name in names]
     waveform = make_waveform(31.0)
-    on_gpu = Embedder(checkpoint, EmbedderSettings(LAYERS, device="cuda", batch_size=2))
-    expected = build_embedder(checkpoint).embed_waveform(waveform, ALL)
-    for name, found in on_gpu.embed_waveform(waveform, ALL).items():
-        assert_close(found, expected[name], 1e-4)
+    on_gpu = Embedder(checkpoint, EmbedderSettings(LAYERS, windows, device="cuda", batch_size=2))
+    expected = build_embedder(checkpoint, windows=windows).embed_waveform(waveform, wanted)
+    found = on_gpu.embed_waveform(waveform, wanted)
+    assert list(found) == list(expected)
+    for name, features in found.items():
+        assert_close(features, expected[name], 1e-4)
+
+
+def test_a_device_without_room_to_pool_in_costs_the_track_alone(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(frames: Tensor, resolution: Resolution) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    decoded = pa.concat_tables(
+        [
+            decoded_rows([make_waveform(1.0)], ["musicfm-l2-a/16hz"], track_id="pooled there"),
+            decoded_rows([make_waveform(1.0)], ["musicfm-l2-a/25hz"], track_id="frames"),
+        ]
+    )
+    monkeypatch.setattr("pipeline.embed.pool_frames", refuse)
+    rows = embed_rows(build_embedder(checkpoint), decoded)
+    assert [row.column("error_type")[0].as_py() for row in rows] == ["out_of_memory", None]
+    assert [len(row.column("features")[0]) for row in rows] == [0, 1]

@@ -182,7 +182,7 @@ def test_fewer_gpus_than_there_are_may_be_used() -> None:
     assert place_actors([{"CPU": 32.0, "GPU": 8.0}], None, 2).num_actors == 2
 
 
-@pytest.mark.parametrize(("num_tracks", "num_actors"), [(1, 1), (64, 1), (65, 2), (10_000, 8)])
+@pytest.mark.parametrize(("num_tracks", "num_actors"), [(1, 1), (32, 1), (33, 2), (10_000, 8)])
 def test_a_small_run_starts_no_more_actors_than_it_has_blocks(num_tracks: int, num_actors: int) -> None:
     assert place_actors([{"CPU": 32.0, "GPU": 8.0}], None).fit(num_tracks).num_actors == num_actors
 
