@@ -75,7 +75,8 @@ class Model:
         departed = [key for key in self.tracks if key[0] in recipes and key[1] not in catalog]
         for key in departed:
             del self.tracks[key]
-            self.failures.pop(key, None)
+        for key in [key for key in self.failures if key[0] in recipes and key[1] not in catalog]:
+            del self.failures[key]  # of tracks that never got into the store as well
         return len({track_id for _, track_id in departed})
 
     def check(self, store: StoreLocation) -> None:
