@@ -123,9 +123,8 @@ class Embedder:
             group.append(_Row(row, track, inputs))
             num_samples += sum(model_input.num_samples for model_input in inputs)
             if num_samples >= MODEL_BATCHES_PER_GROUP * self.settings.batch_size * FULL_WINDOW_SAMPLES:
-                table = self._embed_group(group)
-                group, num_samples = [], 0  # nothing of it is held while the table is taken
-                yield table
+                yield self._embed_group(group)
+                group, num_samples = [], 0
         if group:
             yield self._embed_group(group)
 
@@ -146,7 +145,15 @@ class Embedder:
         found = self._embed_tracks(self._list_inputs(track)).get(id(track), [])
         if track.error is not None:
             raise track.error
-        return {name: _pool(features, name) for features in found for name in features.wanted}
+        features_of = {name: features for features in found for name in features.wanted}
+        return {
+            name: pool_frames(
+                torch.from_numpy(features_of[name].values),
+                RESOLUTIONS[name.split("/")[1]],
+                features_of[name].frame_rate_hz,
+            ).numpy()
+            for name in wanted
+        }
 
     def _embed_group(self, group: Sequence[_Row]) -> pa.Table:
         features = self._embed_tracks([model_input for item in group for model_input in item.inputs])
@@ -260,15 +267,6 @@ def _choose_features(frames: Tensor, wanted: Sequence[str]) -> Iterator[Features
         yield Features([name], resolution.frame_rate_hz, pool_frames(frames, resolution).cpu().numpy())
 
 
-def _pool(features: Features, name: str) -> np.ndarray:
-    """Return what is wanted by one of the features' names."""
-    resolution = RESOLUTIONS[name.split("/")[1]]
-    if features.frame_rate_hz == resolution.frame_rate_hz:
-        return features.values
-    pooled: np.ndarray = pool_frames(torch.from_numpy(features.values), resolution).numpy()
-    return pooled
-
-
 def _as_embedded(row: pa.Table, features: Sequence[Features] | None, error: TrackError | None) -> pa.Table:
     """Replace a decoded row's waveform by its features, or by the failure that the model met."""
     num_samples = len(row.column("waveform")[0]) if row.column("waveform").null_count == 0 else 0
@@ -298,7 +296,7 @@ def as_column(features: Sequence[Features]) -> pa.Array:
             pa.array([each.wanted for each in features], pa.list_(pa.string())),
             pa.array([each.frame_rate_hz for each in features], pa.float64()),
             pa.array([len(each.values) for each in features], pa.int32()),
-            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values)),  # more are refused,
+            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values)),  # longer ones are refused
         ],
         fields=list(FEATURES.value_type),
     )

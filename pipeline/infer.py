@@ -180,9 +180,10 @@ class Inference:
         try:
             compute(batch)
         except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for all that a device refuses
-            described = describe_model_error(error)
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                torch.cuda.empty_cache()
             if len(batch) == 1:
-                batch[0].track.error = described
+                batch[0].track.error = describe_model_error(error)
                 return
             half = len(batch) // 2
             self._run_batch(batch[:half], compute)
@@ -267,14 +268,12 @@ def _keep(item: ModelInput, layer: int, hidden_state: Tensor) -> None:
 
 
 def describe_model_error(error: Exception) -> TrackError:
-    """Return the failure of a track that a device refused, and give back what memory it holds unused."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        torch.cuda.empty_cache()
+    """Return the failure of a track that a device refused, taken alone."""
     out_of_memory = (
         isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error).lower()
     )
     reason = Reason.OUT_OF_MEMORY if out_of_memory else Reason.EMBED_FAILED
     detail = " ".join(str(error).split())[:300]
     return TrackError(
-        Stage.EMBED, reason, f"the model failed on a single window: {type(error).__name__}: {detail}"
+        Stage.EMBED, reason, f"the model failed on this track alone: {type(error).__name__}: {detail}"
     )

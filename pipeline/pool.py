@@ -25,40 +25,46 @@ def count_bins(num_frames: int, frame_rate_hz: float) -> int:
     return math.ceil(num_frames * Fraction(frame_rate_hz) / Fraction(FRAME_RATE_HZ))
 
 
-def count_pooled(num_frames: int, resolution: Resolution) -> int:
-    """Return how many vectors a track of this many 25 Hz frames has at a resolution."""
+def count_pooled(num_frames: int, resolution: Resolution, frame_rate_hz: float | None = FRAME_RATE_HZ) -> int:
+    """Return how many vectors ``pool_frames`` gives of so many frames."""
+    if resolution.frame_rate_hz == frame_rate_hz:
+        return num_frames
     return 1 if resolution.frame_rate_hz is None else count_bins(num_frames, resolution.frame_rate_hz)
 
 
-def pool_frames(frames: Tensor, resolution: Resolution) -> Tensor:
+def pool_frames(frames: Tensor, resolution: Resolution, frame_rate_hz: float | None = FRAME_RATE_HZ) -> Tensor:
     """Pool a track's frames over time.
 
     Args:
         frames: Shape (num_frames, embed_dim), any floating dtype, any device; at least one frame.
         resolution: The resolution to pool to.
+        frame_rate_hz: Of the frames: 25, or the resolution's own where they are pooled already.
 
     Returns:
         float32, shape (num_bins, embed_dim); (1, embed_dim) for the global vector.
     """
-    return torch.cat(list(pool_in_chunks(frames, resolution)))
+    return torch.cat(list(pool_in_chunks(frames, resolution, frame_rate_hz)))
 
 
-def pool_in_chunks(frames: Tensor, resolution: Resolution) -> Iterator[Tensor]:
+def pool_in_chunks(
+    frames: Tensor, resolution: Resolution, frame_rate_hz: float | None = FRAME_RATE_HZ
+) -> Iterator[Tensor]:
     """Pool as ``pool_frames`` does, a few bins at a time, so that a long track's features need not be there twice.
 
     Args:
         frames: As for ``pool_frames``.
         resolution: The resolution to pool to.
+        frame_rate_hz: As for ``pool_frames``.
 
     Yields:
         float32, shape (num_bins, embed_dim), one piece after the other in time.
     """
     frames = frames.float()
+    if resolution.frame_rate_hz == frame_rate_hz:
+        yield from torch.split(frames, FRAMES_PER_CHUNK)
+        return
     if resolution.frame_rate_hz is None:
         yield frames.mean(dim=0, keepdim=True)
-        return
-    if resolution.frame_rate_hz == FRAME_RATE_HZ:
-        yield from torch.split(frames, FRAMES_PER_CHUNK)
         return
     num_frames = frames.shape[0]
     num_bins = count_bins(num_frames, resolution.frame_rate_hz)

@@ -95,8 +95,8 @@ class _Feature:
         row: The track's row.
         recipe: Recipe id.
         resolution: Name of the resolution.
-        values: float32, shape (num_frames, embed_dim): the track's frames, or these features where it is pooled.
-        is_pooled: Which of the two they are.
+        values: float32, shape (num_frames, embed_dim): the track's frames, or these features, pooled already.
+        frame_rate_hz: Of the values; it says which of the two they are.
         mantissa_bits: Mantissa bits that are stored.
     """
 
@@ -104,20 +104,19 @@ class _Feature:
     recipe: str
     resolution: str
     values: Tensor
-    is_pooled: bool
+    frame_rate_hz: float | None
     mantissa_bits: int
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of vectors at the resolution, and their width."""
         num_frames, embed_dim = self.values.shape
-        return num_frames if self.is_pooled else count_pooled(num_frames, RESOLUTIONS[self.resolution]), embed_dim
+        return count_pooled(num_frames, RESOLUTIONS[self.resolution], self.frame_rate_hz), embed_dim
 
     def round_into(self, place: np.ndarray) -> None:
         """Pool and round into an array of ``shape``, chunk by chunk: nothing of a long track is there twice."""
-        chunks = [self.values] if self.is_pooled else pool_in_chunks(self.values, RESOLUTIONS[self.resolution])
         start = 0
-        for chunk in chunks:
+        for chunk in pool_in_chunks(self.values, RESOLUTIONS[self.resolution], self.frame_rate_hz):
             round_mantissa(chunk.numpy(), self.mantissa_bits, out=place[start : start + len(chunk)])
             start += len(chunk)
 
@@ -134,8 +133,7 @@ def _list_features(
             values = from_dlpack(item["values"].values).view(num_frames, -1)
             for name in item["wanted"].as_py():
                 recipe, resolution = name.split("/")
-                is_pooled = rate_hz == RESOLUTIONS[resolution].frame_rate_hz
-                by_name[name] = _Feature(row, recipe, resolution, values, is_pooled, mantissa_bits[recipe])
+                by_name[name] = _Feature(row, recipe, resolution, values, rate_hz, mantissa_bits[recipe])
         features += [by_name[name] for name in dict.fromkeys(wanted[row])]
     return features
 
