@@ -100,7 +100,6 @@ class Embedder:
     def __init__(self, checkpoint: Checkpoint, settings: EmbedderSettings) -> None:
         self.settings = settings
         self.model = MusicFM25Hz.for_inference(checkpoint, settings.device, settings.attention, settings.precision)
-        self.embed_dim = self.model.embed_dim
         self._inference = Inference(self.model, settings.batch_size)
 
     def embed_rows(self, decoded: pa.Table) -> Iterator[pa.Table]:
