@@ -41,9 +41,15 @@ def read_ids(url: str) -> list[str]:
     """Read track ids, one a line; blank lines do not count.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or the file is no text in UTF-8.
     """
-    ids = [line.strip() for line in read_file(url).decode("utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = read_file(url).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"expected text in UTF-8 in {url}, one track id a line, found other bytes: {error}"
+        ) from error
+    ids = [line.strip() for line in text.splitlines() if line.strip()]
     if not ids:
         raise UsageError(f"expected track ids in {url}, one a line, found none")
     return ids

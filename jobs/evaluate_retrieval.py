@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
+from jobs.arguments import OneLineParser, add_storage_option, run_or_explain, whole_number
 from pipeline.errors import UsageError
 from pipeline.index.vector_index import VectorIndex
 from pipeline.search.evaluate import RetrievalReport, evaluate_rankings
@@ -89,8 +89,16 @@ def build_parser() -> OneLineParser:
         help="a track of the query's own artist is neither relevant nor ranked; by default for tags",
     )
     parser.add_argument("-k", type=_parse_counts, default="1,10,100", metavar="N,…", help="ranks to score at")
-    parser.add_argument("--depth", type=int, default=1000, metavar="N", help="ranks that MAP looks at")
-    parser.add_argument("--max-queries", type=int, metavar="N", help="draw so many; by default all are scored")
+    parser.add_argument(
+        "--depth",
+        type=whole_number(1),
+        default=1000,
+        metavar="N",
+        help="ranks that MAP looks at, no fewer than -k",
+    )
+    parser.add_argument(
+        "--max-queries", type=whole_number(1), metavar="N", help="draw so many; by default all are scored"
+    )
     parser.add_argument("--cache", metavar="DIR", help="copies of an index that lies in object storage")
     add_storage_option(parser, "--storage-option", "the store")
     add_storage_option(parser, "--truth-option", "--truth")

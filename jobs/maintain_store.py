@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
+from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain, whole_number
+from pipeline.index.manifest import list_indexes, remove_index
 from pipeline.maintain import (
     DEFAULT_DEAD_SHARE,
     PartitionReport,
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vacuum",
         nargs="?",
-        type=int,
+        type=whole_number(0),
         const=WEEK_HOURS,
         metavar="HOURS",
         help=f"remove files that left the tables so long ago (default {WEEK_HOURS}), and older versions with them",
@@ -65,6 +66,7 @@ def maintain(
         writer = StoreWriter(store, f"maintain-{uuid.uuid4().hex[:12]}")
         if recipe is not None:
             line["files_dropped"] = drop_recipe(writer, recipe)
+            line["indexes_removed"] = remove_indexes(store, recipe)
         line["parts_replaced"] = compact_store(writer, dead_share)
         line["store_version"] = writer.store_version
         line["bytes_written"] = writer.bytes_written
@@ -76,6 +78,14 @@ def maintain(
         {**asdict(report), "bytes_per_value": round(report.bytes_per_value, 3)} for report in reports
     ]
     return line
+
+
+def remove_indexes(store: StoreLocation, recipe: str) -> list[str]:
+    """Remove a recipe's indexes, which would go on to find its tracks; return their resolutions."""
+    locations = [location for location in list_indexes(store) if location.recipe == recipe]
+    for location in locations:
+        remove_index(location)
+    return [location.resolution for location in locations]
 
 
 def print_reports(reports: Sequence[PartitionReport]) -> None:

@@ -68,7 +68,9 @@ def build_parser() -> OneLineParser:
     )
     hits.add_argument("--recipe", metavar="ID", help="where the store has indexes of several recipes")
     hits.add_argument(
-        "--filter", metavar="SQL", help="condition on track_id, title, artist, album, genre, duration_s, uri"
+        "--filter",
+        metavar="SQL",
+        help="condition on track_id, title, artist, album, genre, duration_s, uri, content_hash",
     )
     hits.add_argument("--exclude-same", choices=("artist", "album"), help="leave out what shares it with --track")
     hits.add_argument(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.arguments import OneLineParser, add_storage_option, parse_resolutions, run_or_explain
+from jobs.arguments import OneLineParser, add_storage_option, parse_resolutions, run_or_explain, whole_number
 from pipeline.errors import UsageError
 from pipeline.service.guard import Access
 from pipeline.service.serve import run_service
@@ -71,7 +71,7 @@ def build_parser() -> OneLineParser:
     audio.add_argument("--checkpoint", metavar="NAME_OR_URL", help="msd, fma, or any .pt or .safetensors")
     audio.add_argument("--stats", metavar="URL", help="normalisation file, where it is not beside the checkpoint")
     audio.add_argument("--device", choices=("cuda", "cpu"), help="by default a GPU if there is one")
-    audio.add_argument("--max-upload-mb", type=float, default=50.0, help="longer files are refused")
+    audio.add_argument("--max-upload-mb", type=whole_number(1, 2**20), default=50, help="longer files are refused")
     audio.add_argument("--max-duration-s", type=float, default=1200.0, help="longer music is refused")
     storage = parser.add_argument_group("storage (credentials come from the standard places, such as AWS_*)")
     add_storage_option(storage, "--storage-option", "the store")
@@ -101,7 +101,7 @@ def read_settings(flags: argparse.Namespace) -> ServiceSettings:
         device=flags.device,
         num_threads=max(1, (os.cpu_count() or 1) // flags.replicas),
         access=Access(read_token(flags.token_file), is_loopback(flags.host)),
-        max_upload_bytes=int(flags.max_upload_mb * 2**20),
+        max_upload_bytes=flags.max_upload_mb * 2**20,
         max_duration_s=flags.max_duration_s,
         poll_interval_s=flags.poll_interval_s,
     )

@@ -158,8 +158,8 @@ def _check_frames(snapshot: FeatureStore, recipe: str, resolution: str) -> Itera
     for path in parts.paths:
         try:
             rows = parts.read(path)
-        except (OSError, pa.ArrowException) as error:
-            yield f"frames: {path} cannot be read: {' '.join(str(error).split())}"
+        except StorageError as error:
+            yield f"frames: {path} cannot be read: {error}"
             continue
         for row in rows.to_batches(max_chunksize=1):
             track_id, num_frames = (row.column(key)[0].as_py() for key in ("track_id", "num_frames"))

@@ -18,7 +18,15 @@ import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
-from pipeline.read_parts import FRAME_COLUMNS, LIVE_COLUMNS, FrameParts, keep_live, open_parts, read_tracks_of
+from pipeline.read_parts import (
+    FRAME_COLUMNS,
+    LIVE_COLUMNS,
+    FrameParts,
+    explain_unreadable,
+    keep_live,
+    open_parts,
+    read_tracks_of,
+)
 from pipeline.schema import FRAMES, TABLES, TRACKS
 from pipeline.snapshot import find_versions
 from pipeline.storage import Options
@@ -29,6 +37,8 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
     import polars as pl
+
+_MAX_FRAMES = 2**31 - 1  # of a track: Arrow's lists hold no more
 
 
 class FeatureStore:
@@ -78,6 +88,7 @@ class FeatureStore:
 
         Raises:
             UsageError: There is no such recipe.
+            StorageError: Files cannot be read, or a vacuum took those of this snapshot.
         """
         if recipe is not None:
             own = pc.field("recipe") == self._choose_recipe(recipe)
@@ -108,8 +119,9 @@ class FeatureStore:
             Table of track_id, content_hash, num_frames, frame_rate_hz, embeddings (num_frames × embed_dim).
 
         Raises:
-            UsageError: No such recipe or resolution, the recipe has to be named, or no run had closed
-                by ``as_of``.
+            UsageError: No such recipe or resolution, the recipe has to be named, a time is not a number, or no run
+                had closed by ``as_of``.
+            StorageError: Files cannot be read, or a vacuum took those of this snapshot.
         """
         if as_of is not None:
             then = FeatureStore(self.location.url, as_of, self.location.options)
@@ -222,19 +234,36 @@ class FeatureStore:
         files = self._list_files("tracks")
         recipes = [pc.field("recipe") == recipe for recipe in files.column("partition.recipe").to_pylist()]
         parts = open_parts(self.location, "tracks", files.column("path").to_pylist(), recipes)
-        return parts.to_table(columns=columns, filter=where)
+        scanner = parts.scanner(columns=columns, filter=where)  # refuses what the caller's filter has wrong
+        with explain_unreadable(self.location.table_url("tracks")):
+            return scanner.to_table()
 
 
 def _cut_frames(frames: pa.Table, frame_rate_hz: float, start_s: float | None, end_s: float | None) -> pa.Table:
     if start_s is None and end_s is None:
         return frames
-    # Rounded, because 1.1 s · 50 Hz comes to a little over 55 frames in binary.
-    first = max(0, math.floor(round((start_s or 0.0) * frame_rate_hz, 6)))
-    stop = None if end_s is None else max(first, math.ceil(round(end_s * frame_rate_hz, 6)))
+    first, stop = find_frames(frame_rate_hz, start_s, end_s)
     cut = pc.list_slice(frames.column("embeddings"), first, stop)
     frames = frames.set_column(frames.schema.get_field_index("embeddings"), "embeddings", cut)
     lengths = pc.list_value_length(cut).cast(pa.int32())
     return frames.set_column(frames.schema.get_field_index("num_frames"), "num_frames", lengths)
+
+
+def find_frames(frame_rate_hz: float, start_s: float | None, end_s: float | None) -> tuple[int, int | None]:
+    """Return the first frame of a span of time and the one after its last; None is the end, however far.
+
+    Raises:
+        UsageError: A time is not a number.
+    """
+    for time_s in (start_s, end_s):
+        if time_s is not None and math.isnan(time_s):
+            raise UsageError(f"expected times in seconds, found {start_s} to {end_s}")
+    # Rounded, because 1.1 s · 50 Hz comes to a little over 55 frames in binary.
+    first, stop = (
+        round(min(max(time_s or 0.0, 0.0) * frame_rate_hz, _MAX_FRAMES), 6) for time_s in (start_s, end_s)
+    )
+    first_frame = math.floor(first)
+    return first_frame, None if end_s is None else max(first_frame, math.ceil(stop))
 
 
 def _as_matrix(vectors: pa.ChunkedArray) -> np.ndarray:

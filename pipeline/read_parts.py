@@ -7,14 +7,16 @@ and its file system in Python now and then aborts the process at its end (apache
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 
+from pipeline.errors import StorageError
 from pipeline.schema import TABLES
 from pipeline.storage import join_url
 from pipeline.store_location import StoreLocation, open_arrow_filesystem
@@ -43,8 +45,13 @@ class FrameParts:
     live: pa.Table
 
     def read(self, path: str) -> pa.Table:
-        """Return the live rows of one part, with ``FRAME_COLUMNS``."""
-        frames = open_parts(self.location, "frames", [path]).to_table(columns=list(FRAME_COLUMNS))
+        """Return the live rows of one part, with ``FRAME_COLUMNS``.
+
+        Raises:
+            StorageError: It cannot be read, or a vacuum took it.
+        """
+        with explain_unreadable(self.location.table_url("frames")):
+            frames = open_parts(self.location, "frames", [path]).to_table(columns=list(FRAME_COLUMNS))
         # Only the ledger's rows of the part's span: to hash a million ids takes longer than to read a part.
         span = pc.min_max(frames.column("track_id")).as_py()
         ids = self.live.column("track_id")
@@ -64,6 +71,9 @@ def read_tracks_of(
         files: Parts as the table's log lists them: path, size_bytes, min.track_id, max.track_id.
         track_ids: Which tracks.
         columns: Of the files, so no partition columns.
+
+    Raises:
+        StorageError: A part cannot be read, or a vacuum took it.
     """
     names = ("path", "size_bytes", "min.track_id", "max.track_id")
     wanted = sorted(set(track_ids))
@@ -84,7 +94,10 @@ def read_tracks_of(
         if ids:
             asked.append((path, size_bytes, ids))
     empty = TABLES[table_name].empty_table().select(list(columns))
-    with ThreadPoolExecutor(max_workers=MAX_PARTS_AT_ONCE) as pool:
+    with (
+        ThreadPoolExecutor(max_workers=MAX_PARTS_AT_ONCE) as pool,
+        explain_unreadable(location.table_url(table_name)),
+    ):
         return pa.concat_tables([empty, *pool.map(lambda part: read(*part), asked)])
 
 
@@ -107,6 +120,35 @@ def open_parts(
         filesystem=fs,
         partitions=partitions,
     )
+
+
+@contextmanager
+def explain_unreadable(table_url: str) -> Iterator[None]:
+    """Say of files of a table that cannot be read whose they are, and what to do.
+
+    Args:
+        table_url: The table.
+
+    Raises:
+        StorageError: In place of what Arrow raises.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"expected all files of the version of {table_url} that was opened, found one gone "
+            f"({_as_one_line(error)}): a vacuum takes those of earlier versions; open the newest, and bring "
+            "indexes up to date with jobs/build_index.py. What the newest lacks jobs/check_store.py says"
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(
+            f"cannot read the files of {table_url}: {_as_one_line(error)}; check the credentials and the network; "
+            "jobs/check_store.py --deep finds damaged files"
+        ) from error
+
+
+def _as_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def keep_live(frames: pa.Table, live: pa.Table) -> pa.Table:

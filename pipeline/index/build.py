@@ -32,7 +32,15 @@ from pipeline.index.codes import (
 from pipeline.index.draft import Draft, IndexSettings, add_places, choose_kind, describe_draft, save_file
 from pipeline.index.files import IndexLocation, fetch_file, remove_files, working_folder
 from pipeline.index.follow import follow
-from pipeline.index.manifest import IndexManifest, list_versions, publish, read_manifest, remove_old_versions
+from pipeline.index.manifest import (
+    IndexManifest,
+    find_index,
+    list_versions,
+    publish,
+    read_manifest,
+    remove_index,
+    remove_old_versions,
+)
 from pipeline.index.quality import measure_quality, tune
 from pipeline.index.segments import (
     WrittenSegments,
@@ -43,7 +51,7 @@ from pipeline.index.segments import (
     sample_rows,
     write_shard,
 )
-from pipeline.index.source import Source, open_source
+from pipeline.index.source import NoVectorsError, Source, open_source
 from pipeline.index.vector_index import VectorIndex, mark_rows
 from pipeline.store_location import StoreLocation
 
@@ -68,11 +76,13 @@ def build_index(store: StoreLocation, settings: IndexSettings, run_map: Map = ma
         The manifest of the newest version: the present one where nothing was published since.
 
     Raises:
-        UsageError: There is no such recipe, or it has no vectors at this resolution.
+        NoVectorsError: There is no such recipe, or it has no vectors at this resolution; an index that was made of
+            it before is removed.
+        UsageError: The recipe has to be named.
         StorageError: The store or the index cannot be read or written, or a file of the index is damaged.
         RunError: The build measures less than ``min_recall``, or another build was faster; nothing is published.
     """
-    source = open_source(store, settings.resolution, settings.recipe)
+    source = _open_source(store, settings)
     location = IndexLocation(store, source.recipe, source.resolution)
     versions = list_versions(location)
     previous = _read_newest(location, versions, settings.rebuild)
@@ -96,6 +106,27 @@ def build_index(store: StoreLocation, settings: IndexSettings, run_map: Map = ma
         finished = _finish(draft, source, location, settings, version, folder, False)
     assert finished is not None
     return finished
+
+
+def _open_source(store: StoreLocation, settings: IndexSettings) -> Source:
+    """Open what an index is made of; where nothing of it is left in the store, what was made of it goes as well.
+
+    Raises:
+        UsageError: As ``open_source``.
+        StorageError: The store cannot be read, or the index not be removed.
+    """
+    try:
+        return open_source(store, settings.resolution, settings.recipe)
+    except NoVectorsError as error:
+        try:
+            location = find_index(store, settings.resolution, settings.recipe)
+        except UsageError:
+            raise error from None  # there is none either
+        remove_index(location)
+        raise NoVectorsError(
+            f"{error}. The index of recipe {location.recipe} that was made before is removed, so that nothing "
+            "finds what is gone"
+        ) from error
 
 
 def _read_newest(location: IndexLocation, versions: Sequence[int], may_be_damaged: bool) -> IndexManifest | None:

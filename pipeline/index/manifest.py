@@ -118,6 +118,17 @@ class IndexManifest:
         return cls(**body)
 
 
+def list_indexes(store: StoreLocation) -> list[IndexLocation]:
+    """Return where the indexes of a store lie, by recipe and resolution."""
+    try:
+        listed = list_files(join_url(absolute_url(store.url), "indexes"), store.options)
+        paths = [path.split("/") for path in listed.column("path").to_pylist()]
+    except StorageError:
+        paths = []  # nothing there yet; a store that cannot be reached says so when it is read
+    found = sorted({(path[0], path[1]) for path in paths if len(path) == 4 and path[2] == "versions"})
+    return [IndexLocation(store, recipe, resolution) for recipe, resolution in found]
+
+
 def find_index(store: StoreLocation, resolution: str, recipe: str | None = None) -> IndexLocation:
     """Find the index of a store at one resolution.
 
@@ -129,12 +140,7 @@ def find_index(store: StoreLocation, resolution: str, recipe: str | None = None)
     Raises:
         UsageError: There is none, or the recipe has to be named.
     """
-    try:
-        listed = list_files(join_url(absolute_url(store.url), "indexes"), store.options)
-        paths = [path.split("/") for path in listed.column("path").to_pylist()]
-    except StorageError:
-        paths = []  # nothing there yet; a store that cannot be reached says so when it is read
-    found = sorted({(path[0], path[1]) for path in paths if len(path) == 4 and path[2] == "versions"})
+    found = [(location.recipe, location.resolution) for location in list_indexes(store)]
     recipes = [name for name, its_resolution in found if its_resolution == resolution and recipe in (None, name)]
     if len(recipes) == 1:
         return IndexLocation(store, recipes[0], resolution)
@@ -147,6 +153,25 @@ def find_index(store: StoreLocation, resolution: str, recipe: str | None = None)
     raise UsageError(
         f"no index for {wanted} in the store at {store.url} (found: {known}); make one with jobs/build_index.py"
     )
+
+
+def remove_index(location: IndexLocation) -> None:
+    """Remove an index whole, its manifests first: nobody opens what is half gone.
+
+    Raises:
+        StorageError: It cannot be listed, or a file not be removed.
+    """
+    paths = list_files(location.url, location.store.options).column("path").to_pylist()
+    for path in sorted(paths, key=lambda path: not path.startswith("versions/")):
+        remove_file(join_url(location.url, path), location.store.options)
+
+
+def is_removed(location: IndexLocation) -> bool:
+    """Say whether an index that was there is gone; of storage that does not answer nothing is said."""
+    try:
+        return not list_files(join_url(location.url, "versions"), location.store.options).num_rows
+    except StorageError as error:
+        return isinstance(error.__cause__, FileNotFoundError)
 
 
 def list_versions(location: IndexLocation) -> list[int]:

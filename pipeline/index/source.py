@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.read import FeatureStore
-from pipeline.read_parts import open_parts
+from pipeline.read_parts import explain_unreadable, open_parts
 from pipeline.schema import TABLES
 from pipeline.store_location import StoreLocation
 from pipeline.tables import open_table, read_columns
@@ -23,6 +23,10 @@ from pipeline.tables import open_table, read_columns
 KEYS = ("track_id", "content_hash")
 METADATA = (*KEYS, "uri", "title", "artist", "album", "genre", "duration_s")
 _BATCH_ROWS = {"tracks": 4096, "frames": 32}  # bounds what is decoded at once: 16 MB of global vectors
+
+
+class NoVectorsError(UsageError):
+    """The published snapshot has no vectors of a recipe at a resolution, or no longer."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def open_source(store: StoreLocation, resolution: str, recipe: str | None = None
 
     Raises:
         StorageError: There is no store, or it cannot be read.
-        UsageError: No run has closed, there is no such recipe, or it has no vectors at this resolution.
+        NoVectorsError: There is no such recipe, or it has no vectors at this resolution.
+        UsageError: No run has closed, or the recipe has to be named.
     """
     snapshot = FeatureStore(store.url, options=store.options)
     versions = {"tracks": snapshot.version, "frames": snapshot.frames_version}
@@ -110,6 +115,9 @@ def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iter
         source: The snapshot.
         paths: Which of its parts.
         wanted: ``KEYS`` of the tracks, sorted by track_id; rows of other content are left out.
+
+    Raises:
+        StorageError: A file cannot be read, or a vacuum took it.
     """
     column = "embeddings" if source.table_name == "frames" else "embedding"
     ids = wanted.column("track_id").to_pylist()
@@ -127,16 +135,19 @@ def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iter
             batch_readahead=2,
             fragment_readahead=1,
         )
-        for batch in batches:
-            if batch.num_rows == 0:
-                continue
-            # Only the tracks of the batch's span: to hash a million ids takes longer than to read a batch.
-            span = pc.min_max(batch.column("track_id")).as_py()
-            is_wanted = _mark_wanted(batch, _cut_span(wanted, ids, span["min"], span["max"]), column)
-            rows = batch if is_wanted.true_count == len(is_wanted) else batch.filter(is_wanted)  # a filter copies
-            if rows.num_rows:
-                keys = pa.Table.from_batches([rows.select(list(KEYS))])
-                yield _make_batch(keys, rows.column(column), source.table_name)
+        with explain_unreadable(source.store.table_url(source.table_name)):
+            for batch in batches:
+                if batch.num_rows == 0:
+                    continue
+                # Only the tracks of the batch's span: to hash a million ids takes longer than to read a batch.
+                span = pc.min_max(batch.column("track_id")).as_py()
+                is_wanted = _mark_wanted(batch, _cut_span(wanted, ids, span["min"], span["max"]), column)
+                rows = (
+                    batch if is_wanted.true_count == len(is_wanted) else batch.filter(is_wanted)
+                )  # a filter copies
+                if rows.num_rows:
+                    keys = pa.Table.from_batches([rows.select(list(KEYS))])
+                    yield _make_batch(keys, rows.column(column), source.table_name)
 
 
 def _cut_span(wanted: pa.Table, ids: list[str], low: str | None, high: str | None) -> pa.Table:
@@ -171,23 +182,23 @@ def _choose_recipe(files: pa.Table, recipe: str | None, url: str) -> str:
     if recipe is None and len(known) == 1:
         return str(known[0])
     found = "no recipe named" if recipe is None else recipe
-    raise UsageError(
-        f"expected one of the recipes of the store at {url} ({', '.join(known) or 'none'}), found {found}"
-    )
+    kind = UsageError if recipe is None and known else NoVectorsError
+    raise kind(f"expected one of the recipes of the store at {url} ({', '.join(known) or 'none'}), found {found}")
 
 
 def _read_ledger(store: StoreLocation, files: pa.Table, recipe: str, resolution: str) -> pa.Table:
     """Read what the ledger says of the tracks that have vectors at one resolution."""
-    rows = open_parts(store, "tracks", files.column("path").to_pylist()).to_table(
-        columns=[*METADATA, "resolutions", "__filename"]
-    )
+    with explain_unreadable(store.table_url("tracks")):
+        rows = open_parts(store, "tracks", files.column("path").to_pylist()).to_table(
+            columns=[*METADATA, "resolutions", "__filename"]
+        )
     stored = rows.column("resolutions").combine_chunks()
     owner = pc.list_parent_indices(stored).to_numpy()
     has_it = np.zeros(rows.num_rows, np.bool_)
     has_it[owner[np.asarray(pc.equal(stored.flatten(), resolution))]] = True
     if not has_it.any():
         held = ", ".join(sorted(set(pc.unique(stored.flatten()).to_pylist()))) or "no track"
-        raise UsageError(
+        raise NoVectorsError(
             f"expected vectors of resolution {resolution} of recipe {recipe} in the store at {store.url}, found "
             f"{held}; embed the catalog with --resolutions {resolution},… first"
         )

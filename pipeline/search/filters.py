@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from threading import Timer
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -20,12 +22,27 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "2GB",
 }
 
+# What an expression may be made of, as DuckDB's parser names it. A function that makes much of little (`repeat`,
+# `range`) could fill the memory in one step, which neither limit nor interruption reaches; a query inside the
+# expression could ask for the engine's settings.
+_ALLOWED_CLASSES = {
+    *("COLUMN_REF", "CONSTANT", "COMPARISON", "BETWEEN", "CONJUNCTION", "OPERATOR", "CASE", "CAST", "COLLATE"),
+    *("FUNCTION", "TYPE"),
+}
+_ALLOWED_FUNCTIONS = {
+    *("+", "-", "*", "/", "//", "%", "abs", "round", "floor", "ceil", "nullif"),
+    *("~~", "!~~", "~~*", "!~~*", "~~~"),  # LIKE, ILIKE and GLOB
+    *("like_escape", "not_like_escape", "ilike_escape", "not_ilike_escape", "regexp_matches", "regexp_full_match"),
+    *("||", "concat", "lower", "upper", "trim", "ltrim", "rtrim", "left", "right", "substr", "substring"),
+    *("strip_accents", "length", "contains", "starts_with", "prefix", "ends_with", "suffix"),
+}
+
 
 def filter_tracks(tracks: pa.Table, where: str, columns: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Mark the rows of a table for which an expression is true; where it is unknown (null) is no.
 
-    DuckDB takes one expression here, never a statement, and may reach nothing but the table: no file, no network,
-    no setting.
+    DuckDB takes one expression here, never a statement, of comparisons, arithmetic and simple functions of text;
+    it may reach nothing but the table: no file, no network, no setting.
 
     Args:
         tracks: Table.
@@ -36,13 +53,15 @@ def filter_tracks(tracks: pa.Table, where: str, columns: Sequence[str]) -> npt.N
         bool of shape (num_rows,).
 
     Raises:
-        UsageError: It is no expression, names another column, is no condition, or takes too long.
+        UsageError: It is no expression, names another column or function, is no condition, or takes too long.
     """
     numbered = tracks.select(list(columns)).append_column(_ROW, pa.array(np.arange(tracks.num_rows)))
     with duckdb.connect(":memory:", config=_SETTINGS) as connection:
         clock = Timer(MAX_SECONDS, connection.interrupt)
         clock.start()
         try:
+            if refused := sorted(set(_find_refused(_parse(connection, where)))):
+                raise duckdb.NotImplementedException(f"{', '.join(refused)} may not be used")
             found = connection.from_arrow(numbered).filter(where).project(_ROW).to_arrow_table()
         except duckdb.InterruptException:
             raise UsageError(f"expected a filter that takes under {MAX_SECONDS:g} s, found {where!r}") from None
@@ -56,3 +75,32 @@ def filter_tracks(tracks: pa.Table, where: str, columns: Sequence[str]) -> npt.N
     mask = np.zeros(tracks.num_rows, np.bool_)
     mask[found.column(_ROW).to_numpy()] = True
     return mask
+
+
+def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
+    """Return the tree that DuckDB reads an expression as; nothing of it is carried out.
+
+    Raises:
+        duckdb.Error: It is no expression.
+    """
+    query = f"SELECT 1 WHERE ({where}\n)"
+    ((answer,),) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
+    tree = json.loads(answer)
+    if tree["error"]:
+        raise duckdb.ParserException(tree["error_message"])
+    return tree
+
+
+def _find_refused(tree: Any) -> Iterator[str]:
+    """Name what an expression may not hold."""
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _find_refused(item)
+    elif isinstance(tree, dict):
+        kind, function = tree.get("class"), tree.get("function_name")
+        if kind is not None and kind not in _ALLOWED_CLASSES:
+            yield str(kind).lower()
+        elif kind == "FUNCTION" and function not in _ALLOWED_FUNCTIONS:
+            yield str(function)
+        for value in tree.values():
+            yield from _find_refused(value)

@@ -126,7 +126,7 @@ def write_neighbors(
 
     Args:
         store: The store.
-        k: Neighbours of a track.
+        k: Neighbours of a track; fewer where there are not so many.
         recipe: Recipe id; may be left out where only one recipe is indexed.
         cache: Folder for copies of the index, where the store lies in object storage.
         run_map: Maps a function over items: the built-in, or one that spreads the work.
@@ -140,6 +140,7 @@ def write_neighbors(
     index = VectorIndex.open(store, "global", recipe, cache)
     manifest, table_url = index.manifest, store.table_url(TABLE_NAME)
     positions = np.flatnonzero(index.tracks.column("num_vectors").to_numpy() > 0)
+    k = min(k, max(1, len(positions) - 1))  # there are no more
     run_id = uuid.uuid4().hex[:12]
     table = _open_table(store)
     write = partial(

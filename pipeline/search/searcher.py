@@ -21,7 +21,7 @@ from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, UsageError
 from pipeline.index.codes import normalise_rows
 from pipeline.index.vector_index import VectorIndex
-from pipeline.read import FeatureStore
+from pipeline.read import FeatureStore, find_frames
 from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
 from pipeline.search.candidates import find_candidates
 from pipeline.search.filters import filter_tracks
@@ -239,8 +239,7 @@ class Searcher:
             )
         if self.frame_rate_hz is not None:
             frames = self.index.vectors_of(position)
-            first = math.floor(round(first_s * self.frame_rate_hz, 6))
-            stop = None if end_s is None else math.ceil(round(end_s * self.frame_rate_hz, 6))
+            first, stop = find_frames(self.frame_rate_hz, first_s, end_s)
             return frames[first:stop]
         return self._average_section(track_id, start_s, end_s)
 

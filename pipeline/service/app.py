@@ -128,7 +128,9 @@ async def search_audio(
             409, "this service runs without a model; start it with --checkpoint to search by audio"
         )
     with uploads.take_place():
-        upload = await run_in_threadpool(uploads.embed, await file.read(), generation.manifest.resolution)
+        data = await file.read()
+        is_stored = await run_in_threadpool(generation.searcher.holds_content, data)
+        upload = await run_in_threadpool(uploads.embed, data, generation.manifest.resolution, is_stored)
     generation = state.generation(resolution)  # it took a while: a newer index may answer by now
     hits = await run_in_threadpool(generation.searcher.search_heard, upload.heard, k, where=where)
     frame_rate_hz = RESOLUTIONS[SIMILARITY_RESOLUTION].frame_rate_hz or 1.0

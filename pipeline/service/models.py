@@ -91,7 +91,7 @@ class Result(Track):
     """One track that was found."""
 
     rank: int
-    score: float = Field(description="Cosine; higher is nearer")
+    score: float = Field(description="Cosine of whole tracks, fit of a passage for moments; higher is nearer")
     start_s: float | None = Field(default=None, description="The matching moment, where the index has moments")
     end_s: float | None = None
     near_duplicate: bool

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import FeatureStoreError, UsageError
+from pipeline.errors import FeatureStoreError, StorageError, UsageError
 from pipeline.index.files import IndexLocation
-from pipeline.index.manifest import find_index
+from pipeline.index.manifest import find_index, is_removed
 from pipeline.index.vector_index import VectorIndex
 from pipeline.read import FeatureStore
 from pipeline.search.query import AudioQuery
@@ -121,7 +121,10 @@ class ServiceState:
 
         Raises:
             UsageError: That resolution is not served.
+            StorageError: None is any more.
         """
+        if not self._generations:
+            raise StorageError(f"the store at {self.settings.store.url} has no index any more")
         if resolution is None:
             resolution = next(iter(self._generations))
         if resolution not in self._generations:
@@ -129,7 +132,7 @@ class ServiceState:
         return self._generations[resolution]
 
     def refresh(self) -> list[str]:
-        """Open what is newer than what is served; where that fails, go on with the old.
+        """Open what is newer than what is served; where that fails, go on with the old, unless it was removed.
 
         Returns:
             The resolutions whose index was swapped.
@@ -137,6 +140,10 @@ class ServiceState:
         swapped = []
         with self._refreshing:
             for name, generation in self.generations.items():
+                if is_removed(generation.index.location):
+                    del self._generations[name]
+                    logger.warning("the index of %s was removed with what it was made of", name)
+                    continue
                 try:
                     newer = generation.index.open_newer()
                     if newer is None:
@@ -172,7 +179,7 @@ class ServiceState:
             try:
                 rows = features.frames([track_id], SIMILARITY_RESOLUTION, recipe=self.recipe)
                 break
-            except OSError:
+            except StorageError:
                 # A snapshot's files go when the store is compacted or vacuumed: look at a new one, once.
                 if is_fresh:
                     raise

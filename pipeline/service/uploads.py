@@ -149,12 +149,13 @@ class UploadEmbedder:
         finally:
             self._places.release()
 
-    def embed(self, data: bytes, resolution: str) -> EmbeddedUpload:
+    def embed(self, data: bytes, resolution: str, is_stored: bool = False) -> EmbeddedUpload:
         """Decode and embed a file.
 
         Args:
             data: The whole file.
             resolution: Of the index that is asked.
+            is_stored: The catalog holds this very file.
 
         Raises:
             TrackError: The file cannot be decoded, or the model cannot take it.
@@ -162,7 +163,7 @@ class UploadEmbedder:
         query = self.audio_query
         decoded = self.decoder.decode(data, query.max_duration_s)
         with self._lock:
-            heard = query.embed_waveform(decoded.waveform, resolution, also=[SIMILARITY_RESOLUTION])
+            heard = query.embed_waveform(decoded.waveform, resolution, is_stored, [SIMILARITY_RESOLUTION])
         return EmbeddedUpload(decoded.duration_s, heard)
 
 

@@ -51,6 +51,14 @@ def test_an_empty_list_is_a_mistake(
     assert "found none" in capsys.readouterr().err
 
 
+def test_a_list_that_is_no_text_is_a_mistake(
+    store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids.txt").write_bytes("é\n".encode("latin-1"))
+    assert delete_tracks.main(["--store", store.url, "--ids", str(tmp_path / "ids.txt")]) == 2
+    assert "expected text in UTF-8" in capsys.readouterr().err
+
+
 def test_what_was_made_from_the_store_is_named(
     store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 
 from jobs import maintain_store
+from pipeline.index.build import build_index
+from pipeline.index.draft import IndexSettings
+from pipeline.index.manifest import list_indexes
 from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, open_table
 from tests.runs import R4, R7, list_frames, run, sound
@@ -47,6 +50,16 @@ def test_compaction_drops_and_vacuums_as_told(store: StoreLocation, capsys: pyte
     assert {recipe for recipe, *_ in list_frames(store)} == {R7}
     left = [path for path in (Path(store.url) / "frames").rglob("*.parquet") if "_delta_log" not in path.parts]
     assert len(left) == 1
+
+
+def test_a_dropped_recipe_takes_its_indexes_along(
+    store: StoreLocation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for recipe in (R4, R7):
+        build_index(store, IndexSettings("8hz", recipe=recipe))
+    assert maintain_store.main(["--store", store.url, "--drop-recipe", R4]) == 0
+    assert last_line(capsys)["indexes_removed"] == ["8hz"]
+    assert [location.recipe for location in list_indexes(store)] == [R7]
 
 
 def test_recipes_are_listed(store: StoreLocation, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, StoreFormatError, UsageError
+from pipeline.maintain import compact_store, vacuum_store
 from pipeline.read import FeatureStore
 from pipeline.schema import TRACKS
 from pipeline.store_location import StoreLocation
 from pipeline.tables import FORMAT_PROPERTY, open_table
+from pipeline.writer import StoreWriter
 from tests.stores import BAD, EMBED_DIM, KnownStore, Matrix, make_recipe
 
 SEVEN, FOUR = make_recipe(7), make_recipe(4)
@@ -153,7 +155,7 @@ def test_a_point_read_touches_no_other_part(tmp_path: Path) -> None:
             if file["path"] not in kept or file.get("partition.resolution", "16hz") != "16hz":
                 (tmp_path / "store" / table_name / file["path"]).unlink()
     assert_same(as_matrices(store.frames(["h"], "16hz", recipe=SEVEN.recipe_id)), [("h", features["h"])])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StorageError, match="found one gone"):
         store.frames(["日本"], "16hz", recipe=SEVEN.recipe_id)
 
 
@@ -249,6 +251,39 @@ def test_an_open_snapshot_stays_as_it_is(tmp_path: Path) -> None:
         )
         assert_same(read_all(at_that_time), features)
     assert FeatureStore(known.location.url, 0).tracks().num_rows == 0
+
+
+def test_a_snapshot_whose_files_a_vacuum_took_says_so(tmp_path: Path) -> None:
+    known = KnownStore(StoreLocation(str(tmp_path / "store")))
+    known.run(FIRST)
+    old = FeatureStore(known.location.url)
+    known.run({**FIRST, "a": "a 2"}, prune=True)
+    parts = old.list_parts("16hz", SEVEN.recipe_id)
+    writer = StoreWriter(known.location, "maintenance")
+    compact_store(writer)
+    assert vacuum_store(writer, 0) > 0
+    for read in (
+        lambda: old.frames(["a"], "16hz", recipe=SEVEN.recipe_id),
+        lambda: old.tracks(),
+        lambda: old.vectors(recipe=SEVEN.recipe_id),
+        lambda: parts.read(parts.paths[0]),
+        lambda: FeatureStore(known.location.url, old.version).tracks(),
+    ):
+        with pytest.raises(StorageError, match="a vacuum takes those of earlier versions"):
+            read()
+    assert FeatureStore(known.location.url).tracks().num_rows > 0
+
+
+def test_times_may_be_far_and_must_be_numbers(known: KnownStore, store: FeatureStore) -> None:
+    ids = list(known.features[FOUR.recipe_id, "16hz"])
+    whole = store.frames(ids, "16hz", recipe=FOUR.recipe_id)
+    for end_s in (float("inf"), 1e300, 1e12):
+        assert store.frames(ids, "16hz", -1.0, end_s, FOUR.recipe_id).equals(whole)
+        assert set(store.frames(ids, "16hz", end_s, None, FOUR.recipe_id).column("num_frames").to_pylist()) == {0}
+    with pytest.raises(UsageError, match="times in seconds"):
+        store.frames(ids, "16hz", float("nan"), recipe=FOUR.recipe_id)
+    with pytest.raises(UsageError, match="times in seconds"):
+        store.frames(ids, "16hz", 0.0, float("nan"), FOUR.recipe_id)
 
 
 def test_what_another_tool_compacted_reads_the_same(tmp_path: Path) -> None:

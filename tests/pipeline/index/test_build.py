@@ -13,7 +13,7 @@ from pipeline.index import quality as index_quality
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.files import upload_file
-from pipeline.index.manifest import list_versions, publish
+from pipeline.index.manifest import list_indexes, list_versions, publish
 from pipeline.index.source import open_source
 from pipeline.index.vector_index import VectorIndex
 from pipeline.store_location import StoreLocation
@@ -120,6 +120,30 @@ def test_a_store_without_tracks_is_refused(known: KnownStore) -> None:
     known.run({})
     with pytest.raises(UsageError, match=r"recipes of the store.*\(none\)"):
         build_index(known.location, IndexSettings())
+
+
+@pytest.mark.parametrize("recipe", [None, RECIPE])
+def test_an_index_of_which_nothing_is_left_is_removed(known: KnownStore, recipe: str | None) -> None:
+    known.run(CATALOG)
+    for resolution in ("global", "16hz"):
+        build_index(known.location, IndexSettings(resolution))
+    known.run({}, prune=True)
+    with pytest.raises(UsageError, match=f"The index of recipe {RECIPE} that was made before is removed"):
+        build_index(known.location, IndexSettings(recipe=recipe))
+    assert [location.resolution for location in list_indexes(known.location)] == ["16hz"]
+    assert not list(Path(known.location.url).glob("indexes/*/global/*/*"))
+    with pytest.raises(UsageError, match="no index for resolution global"):
+        VectorIndex.open(known.location)
+    known.run(CATALOG)
+    assert build_index(known.location, IndexSettings()).num_tracks == len(CATALOG)
+
+
+def test_a_mistaken_name_costs_no_index(known: KnownStore) -> None:
+    known.run(CATALOG)
+    build_index(known.location, IndexSettings())
+    with pytest.raises(UsageError, match="found other"):
+        build_index(known.location, IndexSettings(recipe="other"))
+    assert VectorIndex.open(known.location).tracks.num_rows == len(CATALOG)
 
 
 def test_no_store_is_refused(tmp_path: Path) -> None:

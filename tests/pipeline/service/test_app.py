@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from pipeline.index.manifest import list_indexes, remove_index
 from pipeline.index.vector_index import VectorIndex
 from pipeline.maintain import compact_store, vacuum_store
 from pipeline.read import FeatureStore
@@ -91,6 +92,9 @@ def test_a_file_of_the_catalog_finds_its_track_first(client: TestClient, name: s
         (expected,) = [track["track_id"] for track in TRACKS if track["file"] == name]
         assert ids_of(answer.json())[0] == expected
         assert answer.json()["results"][0]["near_duplicate"] is True or resolution != "global"
+        assert answer.json()["results"][0]["score"] == pytest.approx(
+            1, abs=2e-3
+        )  # the very vectors that are stored
         assert answer.json()["query"]["file"] == name
 
 
@@ -416,6 +420,39 @@ def test_a_track_whose_file_is_gone_says_so(tmp_path: Path, tiny_checkpoint: Pat
     answer = client.get("/tracks/a/audio")
     assert answer.status_code == 404
     assert str(tmp_path) not in answer.text
+
+
+def test_an_index_that_was_removed_is_served_no_longer(
+    changing: tuple[StoreLocation, Callable[..., None]],
+) -> None:
+    store, follow = changing
+    follow("caves", "crossroads", "desert", "mountain")
+    state = ServiceState(ServiceSettings(store))
+    client = TestClient(create_app(state))
+    assert client.get("/search/track/caves").status_code == 200
+    served = set(state.generations)
+    for location in list_indexes(store):
+        remove_index(location)
+        state.refresh()
+        served.discard(location.resolution)
+        assert set(state.generations) == served
+    answer = client.get("/search/track/caves")
+    assert (answer.status_code, "results" in answer.json()) == (503, False)
+
+
+def test_a_passage_of_a_snapshot_that_a_vacuum_took_is_explained(
+    changing: tuple[StoreLocation, Callable[..., None]],
+) -> None:
+    store, follow = changing
+    follow("caves", "crossroads", "desert", "mountain")
+    client = TestClient(create_app(ServiceState(ServiceSettings(store))), raise_server_exceptions=False)
+    passage = {"start_s": 0, "end_s": 1e300}
+    assert client.get("/search/track/caves", params=passage).status_code == 200
+    writer = StoreWriter(store, "maintenance")
+    compact_store(writer)
+    assert vacuum_store(writer, 0) > 0
+    answer = client.get("/search/track/caves", params=passage)
+    assert (answer.status_code, list(answer.json())) == (503, ["detail"])
 
 
 def test_a_picture_outlives_the_files_that_maintenance_removes(
