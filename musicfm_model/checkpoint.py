@@ -103,7 +103,7 @@ def load_checkpoint(
         )
     with local_copy(url, options) as local:
         check_md5(local, url, md5)
-        read = _read_safetensors if url.endswith(".safetensors") else _read_pickle
+        read = _read_safetensors if url.lower().endswith(".safetensors") else _read_pickle
         tensors, metadata = read(local, url)
     config = _check_tensors(tensors, url)
     if published is not None:
@@ -199,7 +199,7 @@ def _list_used(keys: Any) -> dict[str, str]:
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], url: str) -> ModelConfig:
-    """Check names, shapes and dtypes, and return the sizes."""
+    """Check names, shapes, dtypes and that all values are finite, and return the sizes."""
     _check_not_withdrawn(tensors, url)
     try:
         config = infer_config(tensors)
@@ -217,6 +217,8 @@ def _check_tensors(tensors: Mapping[str, Tensor], url: str) -> ModelConfig:
             faults.append(f"{name} of shape {shape} where {expected[name]} is expected")
         elif dtype != expected_dtype:
             faults.append(f"{name} of {dtype} where {expected_dtype} is expected")
+        elif not torch.isfinite(tensors[name]).all():
+            faults.append(f"{name} with values that are not finite: a training that diverged, or a damaged file")
     faults = [fault for fault in faults if fault]
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""

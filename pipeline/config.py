@@ -69,7 +69,7 @@ def list_window_lengths_s(resolutions: Iterable[str], windows: WindowPolicy) -> 
 
 @dataclass(frozen=True)
 class ResamplerSettings:
-    """``torchaudio.functional.resample``'s defaults, spelled out because they move embeddings measurably."""
+    """``torchaudio.transforms.Resample``'s defaults, spelled out because they move embeddings measurably."""
 
     method: str = "sinc_interp_hann"
     lowpass_filter_width: int = 6

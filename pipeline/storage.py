@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from fsspec.core import split_protocol
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import Reason, StorageError
+from pipeline.local_files import find_local_files, require_regular
 from pipeline.schema import TIMESTAMP
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,10 @@ def list_files(root: str, options: Options | None = None) -> pa.Table:
         is_folder = fs.isdir(path)
         if not is_folder:
             found = {path: fs.info(path)}  # raises the scheme's own error where there is nothing
+            if is_local(fs):
+                require_regular(path)
         elif is_local(fs):
-            found = _find_local(path)
+            found = find_local_files(path)
         else:
             found = fs.find(path, detail=True)
     except Exception as error:
@@ -133,6 +135,8 @@ def stat_files(uris: Sequence[str], options: Options | None = None) -> list[dict
             info = fs.info(path)
             if info.get("type") == "directory":
                 raise IsADirectoryError(f"expected a file at {uri}, found a folder")
+            if is_local(fs):
+                require_regular(path)
         except Exception as error:
             return error
         return {
@@ -180,12 +184,21 @@ def read_files(uris: Sequence[str], options: Options | None = None) -> list[byte
     found: dict[int, bytes | Exception] = {}
     for protocol, group in positions.items():
         fs, _ = open_filesystem(uris[group[0]], options)
-        paths = [fs._strip_protocol(uris[position]) for position in group]
+        asked = []
+        for position in group:
+            try:
+                path = fs._strip_protocol(uris[position])
+                if is_local(fs):
+                    require_regular(path)
+                asked.append((position, path))
+            except (OSError, ValueError) as error:  # the latter of a NUL in a name
+                found[position] = error
+        paths = [path for _, path in asked]
         whole = [None] * len(paths)
         # One stream an object: to split it into several, s3fs would first ask for every object's size.
         streams = {"max_concurrency": 1} if protocol in ("s3", "s3a") else {}
         bodies = fs.cat_ranges(paths, whole, whole, on_error="return", **streams)
-        found.update(zip(group, bodies, strict=True))
+        found.update(zip((position for position, _ in asked), bodies, strict=True))
     return [found[position] for position in range(len(uris))]
 
 
@@ -257,37 +270,6 @@ def honours_exclusive_writes(url: str, options: Options | None = None) -> bool:
         with suppress(StorageError):  # a credential may write and not delete: an empty object stays
             remove_file(url, options)
     return True
-
-
-def _find_local(folder: str) -> dict[str, dict[str, Any]]:
-    """List the files of a local folder as fsspec's ``find`` does, but follow links and leave out pipes.
-
-    fsspec lists a link to a folder as if it were a file, and would lose the music in it.
-    """
-    found: dict[str, dict[str, Any]] = {}
-
-    def scan(folder: str, above: frozenset[tuple[int, int]]) -> None:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                try:
-                    facts = entry.stat()
-                except OSError:  # a link that leads nowhere, or round in a circle
-                    found[_spell(entry.path)] = {}
-                    continue
-                inode = (facts.st_dev, facts.st_ino)
-                if stat.S_ISREG(facts.st_mode):
-                    found[_spell(entry.path)] = {"size": facts.st_size, "mtime": facts.st_mtime}
-                elif stat.S_ISDIR(facts.st_mode) and inode not in above and entry.name != "lost+found":
-                    scan(entry.path, above | {inode})
-
-    top = os.stat(folder)
-    scan(folder, frozenset([(top.st_dev, top.st_ino)]))
-    return found
-
-
-def _spell(name: str) -> str:
-    """Spell out the bytes of a local name that are not UTF-8, since Arrow's strings cannot hold them."""
-    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
 
 
 def _whole_store_error(url: str, error: Exception) -> StorageError:

@@ -147,12 +147,12 @@ def build_catalog(
 
 
 def find_clash(values: pa.ChunkedArray) -> tuple[int, int] | None:
-    """Return the positions of the first value that stands twice, if one does."""
-    counts = pc.value_counts(values)
+    """Return the positions of the first value that stands twice, if one does; nulls do not count."""
+    counts = pc.value_counts(values.drop_null())
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if not len(repeated):
         return None
-    first, second = np.flatnonzero(pc.equal(values, repeated[0]["values"]).to_numpy())[:2]
+    first, second = np.flatnonzero(pc.fill_null(pc.equal(values, repeated[0]["values"]), False).to_numpy())[:2]
     return int(first), int(second)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.config import MIN_SAMPLES, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from pipeline.decode.decoders import Declined, Mixdown, decode_with_ffmpeg, decode_with_soundfile
 from pipeline.decode.resample import resample
+from pipeline.decode.stated_length import cut_leading_tags
 from pipeline.errors import Reason, Stage, TrackError
 
 # -80 dBFS. The last bit of a 16-bit file is at -90, its dither at some -85: a file that never rises above this
@@ -66,6 +67,7 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
     """
     if not data:
         raise TrackError(Stage.DECODE, Reason.EMPTY_FILE, "expected an audio file, found 0 bytes")
+    data = cut_leading_tags(data)
     try:
         mixdown = decode_with_soundfile(data, max_duration_s)
     except Declined as declined:

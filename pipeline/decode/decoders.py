@@ -159,7 +159,11 @@ def decode_with_soundfile(data: bytes, max_duration_s: float) -> Mixdown:
         block = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), np.float32)
         problem = "no samples"
         try:
-            while num_samples := file.buffer_read_into(block, "float32"):
+            # No more than is left: behind the last frame of a flac libsndfile would take a tag for a damaged one.
+            while wanted := min(len(block), file.frames - mixdown.num_samples):
+                num_samples = file.buffer_read_into(block[:wanted], "float32")
+                if num_samples == 0:
+                    break
                 mixdown.add(block[:num_samples])
         except soundfile.LibsndfileError as error:
             problem = error.error_string

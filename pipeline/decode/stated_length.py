@@ -92,6 +92,15 @@ def find_present_share(data: bytes) -> float:
     return min(1.0, (len(data) - start) / size)
 
 
+def cut_leading_tags(data: bytes) -> bytes:
+    """Cut off ID3v2 tags before a container that starts with its own name, such as a wav.
+
+    libsndfile skips them, and then misses as much at the end; FFmpeg does not know such files at all.
+    """
+    start = _skip_id3_tags(data)
+    return data[start:] if start and data[start : start + 4] in _CHUNKS else data
+
+
 def _find_audio_bytes(data: bytes) -> tuple[int, int]:
     """Return where the audio starts and how many bytes of it the header states; 0 or less if it does not."""
     if data[:4] == b".snd" and len(data) >= 12:

@@ -158,6 +158,10 @@ def test_safetensors_with_broken_statistics_are_refused(tmp_path: Path, tiny_che
             "found linear.bias of torch.float16 where torch.float32 is expected",
         ),
         (
+            lambda c: c["state_dict"]["model.linear.bias"].fill_(float("inf")),
+            "found linear.bias with values that are not finite",
+        ),
+        (
             lambda c: [c["state_dict"].pop(name) for name in list(c["state_dict"]) if "layers.1" in name],
             r"model of 3 layers and 32 dimensions, found \d+ missing tensors \(conformer.layers.1.conv_module",
         ),

@@ -118,6 +118,42 @@ def test_local_links_are_followed_and_circles_and_pipes_are_not(tmp_path: Path) 
     assert sizes == {"link/inner/x.mp3": 3, "link.mp3": 3, "gone.mp3": None}
 
 
+def test_a_pipe_that_is_named_fails_alone_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "good.mp3").write_bytes(b"1")
+    os.mkfifo(tmp_path / "pipe.mp3")
+    uris = [str(tmp_path / name) for name in ("pipe.mp3", "good.mp3", "gone.mp3", "nul\0.mp3")]
+    pipe, good, gone, nul = storage.read_files(uris)
+    assert good == b"1"
+    assert "found a pipe" in str(pipe)
+    assert storage.classify_read_error(pipe) is Reason.FETCH_FAILED  # type: ignore[arg-type]
+    assert isinstance(gone, FileNotFoundError)
+    assert isinstance(nul, ValueError)
+    assert "found a pipe" in str(storage.stat_files(uris)[0])
+    with pytest.raises(StorageError, match="found a pipe"):
+        storage.list_files(uris[0])
+
+
+def test_a_hidden_folder_that_may_not_be_read_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("music", ".Trash-0"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.mp3").write_bytes(b"1")
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:  # root may read everything
+        if path.endswith(refused):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("pipeline.local_files.os.scandir", refuse)
+    refused = ".Trash-0"
+    assert storage.list_files(str(tmp_path))["path"].to_pylist() == ["music/a.mp3"]
+    refused = "music"
+    with pytest.raises(StorageError, match="refused"):
+        storage.list_files(str(tmp_path))
+
+
 def test_a_local_name_that_is_not_utf8_is_listed_and_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "good.mp3").write_bytes(b"1")
     with open(os.fsencode(tmp_path) + b"/lat\xe9.mp3", "wb"):

@@ -139,6 +139,7 @@ def test_a_manifest_without_ids_is_named_as_a_folder_is(tmp_path: Path) -> None:
     [
         ("track_id,uri\na,x.mp3\n,y.mp3\n", r"row 2 .*y\.mp3"),
         ("uri,title\nx.mp3,X\n,Y\n", "row 2"),
+        ("uri,title\n,X\nx.mp3,Y\n,Z\n", "row 1"),
         ("track_id,uri\na,x.mp3\nb,y.mp3\na,z.mp3\n", r"'a'.*row 1 .*/x\.mp3.*row 3 .*/z\.mp3"),
         ("uri\na/x.mp3\na/x.wav\n", r"'x'.*row 1 .*/x\.mp3.*row 2 .*/x\.wav"),
         ("track_id,title\na,A\n", "expected a column uri or url or path or file .* found track_id, title"),

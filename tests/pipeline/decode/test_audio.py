@@ -172,6 +172,26 @@ def test_truncation_shows_in_every_container_that_ffmpeg_writes(container: str, 
     assert catch(data[: len(data) // 2]).reason is Reason.TRUNCATED
 
 
+@pytest.mark.parametrize("behind", [b"TAG" + bytes(125), bytes(5000), b"junk" * 700])
+@pytest.mark.parametrize("rate", [44_100, 96_000])
+def test_what_stands_behind_a_flac_takes_no_music_away(rate: int, behind: bytes) -> None:
+    clean = encode_bytes(make_stereo(rate), rate, format="FLAC", subtype="PCM_16")
+    expected, found = decode_audio(clean), decode_audio(clean + behind)
+    assert found.duration_s == expected.duration_s == 2.5
+    np.testing.assert_array_equal(found.waveform, expected.waveform)
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 900_000])
+@pytest.mark.parametrize(("container", "subtype"), [("WAV", "PCM_16"), ("AIFF", "PCM_24"), ("FLAC", "PCM_16")])
+def test_a_tag_before_a_file_takes_no_music_away(container: str, subtype: str, size: int) -> None:
+    clean = encode_bytes(make_stereo(44_100), 44_100, format=container, subtype=subtype)
+    length = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+    found = decode_audio(b"ID3\x03\x00\x00" + length + bytes(size) + clean)
+    np.testing.assert_array_equal(found.waveform, decode_audio(clean).waveform)
+    cut = b"ID3\x03\x00\x00" + length + bytes(size) + clean[: len(clean) // 2]
+    assert catch(cut).reason is Reason.TRUNCATED
+
+
 def test_less_than_a_second_may_be_missing() -> None:
     data = encode_bytes(load_music(seconds=4.0), 44_100, format="WAV")
     assert decode_audio(data[: -int(0.9 * 44_100) * 4]).duration_s == pytest.approx(3.1)
