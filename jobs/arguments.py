@@ -19,6 +19,7 @@ from pipeline.logs import start_logging
 
 EXIT_OPEN_BOOKS = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # as shells count a SIGINT
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -71,7 +72,7 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
         log_format: ``text`` for people or ``json`` for programs.
 
     Returns:
-        What ``run`` returns, 2 for a mistake in the call, or 1 for work that broke off.
+        What ``run`` returns, 2 for a mistake in the call, 1 for work that broke off, 130 where it was interrupted.
     """
     start_logging(log_format)
     try:
@@ -82,6 +83,11 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
     except FeatureStoreError as error:
         print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
         return EXIT_OPEN_BOOKS
+    except KeyboardInterrupt:
+        print(
+            f"{parser.prog}: interrupted; what was committed is kept: run the same command again", file=sys.stderr
+        )
+        return EXIT_INTERRUPTED
 
 
 def parse_resolutions(text: str) -> tuple[str, ...]:

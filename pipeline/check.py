@@ -78,9 +78,15 @@ def _check_rows(
     store: StoreLocation, tables: Mapping[str, DeltaTable], deep: bool, report: StoreCheck
 ) -> Iterator[str]:
     """The tables' rows are unique and belong together."""
-    ledger = read_columns(tables["tracks"], ["recipe", "track_id", "content_hash", "resolutions"])
+    columns = {name: [each for each in TABLES[name].names if each != "embedding"] for name in TABLES}
+    if not deep:
+        columns |= {
+            "tracks": ["recipe", "track_id", "content_hash", "resolutions"],
+            "failures": ["recipe", "track_id"],
+        }
+    ledger = read_columns(tables["tracks"], columns["tracks"])
     yield from _check_unique("tracks", ledger, ["recipe", "track_id"])
-    failures = read_columns(tables["failures"], ["recipe", "track_id"])
+    failures = read_columns(tables["failures"], columns["failures"])
     report.num_failures = failures.num_rows
     yield from _check_unique("failures", failures, ["recipe", "track_id"])
     # The frames that readers of this ledger see, whatever a run commits meanwhile.

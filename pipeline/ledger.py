@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipeline.errors import StorageError
 from pipeline.parts import write_part
 from pipeline.schema import CATALOG, PARTITION_COLUMNS, TABLES, TRACKS
 from pipeline.storage import join_url, read_file
@@ -174,9 +175,15 @@ def read_rows(
     partition = [name for name in PARTITION_COLUMNS[table_name] if name in names]
     data = read_file(join_url(store.table_url(table_name), file["path"]), store.options)
     # Without threads: pyarrow's now and then abort the process as it exits (apache/arrow issue 34314).
-    rows = pq.ParquetFile(pa.BufferReader(data)).read(
-        [name for name in names if name not in partition], use_threads=False
-    )
+    try:
+        rows = pq.ParquetFile(pa.BufferReader(data)).read(
+            [name for name in names if name not in partition], use_threads=False
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(
+            f"{file['path']} of {store.table_url(table_name)} is damaged: {' '.join(str(error).split())}; bring "
+            "it back from a backup"
+        ) from error
     for name in partition:
         rows = rows.append_column(name, pa.repeat(file[f"partition.{name}"], rows.num_rows))
     return rows.select(names).cast(pa.schema([TABLES[table_name].field(name) for name in names]))

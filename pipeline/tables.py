@@ -32,13 +32,20 @@ def create_tables(store: StoreLocation) -> None:
     The ledger is made last: where it is, all tables are.
 
     Raises:
-        StoreFormatError: A table has another format.
-        StorageError: The store cannot be written.
+        StoreFormatError: A table has another format; nothing is created beside it.
+        StorageError: The store cannot be written, or has lost a table.
     """
-    for name in reversed(TABLES):
-        if _is_there(store, name):
-            open_table(store, name)
-            continue
+    present = [name for name in TABLES if _is_there(store, name)]  # the ledger first
+    for name in present:
+        open_table(store, name)
+    missing = [name for name in reversed(TABLES) if name not in present]
+    if missing and "tracks" in present:
+        raise StorageError(
+            f"expected the tables {', '.join(TABLES)} in the store at {store.url}, found no "
+            f"{' and no '.join(missing)} beside the ledger: bring the whole store back from one backup, "
+            "or choose another --store"
+        )
+    for name in missing:
         try:
             retry_broken(
                 partial(
@@ -53,7 +60,7 @@ def create_tables(store: StoreLocation) -> None:
                 )
             )
         except (DeltaError, OSError) as error:
-            raise _describe_store_error(store.url, error) from error
+            raise _describe_store_error(store.table_url(name), error) from error
 
 
 def _choose_properties(table_name: str) -> dict[str, str]:
@@ -83,7 +90,7 @@ def open_table(store: StoreLocation, table_name: str, version: int | None = None
             "make one with jobs/embed_catalog.py"
         ) from error
     except (DeltaError, OSError) as error:
-        raise _describe_store_error(store.url, error) from error
+        raise _describe_store_error(url, error) from error
     found = table.metadata().configuration.get(FORMAT_PROPERTY)
     if found != str(STORE_FORMAT):
         raise StoreFormatError(
@@ -275,7 +282,7 @@ def _is_there(store: StoreLocation, table_name: str) -> bool:
         options = delta_storage_options(store.options)
         return retry_broken(partial(DeltaTable.is_deltatable, _locate_table(store, table_name), options))
     except (DeltaError, OSError) as error:
-        raise _describe_store_error(store.url, error) from error
+        raise _describe_store_error(store.table_url(table_name), error) from error
 
 
 def _describe_store_error(url: str, error: Exception) -> StorageError:
@@ -284,6 +291,7 @@ def _describe_store_error(url: str, error: Exception) -> StorageError:
     An S3 server's own words stand in XML (S3 API Reference, "Error responses"), beside others that help nobody.
     """
     text = re.sub(r"\x1b\[\d*m", "", str(error))
+    text = re.sub(r"\s+0: <unknown>.*", "", text, flags=re.DOTALL)  # a stack of delta-rs's own
     if said := re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)\.?</Message>", text, re.DOTALL):
         return StorageError(
             f"cannot use the store at {url}: {' '.join(said[2].split())} ({said[1]}); check the bucket's name, "
@@ -291,4 +299,6 @@ def _describe_store_error(url: str, error: Exception) -> StorageError:
         )
     links = [" ".join(link.split()) for link in text.split("↳")]
     detail = ": ".join(dict.fromkeys([links[0], links[-1]]))
-    return StorageError(f"cannot use the store at {url}: {detail[:300]}")
+    if len(detail) > 300:  # paths stand in the middle, the reason at the end
+        detail = f"{detail[:100]} … {detail[-200:]}"
+    return StorageError(f"cannot use the store at {url}: {detail}; jobs/check_store.py looks for damage")

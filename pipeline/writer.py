@@ -18,7 +18,7 @@ from deltalake import DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.ledger import Actions
 from pipeline.store_location import StoreLocation
 from pipeline.tables import PUBLISHING_EVENTS, commit_actions, open_table, read_history, restore_table
@@ -113,6 +113,12 @@ class StoreWriter:
         Restored as a whole: no row that the ledger names is lost, even if another tool has compacted since.
         """
         num_later = self.frames.version() - named_version
+        if num_later < 0:
+            raise StorageError(
+                f"expected version {named_version} or later of {self.frames.table_uri}, as the ledger names it, "
+                f"found {self.frames.version()}: the table was taken back or comes from another backup; bring "
+                "the whole store back from one"
+            )
         later = read_history(self.frames, num_later) if num_later else []
         newest_event = next((commit["event"] for commit in later if "event" in commit), "open")
         if newest_event == "open":

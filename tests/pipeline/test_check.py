@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import ledger
 from pipeline.check import check_store
 from pipeline.errors import StorageError, StoreFormatError
 from pipeline.parts import write_part
@@ -130,6 +131,28 @@ def test_a_part_with_another_content_of_the_same_size_is_found(known: KnownStore
     (problem,) = list_problems(known)
     assert part.name in problem
     assert "Parquet error" in problem
+
+
+@pytest.mark.parametrize(("table_name", "column"), [("tracks", "title"), ("failures", "error_message")])
+def test_damage_in_any_column_is_found_by_a_deep_check(known: KnownStore, table_name: str, column: str) -> None:
+    part = find_part(known, table_name)
+    metadata = pq.ParquetFile(part).metadata
+    (chunk,) = (
+        metadata.row_group(0).column(index)
+        for index in range(metadata.num_columns)
+        if metadata.row_group(0).column(index).path_in_schema == column
+    )
+    data = bytearray(part.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    part.write_bytes(data)
+    assert list_problems(known) == []
+    assert len(list_problems(known, deep=True)) == 1
+    if table_name == "tracks":
+        files = ledger.list_table_files(open_table(known.location, "tracks"), "tracks")
+        (damaged,) = (file for file in files if part.name in file["path"])
+        with pytest.raises(StorageError, match="damaged"):
+            ledger.read_rows("tracks", known.location, damaged)
 
 
 def test_a_part_whose_vectors_are_damaged_is_named_by_a_deep_check(known: KnownStore) -> None:

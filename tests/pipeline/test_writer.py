@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import writer
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, open_table
 from pipeline.writer import StoreWriter
@@ -89,6 +89,15 @@ def test_the_overtaken_writer_stops_at_its_next_commit(store: StoreLocation) -> 
     with pytest.raises(RunError, match="another run"):
         first.commit_ledger([], "close")
     second.commit_ledger([], "close")
+
+
+def test_frames_that_were_taken_back_are_told_apart_from_a_killed_run(store: StoreLocation) -> None:
+    StoreWriter(store, "one").commit_ledger([], "close")
+    newest = max((Path(store.table_url("frames")) / "_delta_log").glob("*.json"))
+    newest.unlink()
+    for _ in range(2):
+        with pytest.raises(StorageError, match="comes from another backup"):
+            StoreWriter(store, "two")
 
 
 def test_a_closed_run_leaves_no_claim(store: StoreLocation) -> None:
