@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
+from pipeline.long_rows import encode_long_rows
 from pipeline.schema import PARTITION_COLUMNS
 from pipeline.storage import Options, join_url, write_file
 
@@ -99,6 +100,20 @@ def round_mantissa(values: np.ndarray, mantissa_bits: int, out: np.ndarray | Non
     return rounded
 
 
+def choose_rows_per_group(num_values: int, num_rows: int) -> int:
+    """Return rows a row group: about one read's worth of bytes, so that a point read decodes little else.
+
+    Args:
+        num_values: float32 values in all rows.
+        num_rows: Rows.
+
+    Returns:
+        1 where rows are long enough to be written by ``long_rows``.
+    """
+    row_bytes = STORED_BYTES_PER_VALUE * num_values / max(1, num_rows)
+    return int(min(MAX_ROWS_PER_GROUP, max(1, ROW_GROUP_BYTES // max(1.0, row_bytes))))
+
+
 def encode_part(table_name: str, rows: pa.Table) -> bytes:
     """Encode rows as one Parquet file.
 
@@ -114,6 +129,9 @@ def encode_part(table_name: str, rows: pa.Table) -> bytes:
         The file's bytes. Partition columns are left out: Delta Lake keeps them in its log.
     """
     stored = rows.drop_columns(PARTITION_COLUMNS[table_name])
+    rows_per_group = choose_rows_per_group(_count_values(table_name, rows), rows.num_rows)
+    if table_name == "frames" and rows_per_group == 1:
+        return encode_long_rows(rows.drop_columns(["embeddings"]), ([row] for row in list_vectors(rows)))
     leaf = _VECTOR_LEAVES.get(table_name)
     options: dict[str, object] = {}
     if leaf is not None:
@@ -123,7 +141,7 @@ def encode_part(table_name: str, rows: pa.Table) -> bytes:
     pq.write_table(
         stored,
         buffer,
-        row_group_size=_choose_row_group_size(table_name, stored),
+        row_group_size=rows_per_group,
         compression="zstd",
         compression_level=1,
         store_schema=False,
@@ -157,20 +175,53 @@ def write_part(
     Raises:
         StorageError: It cannot be written.
     """
+    data = encode_part(table_name, rows)
+    return store_part(data, rows.column("track_id"), table_url, partition, run_id, options)
+
+
+def store_part(
+    data: bytes,
+    track_ids: pa.ChunkedArray,
+    table_url: str,
+    partition: Mapping[str, str],
+    run_id: str,
+    options: Options | None = None,
+) -> Part:
+    """Write an encoded file as ``write_part`` does.
+
+    Args:
+        data: The file's bytes.
+        track_ids: Its rows' ids.
+        table_url: Where the table lies.
+        partition: Values of the partition columns.
+        run_id: The run that writes.
+        options: File system options.
+
+    Returns:
+        The part.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
     folders = [f"{name}={value}" for name, value in partition.items()]
     path = "/".join([*folders, f"part-{run_id}-{uuid.uuid4().hex}.parquet"])
-    data = encode_part(table_name, rows)
     write_file(join_url(table_url, path), data, options)
-    span = pc.min_max(rows.column("track_id")).as_py()
+    span = pc.min_max(track_ids).as_py()
     return Part(
         partition.get("recipe"),
         partition.get("resolution"),
         path,
         len(data),
-        rows.num_rows,
+        len(track_ids),
         span["min"],
         span["max"],
     )
+
+
+def list_vectors(rows: pa.Table) -> Iterator[np.ndarray]:
+    """Yield the embeddings of rows of ``frames``: float32, shape (num_frames, embed_dim), views of the column."""
+    for row in rows.column("embeddings"):
+        yield row.values.flatten().to_numpy().reshape(len(row), -1)
 
 
 def to_ipc(table: pa.Table) -> bytes:
@@ -187,13 +238,7 @@ def from_ipc(data: bytes) -> pa.Table:
         return reader.read_all()
 
 
-def _choose_row_group_size(table_name: str, rows: pa.Table) -> int:
-    """Return rows a group: about one read's worth of bytes, so that a point read decodes little else."""
+def _count_values(table_name: str, rows: pa.Table) -> int:
     if table_name == "frames":
-        num_values = len(pc.list_flatten(pc.list_flatten(rows.column("embeddings"))))
-    elif table_name == "tracks":
-        num_values = len(pc.list_flatten(rows.column("embedding")))
-    else:
-        num_values = 0
-    row_bytes = STORED_BYTES_PER_VALUE * num_values / max(1, rows.num_rows)
-    return int(min(MAX_ROWS_PER_GROUP, max(1, ROW_GROUP_BYTES // max(1.0, row_bytes))))
+        return len(pc.list_flatten(pc.list_flatten(rows.column("embeddings"))))
+    return len(pc.list_flatten(rows.column("embedding"))) if table_name == "tracks" else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.config import RESOLUTIONS, Recipe
-from pipeline.parts import round_mantissa, to_ipc, write_part
+from pipeline.long_rows import encode_long_rows
+from pipeline.parts import choose_rows_per_group, encode_part, round_mantissa, store_part, to_ipc
 from pipeline.pool import count_pooled, pool_in_chunks
 from pipeline.schema import EMBEDDED, FAILURES, FRAMES, RESULTS, TRACKS, UNCHANGED
 from pipeline.storage import Options
@@ -68,15 +70,15 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
     kept = [embedded.column("features")[row] for row in order.filter(is_done.combine_chunks()).to_pylist()]
     features = _list_features(kept, done.column("wanted").to_pylist(), settings.mantissa_bits)
     parts = [
-        write_part(
-            rows,
-            "frames",
+        store_part(
+            _encode_frames(facts, group),
+            facts.column("track_id"),
             settings.frames_url,
-            {"recipe": recipe, "resolution": resolution},
+            {"recipe": group[0].recipe, "resolution": group[0].resolution},
             settings.run_id,
             settings.options,
         )
-        for (recipe, resolution), rows in _build_frame_rows(done, features, event_time)
+        for facts, group in _build_frame_rows(done, features, event_time)
     ]
     result = {
         "parts": [part.as_row() for part in parts],
@@ -113,11 +115,16 @@ class _Feature:
         num_frames, embed_dim = self.values.shape
         return count_pooled(num_frames, RESOLUTIONS[self.resolution], self.frame_rate_hz), embed_dim
 
+    def pool(self) -> Iterator[np.ndarray]:
+        """Yield the vectors in chunks, not rounded: nothing of a long track is there twice."""
+        chunks = pool_in_chunks(self.values, RESOLUTIONS[self.resolution], self.frame_rate_hz)
+        return (chunk.numpy() for chunk in chunks)
+
     def round_into(self, place: np.ndarray) -> None:
-        """Pool and round into an array of ``shape``, chunk by chunk: nothing of a long track is there twice."""
+        """Pool and round into an array of ``shape``."""
         start = 0
-        for chunk in pool_in_chunks(self.values, RESOLUTIONS[self.resolution], self.frame_rate_hz):
-            round_mantissa(chunk.numpy(), self.mantissa_bits, out=place[start : start + len(chunk)])
+        for chunk in self.pool():
+            round_mantissa(chunk, self.mantissa_bits, out=place[start : start + len(chunk)])
             start += len(chunk)
 
 
@@ -140,8 +147,8 @@ def _list_features(
 
 def _build_frame_rows(
     done: pa.Table, features: list[_Feature], event_time: datetime
-) -> Iterator[tuple[tuple[str, str], pa.Table]]:
-    """Yield ``frames`` rows by recipe and resolution, in the order of the tracks; one table is there at a time."""
+) -> Iterator[tuple[pa.Table, list[_Feature]]]:
+    """Yield ``frames`` rows without embeddings, and their features, by recipe and resolution."""
     grouped: dict[tuple[str, str], list[_Feature]] = {}
     stored, hashes = done.column("stored").to_pylist(), done.column("content_hash").to_pylist()
     for feature in features:
@@ -150,24 +157,30 @@ def _build_frame_rows(
             grouped.setdefault((feature.recipe, feature.resolution), []).append(feature)
     for (recipe, resolution), group in grouped.items():
         source = done.take([feature.row for feature in group])
-        num_frames = np.array([feature.shape[0] for feature in group], np.int32)
         columns: dict[str, Any] = {
             "recipe": pa.repeat(recipe, len(group)),
             "resolution": pa.repeat(resolution, len(group)),
             "track_id": source.column("track_id"),
             "content_hash": source.column("content_hash"),
             "event_time": pa.repeat(pa.scalar(event_time, FRAMES.field("event_time").type), len(group)),
-            "num_frames": num_frames,
+            "num_frames": np.array([feature.shape[0] for feature in group], np.int32),
             "frame_rate_hz": pa.repeat(RESOLUTIONS[resolution].frame_rate_hz, len(group)),
-            "embeddings": _as_nested_lists(group, num_frames),
         }
-        yield (recipe, resolution), pa.table(columns, schema=FRAMES)
+        yield pa.table(columns, schema=pa.schema([FRAMES.field(name) for name in columns])), group
 
 
-def _as_nested_lists(group: Sequence[_Feature], num_frames: np.ndarray) -> pa.Array:
+def _encode_frames(facts: pa.Table, group: Sequence[_Feature]) -> bytes:
+    """Encode ``frames`` rows: long ones piece by piece, so that their embeddings are never there all at once."""
+    if choose_rows_per_group(sum(math.prod(feature.shape) for feature in group), len(group)) == 1:
+        pieces = ((round_mantissa(chunk, feature.mantissa_bits) for chunk in feature.pool()) for feature in group)
+        return encode_long_rows(facts, pieces)
+    return encode_part("frames", facts.append_column(FRAMES.field("embeddings"), _as_nested_lists(group)))
+
+
+def _as_nested_lists(group: Sequence[_Feature]) -> pa.Array:
     """Return rounded frames as a list<list<float>> column, one row a track."""
     embed_dim = group[0].shape[1]
-    ends = np.cumsum([0, *num_frames])
+    ends = np.cumsum([0, *(feature.shape[0] for feature in group)])
     vectors = np.empty((ends[-1], embed_dim), np.float32)
     for feature, start, end in zip(group, ends[:-1], ends[1:], strict=True):
         feature.round_into(vectors[start:end])

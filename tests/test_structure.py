@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-BASE = {"schema", "config", "errors", "storage", "local_files", "store_location", "delta_retry", "parts", "tables"}
+BASE = {
+    *("schema", "config", "errors", "storage", "local_files", "store_location", "delta_retry", "long_rows"),
+    *("parts", "tables"),
+}
 # What each step may import beside the base. A step that is a folder names its own other files here; `embed` and
 # `write` pool; `check` and the data set read.
 STEPS: dict[str, set[str]] = {

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.config import RESOLUTIONS
-from pipeline.parts import from_ipc
+from pipeline.parts import ROW_GROUP_BYTES, from_ipc
 from pipeline.schema import EMBEDDED, FAILURES, RESULTS, TRACKS, UNCHANGED
 from pipeline.write import WriteSettings, write_parts
 from tests.rows import EMBED_DIM, fake_features, pool
@@ -87,10 +87,13 @@ def test_each_recipe_and_resolution_has_one_part_of_nested_lists_sorted_by_track
     assert len(lengths) > 1, "the tracks must differ in length for this to show anything"
 
 
-@pytest.mark.parametrize("num_seconds", [4, 400])
+@pytest.mark.parametrize(
+    ("num_seconds", "row_group_bytes"), [(4, ROW_GROUP_BYTES), (400, ROW_GROUP_BYTES), (400, 1)]
+)
 def test_frames_are_pooled_and_rounded_to_each_resolution_that_is_wanted_of_them(
-    tmp_path: Path, num_seconds: int
+    tmp_path: Path, num_seconds: int, row_group_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.parts.ROW_GROUP_BYTES", row_group_bytes)  # at 1 all rows are long ones
     frames = np.random.default_rng(1).standard_normal((num_seconds * 25, EMBED_DIM), dtype=np.float32)
     rates_hz = {"50hz": 50.0, "25hz": 25.0, "16hz": 16.0, "8hz": 8.0, "0.5hz": 0.5}
     wanted = [f"r1/{name}" for name in (*rates_hz, "global")] + ["r2/16hz"]
