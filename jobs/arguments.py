@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -72,9 +74,12 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
         log_format: ``text`` for people or ``json`` for programs.
 
     Returns:
-        What ``run`` returns, 2 for a mistake in the call, 1 for work that broke off, 130 where it was interrupted.
+        What ``run`` returns, 2 for a mistake in the call, 1 for work that broke off, 130 where it was interrupted
+        (SIGINT, SIGTERM).
     """
     start_logging(log_format)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # from schedulers, as ^C from people
     try:
         return run()
     except (UsageError, CheckpointError) as error:

@@ -6,7 +6,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
@@ -24,7 +27,18 @@ from pipeline.watch import ProgressLine, RunWatch
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 5.0
+LEAVE_TIMEOUT_S = 5.0  # a lost cluster may never answer the thread that waits for it
 WARNED_SHARE = 0.1  # of the stall timeout: after such a silence the log names the stage that is waited for
+
+
+class _StopWhenLeft(ExecutionCallback):
+    """Asked by Ray Data at each step of a pass, and made by it: ends the pass's thread once the run is left."""
+
+    is_left = threading.Event()
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        if self.is_left.is_set():
+            raise SystemExit(f"{executor} was left")  # of all exceptions this one ends a thread without a word
 
 
 @dataclass(frozen=True)
@@ -58,15 +72,16 @@ class Collector:
             RunError: The store refuses, Ray gives up, or nothing is finished for too long.
         """
         last_commit_s = time.monotonic()
-        for result in self._iterate(build):
-            refusal = result.column("refusal")[0].as_py()
-            if refusal is not None:
-                raise RunError(f"{refusal}; what was committed before is kept: run the same command again")
-            self.accept(result)
-            if time.monotonic() - last_commit_s >= self.settings.commit_interval_s:
-                self.committer.commit()
-                last_commit_s = time.monotonic()
-                logger.info("committed", extra={"outcomes": vars(self.committer.counts)})
+        with closing(self._iterate(build)) as results:
+            for result in results:
+                refusal = result.column("refusal")[0].as_py()
+                if refusal is not None:
+                    raise RunError(f"{refusal}; what was committed before is kept: run the same command again")
+                self.accept(result)
+                if time.monotonic() - last_commit_s >= self.settings.commit_interval_s:
+                    self.committer.commit()
+                    last_commit_s = time.monotonic()
+                    logger.info("committed", extra={"outcomes": vars(self.committer.counts)})
         self._read_books()
         self._show()
 
@@ -92,12 +107,17 @@ class Collector:
         except ray.exceptions.RayError as error:
             logger.debug("the monitor does not answer: %s", error)
 
-    def _iterate(self, build: Callable[[], ray.data.Dataset]) -> Iterator[pa.Table]:
+    def _iterate(self, build: Callable[[], ray.data.Dataset]) -> Generator[pa.Table, None, None]:
         """Yield a pass's results; a silence of ``stall_timeout_s`` ends the run and says what it waits for.
 
-        The dataset is built under the same watch: of a cluster that is lost it may hear nothing either.
+        The dataset is built under the same watch: of a cluster that is lost it may hear nothing either. Whoever
+        leaves before the end stops the pass: a thread that goes on would start another Ray once this one is left.
         """
         results: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
+        _StopWhenLeft.is_left.clear()
+        context = ray.data.DataContext.get_current()
+        callbacks = context.custom_execution_callback_classes
+        context.custom_execution_callback_classes = [*callbacks, _StopWhenLeft]
 
         def pull() -> None:
             try:
@@ -107,17 +127,23 @@ class Collector:
             except BaseException as error:
                 results.put(error)
 
-        threading.Thread(target=pull, daemon=True, name="results").start()
-        while True:
-            result = self._await(results)
-            if result is None:
-                return
-            if isinstance(result, ray.exceptions.RayError):
-                detail = " ".join(str(result).split())[-500:]
-                raise RunError(f"Ray gave up: … {detail}") from result
-            if isinstance(result, BaseException):
-                raise result
-            yield result
+        thread = threading.Thread(target=pull, daemon=True, name="results")
+        thread.start()
+        try:
+            while True:
+                result = self._await(results)
+                if result is None:
+                    return
+                if isinstance(result, ray.exceptions.RayError):
+                    detail = " ".join(str(result).split())[-500:]
+                    raise RunError(f"Ray gave up: … {detail}") from result
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            _StopWhenLeft.is_left.set()
+            thread.join(LEAVE_TIMEOUT_S)
+            context.custom_execution_callback_classes = callbacks
 
     def _await(self, results: queue.Queue[pa.Table | BaseException | None]) -> pa.Table | BaseException | None:
         """Wait for the next result, with an eye on the stages.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,7 +115,10 @@ def start_ray() -> None:
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         for name, value in WORKER_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        ended_by = signal.getsignal(signal.SIGTERM)
         ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
+        if callable(ended_by):
+            signal.signal(signal.SIGTERM, ended_by)  # Ray put its own in its place
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # one line of our own counts tracks, not blocks
     context.execution_options.preserve_order = True  # parts hold consecutive ids, which is their index

@@ -107,10 +107,11 @@ def embed_catalog(catalog: pa.Table, settings: RunSettings) -> RunReport:
             committer.close(plan.departed if settings.prune else None)
         else:
             committer.commit()  # what has an outcome is kept; the next run goes on from there
-    except RunError as error:
+    except (RunError, KeyboardInterrupt) as error:
         with suppress(FeatureStoreError):
             committer.commit()  # results that were accepted since the last commit
-            publish_report(gather_run(committer, settings, watch, base_version, broke_off=str(error)))
+            reason = str(error) or "it was interrupted"
+            publish_report(gather_run(committer, settings, watch, base_version, broke_off=reason))
         raise
     except StorageError as error:
         raise RunError(f"{error}; what was committed before is kept: run the same command again") from error

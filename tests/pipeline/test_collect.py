@@ -4,8 +4,12 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+import ray
+import ray.data
 
 from musicfm_model.checkpoint import load_checkpoint
 from pipeline.catalog.load import load_catalog
@@ -33,9 +37,7 @@ def settings(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[RunSettings]:
     )
     create_tables(settings.store)
     yield settings
-    for thread in threading.enumerate():
-        if thread.name == "results":
-            thread.join(60)
+    assert "results" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_run_is_known_stage_by_stage(
@@ -73,3 +75,25 @@ def test_a_run_is_known_stage_by_stage(
     assert last.startswith("embedding: 100% 12/12 [")
     assert "1 failed" in last
     assert "does not advance" not in caplog.text
+
+
+# pytest tells of the exception by which a thread ends that Python passes over in silence.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_that_is_left_stops_what_it_began(settings: RunSettings, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(settings.checkpoint)
+    recipes = build_recipes(checkpoint, settings)
+    rows = plan_run(load_catalog(str(tmp_path / "music")), settings, recipes).to_process
+
+    class Interrupted(RunCommitter):
+        def accept(self, result: pa.Table) -> Any:
+            raise KeyboardInterrupt(result)
+
+    context = ray.data.DataContext.get_current()
+    before = list(context.custom_execution_callback_classes)
+    with pytest.raises(KeyboardInterrupt):
+        process_tracks(
+            rows, checkpoint, recipes, settings, Interrupted(settings.store, "run1", recipes), RunWatch("run1")
+        )
+    assert "results" not in {thread.name for thread in threading.enumerate()}
+    assert context.custom_execution_callback_classes == before
+    assert ray.data.range(3).count() == 3  # a later pass is not stopped by the one that was left
