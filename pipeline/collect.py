@@ -149,10 +149,12 @@ class Collector:
         """Wait for the next result, with an eye on the stages.
 
         Raises:
-            RunError: Nothing came for ``stall_timeout_s``.
+            RunError: Nothing came for ``stall_timeout_s``, or another run has claimed the store.
+            StorageError: The store cannot be written.
         """
         began_s, timeout_s, warned = time.monotonic(), self.settings.stall_timeout_s, False
         while (left_s := began_s + timeout_s - time.monotonic()) > 0:
+            self.committer.writer.hold()
             try:
                 return results.get(timeout=min(POLL_INTERVAL_S, left_s))
             except queue.Empty:

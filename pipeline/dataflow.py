@@ -31,11 +31,10 @@ from musicfm_model.cost import count_window_tflop
 from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import Recipe, RunSettings
-from pipeline.decode.audio import decode_audio
-from pipeline.decode.isolation import decode_audio_apart
+from pipeline.decode.isolation import decode_audio_apart, decode_audio_in_time
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed import Embedder, choose_embedder_settings
-from pipeline.errors import Reason, RunError, Stage, StorageError
+from pipeline.errors import DeviceError, Reason, RunError, Stage, StorageError
 from pipeline.metrics import measure, name_node, name_worker, start_monitor
 from pipeline.parts import from_ipc, to_ipc
 from pipeline.placement import WORKER_ENVIRONMENT, Placement, place_actors
@@ -66,7 +65,11 @@ class EmbedderActor:
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, in several tables."""
         windows = self.embedder.settings.windows
-        yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded, self.turn)
+        try:
+            yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded, self.turn)
+        except DeviceError:
+            logger.exception("this process ends, so that Ray starts another")
+            os._exit(1)  # raised, the error would cost the block and leave the actor to spoil the next one
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,19 @@ class EmbedderStart:
         return cls(weights, replace(checkpoint, state_dict={}), recipes, settings, num_threads)
 
     def __call__(self) -> Embedder:
-        """Start the embedder here; device and batch size are those of this node where the settings name none."""
+        """Start the embedder here; device and batch size are those of this node where the settings name none.
+
+        Raises:
+            DeviceError: The model does not run here.
+        """
         torch.set_num_threads(self.num_threads)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to weights
             state_dict = {name: torch.from_numpy(array) for name, array in ray.get(self.weights).items()}
         settings = choose_embedder_settings(self.recipes, self.settings)
-        return Embedder(replace(self.model, state_dict=state_dict), settings)
+        embedder = Embedder(replace(self.model, state_dict=state_dict), settings)
+        embedder.check_device()
+        return embedder
 
 
 def start_ray() -> None:
@@ -186,12 +195,13 @@ def build_dataset(
     size, settings = effort.tracks_per_block, start.settings
     blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
-    ray.data.DataContext.get_current().max_errored_blocks = len(blocks)
+    # Long tracks leave the block in which they were planned, so that there may be one for each row.
+    ray.data.DataContext.get_current().max_errored_blocks = rows.num_rows
     decode = partial(
         decode_tracks,
         audio_options=settings.audio_options,
         max_duration_s=settings.max_duration_s,
-        decode=decode_audio_apart if effort.isolated else decode_audio,
+        decode=decode_audio_apart if effort.isolated else decode_audio_in_time,
     )
     write = partial(write_or_refuse, settings=build_write_settings(start.recipes, settings, run_id))
     task: dict[str, Any] = {

@@ -102,6 +102,14 @@ class Embedder:
         self.model = MusicFM25Hz.for_inference(checkpoint, settings.device, settings.attention, settings.precision)
         self._inference = Inference(self.model, settings.batch_size)
 
+    def check_device(self) -> None:
+        """Run the model once.
+
+        Raises:
+            DeviceError: It does not run on its device.
+        """
+        self._inference.check_device()
+
     def embed_rows(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, in order.
 
@@ -112,6 +120,9 @@ class Embedder:
         Yields:
             Tables of ``schema.EMBEDDED``, each of the tracks that went through the model together. A track that
             the model cannot take carries its failure.
+
+        Raises:
+            DeviceError: The model no longer runs, whatever it is given.
         """
         group: list[_Row] = []
         num_samples = 0
@@ -139,6 +150,7 @@ class Embedder:
 
         Raises:
             TrackError: The model cannot take it, or gives values that are not finite.
+            DeviceError: The model no longer runs, whatever it is given.
         """
         track = Track(waveform, list(wanted))
         found = self._embed_tracks(self._list_inputs(track)).get(id(track), [])
@@ -186,6 +198,8 @@ class Embedder:
                 track.error = error
             except (RuntimeError, MemoryError) as error:  # the device has no room left to pool in
                 track.error = describe_model_error(error)
+                if track.error.reason is not Reason.OUT_OF_MEMORY:
+                    self.check_device()
         return features
 
     def _take_window_length(self, track: Track, window_s: float) -> Iterator[Features]:
@@ -295,7 +309,7 @@ def as_column(features: Sequence[Features]) -> pa.Array:
             pa.array([each.wanted for each in features], pa.list_(pa.string())),
             pa.array([each.frame_rate_hz for each in features], pa.float64()),
             pa.array([len(each.values) for each in features], pa.int32()),
-            pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values)),  # longer ones are refused
+            pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values)),
         ],
         fields=list(FEATURES.value_type),
     )

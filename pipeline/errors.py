@@ -8,6 +8,7 @@
     │   ├── StorageError   no such bucket, credentials refused, a store that cannot be read or written
     │   └── StoreFormatError   the store is there, but its tables are not what this version writes
     ├── RunError        the run broke off in the middle; what it had committed stays, and it exits with 1
+    ├── DeviceError     a device computes nothing at all; its process ends, and the tracks are tried again
     └── TrackError      one track cannot be processed; it becomes a row in ``failures`` and the run goes on
 
 ``musicfm_model.checkpoint.CheckpointError`` stands beside this tree, because the model imports nothing of the
@@ -69,6 +70,10 @@ class StoreFormatError(UsageError):
 
 class RunError(FeatureStoreError):
     """The run could not go on: the store no longer takes writes, or another run got in between."""
+
+
+class DeviceError(FeatureStoreError):
+    """The model does not run on its device, whatever it is given: no track is to blame."""
 
 
 class TrackError(FeatureStoreError):

@@ -6,6 +6,7 @@ its windows through the Conformer alone. Where that is no cheaper, each window g
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -28,7 +29,7 @@ from musicfm_model.shared_frontend import (
     plan_window,
 )
 from pipeline.config import HOP_LENGTH, SAMPLE_RATE_HZ, SHARED_WINDOW_S
-from pipeline.errors import Reason, Stage, TrackError
+from pipeline.errors import DeviceError, Reason, Stage, TrackError
 from pipeline.window import plan_windows
 
 FULL_WINDOW_SAMPLES = round(SHARED_WINDOW_S * SAMPLE_RATE_HZ)
@@ -177,17 +178,36 @@ class Inference:
         batch = [item for item in batch if item.track.error is None]
         if not batch:
             return
+        failure = _try(compute, batch)
+        if failure is None:
+            return
+        if failure.reason is Reason.OUT_OF_MEMORY:
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            if failure.reason is not Reason.OUT_OF_MEMORY:
+                self.check_device()
+            batch[0].track.error = failure
+            return
+        half = len(batch) // 2
+        self._run_batch(batch[:half], compute)
+        self._run_batch(batch[half:], compute)
+
+    def check_device(self) -> None:
+        """Run a second of nothing in particular through the model.
+
+        A GPU that has once failed refuses all that its process asks of it from then on, and one that the
+        installed kernels do not fit does so from the start. Neither is to be taken for a failure of the tracks.
+
+        Raises:
+            DeviceError: The model does not run.
+        """
         try:
-            compute(batch)
-        except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for all that a device refuses
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                torch.cuda.empty_cache()
-            if len(batch) == 1:
-                batch[0].track.error = describe_model_error(error)
-                return
-            half = len(batch) // 2
-            self._run_batch(batch[:half], compute)
-            self._run_batch(batch[half:], compute)
+            with torch.inference_mode():
+                waveform = torch.linspace(-0.1, 0.1, SAMPLE_RATE_HZ, device=self.device)[None]
+                self.model.get_hidden_states(waveform, (1,))[1].sum().item()
+        except (RuntimeError, MemoryError) as error:
+            where, detail = f"{self.device} of {socket.gethostname()}", " ".join(str(error).split())[:300]
+            raise DeviceError(f"the model does not run on {where}: {type(error).__name__}: {detail}") from None
 
     @torch.inference_mode()
     def _encode(self, batch: list[_FrontendInput]) -> None:
@@ -221,6 +241,18 @@ class Inference:
         samples = [track.waveform[start : start + length] for track, start, length in excerpts]
         np.stack(samples, out=waveforms.numpy())
         return waveforms.to(self.device, non_blocking=on_gpu)
+
+
+def _try(compute: Callable[[list[_Item]], None], batch: list[_Item]) -> TrackError | None:
+    """Run a batch; return why the device refuses it.
+
+    The error itself is let go of: it holds all that the model had computed, which is to be free for what follows.
+    """
+    try:
+        compute(batch)
+    except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for all that a device refuses
+        return describe_model_error(error)
+    return None
 
 
 def _list_frontend_inputs(inputs: Sequence[ModelInput]) -> list[_FrontendInput]:

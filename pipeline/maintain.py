@@ -126,6 +126,7 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -
         live = _read_live_keys(writer.tracks, recipe)
         states = _inspect_parts(writer.store, writer.frames, recipe, resolution, live)
         for group in _group_parts(states, dead_share, TARGET_PART_BYTES):
+            writer.hold()  # nothing is committed before all is written, which may take hours
             actions += _rewrite_group(writer, group, recipe, resolution, live)
     num_replaced = sum(isinstance(action, RemoveAction) for action in actions)
     if actions:

@@ -2,8 +2,8 @@
 
 A track is unchanged when the ledger has it at every wanted recipe and resolution and its URI, its etag (or,
 where the storage has none, its size and modification time) are as recorded. Otherwise it is looked at: the
-bytes are read, and their hash decides whether it is embedded. A file that failed is not tried again until
-it changes.
+bytes are read, and their hash decides whether it is embedded. A file that failed for a reason of its own is not
+tried again until it changes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import Stage
+from pipeline.errors import Reason, Stage
 from pipeline.schema import CATALOG, PLAN
 
 FACT_COLUMNS = ("uri", "etag", "size_bytes", "modified_time")
@@ -24,8 +24,12 @@ LABEL_COLUMNS = ("title", "artist", "album", "genre")
 LEDGER_COLUMNS = ("track_id", *FACT_COLUMNS, *LABEL_COLUMNS, "content_hash", "resolutions")
 FAILURE_COLUMNS = ("track_id", *FACT_COLUMNS, "stage", "error_type")
 
-# Failures that lie in the file itself. What lies in the way to it (network, permissions) is tried every time.
+# Failures that lie in the file itself. What lies in the way to it (network, permissions) or in the machine is
+# tried every time.
 _LASTING_STAGES = (Stage.CATALOG.value, Stage.DECODE.value, Stage.EMBED.value)
+_PASSING_REASONS = (Reason.OUT_OF_MEMORY.value, Reason.EMBED_FAILED.value)
+
+_REPEATED_ROWS = 2**16
 
 Mask = npt.NDArray[np.bool_]
 
@@ -151,6 +155,7 @@ def _has_same_facts(catalog: pa.Table, found: pa.Table) -> Mask:
 def _is_known_failure(catalog: pa.Table, found: pa.Table) -> Mask:
     """Say for each row whether this very file failed before, for a reason that lies in the file."""
     lasting = _as_mask(pc.is_in(found.column("stage"), pa.array(_LASTING_STAGES)))
+    lasting &= ~_as_mask(pc.is_in(found.column("error_type"), pa.array(_PASSING_REASONS)))
     both_without_audio = _as_mask(pc.and_(pc.is_null(catalog.column("uri")), pc.is_null(found.column("uri"))))
     return lasting & (_has_same_facts(catalog, found) | both_without_audio)
 
@@ -173,10 +178,16 @@ def _build_plan_rows(
     rows = rows[pc.sort_indices(catalog.column("track_id").take(pa.array(rows))).to_numpy()]
     wanted = [f"{recipe}/{name}" for recipe in matches for name in resolutions]
     plan = catalog.select(CATALOG.names).take(pa.array(rows))
-    same_for_all = pa.array([wanted], PLAN.field("wanted").type).take(pa.array(np.zeros(len(rows), np.int64)))
-    plan = plan.append_column(PLAN.field("wanted"), same_for_all)
+    plan = plan.append_column(PLAN.field("wanted"), _repeat(wanted, len(rows)))
     plan = plan.append_column(PLAN.field("held"), _list_held(matches, rows))
     return plan.append_column(PLAN.field("stored"), pa.array([[]] * len(rows), PLAN.field("stored").type))
+
+
+def _repeat(wanted: list[str], num_rows: int) -> pa.ChunkedArray:
+    """Return as many rows of the same names, in pieces: one array cannot hold those of every large catalog."""
+    column = pa.array([wanted] * min(num_rows, _REPEATED_ROWS), PLAN.field("wanted").type)
+    pieces = [column.slice(0, num_rows - start) for start in range(0, num_rows, _REPEATED_ROWS)]
+    return pa.chunked_array(pieces, PLAN.field("wanted").type)
 
 
 def _list_held(matches: Mapping[str, pa.Table], rows: npt.NDArray[np.int64]) -> pa.Array:

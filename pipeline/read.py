@@ -134,7 +134,7 @@ class FeatureStore:
         live = read_tracks_of(self.location, "tracks", ledger, track_ids, LIVE_COLUMNS)
         found = keep_live(read_tracks_of(self.location, "frames", parts, track_ids, FRAME_COLUMNS), live)
         wanted = pc.index_in(pa.array(track_ids, pa.string()), found.column("track_id")).drop_null()
-        return _cut_frames(found.take(wanted), frame_rate_hz, start_s, end_s)
+        return _cut_frames(take_rows(found, wanted), frame_rate_hz, start_s, end_s)
 
     def vectors(self, resolution: str = "global", recipe: str | None = None) -> tuple[pa.Array, np.ndarray]:
         """Return all vectors of one resolution as a matrix.
@@ -149,7 +149,7 @@ class FeatureStore:
         recipe = self._choose_recipe(recipe)
         if resolution == "global":
             table = self.tracks(["track_id", "embedding"], pc.field("embedding").is_valid(), recipe)
-            table = table.sort_by("track_id")
+            table = take_rows(table, pc.sort_indices(table.column("track_id")))
             return table.column("track_id").combine_chunks(), _as_matrix(table.column("embedding"))
         table = self.to_arrow(resolution, recipe)
         ids = np.repeat(table.column("track_id").to_numpy(), table.column("num_frames").to_numpy())
@@ -188,7 +188,8 @@ class FeatureStore:
         if resolution == "global":
             return self.tracks(recipe=recipe)
         empty = FRAMES.empty_table().select(list(FRAME_COLUMNS))
-        return pa.concat_tables([empty, *self.iter_frames(resolution, recipe)]).sort_by("track_id")
+        table = pa.concat_tables([empty, *self.iter_frames(resolution, recipe)])
+        return take_rows(table, pc.sort_indices(table.column("track_id")))
 
     def to_pandas(self, resolution: str = "global", recipe: str | None = None) -> pd.DataFrame:
         """Return one resolution whole as a pandas data frame."""
@@ -237,6 +238,13 @@ class FeatureStore:
         scanner = parts.scanner(columns=columns, filter=where)  # refuses what the caller's filter has wrong
         with explain_unreadable(self.location.table_url("tracks")):
             return scanner.to_table()
+
+
+def take_rows(table: pa.Table, rows: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Return some rows in some order, as slices: Arrow's own ``take`` gathers at most 2^31 values of a column."""
+    indices = np.asarray(rows)
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    return pa.concat_tables([table.slice(0, 0), *(table.slice(int(run[0]), len(run)) for run in runs if len(run))])
 
 
 def _cut_frames(frames: pa.Table, frame_rate_hz: float, start_s: float | None, end_s: float | None) -> pa.Table:

@@ -68,7 +68,8 @@ FEATURES = pa.list_(
             pa.field("wanted", pa.list_(pa.string())),  # "recipe/resolution": all that is pooled from these values
             pa.field("frame_rate_hz", pa.float64()),  # 25, or that of what is wanted where they are pooled already
             pa.field("num_frames", pa.int32()),
-            pa.field("values", FEATURE_LIST),  # num_frames × embed_dim, row by row
+            # num_frames × embed_dim, row by row: hours of several layers are more than a list's offsets count
+            pa.field("values", pa.large_list(pa.float32())),
         ]
     )
 )

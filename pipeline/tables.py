@@ -65,7 +65,12 @@ def create_tables(store: StoreLocation) -> None:
 
 def _choose_properties(table_name: str) -> dict[str, str]:
     # A checkpoint every ten commits: whoever opens the table reads at most nine more files of its log.
-    properties = {FORMAT_PROPERTY: str(STORE_FORMAT), "delta.checkpointInterval": "10"}
+    # No part of the log is dropped for its age, as would be after 30 days: a snapshot can be read until a vacuum.
+    properties = {
+        FORMAT_PROPERTY: str(STORE_FORMAT),
+        "delta.checkpointInterval": "10",
+        "delta.enableExpiredLogCleanup": "false",
+    }
     if "track_id" in TABLES[table_name].names:
         # Our parts state the span of their track ids alone. Told so, delta-rs's pyarrow reader does not take the
         # statistics that it misses on other columns for "no row can meet this filter".

@@ -45,6 +45,7 @@ class StoreWriter:
         self.run_id = run_id
         self.bytes_written = 0
         self._claims: dict[str, int] = {}
+        self._last_sign_s = time.monotonic()
         self.tracks = open_table(store, "tracks")
         newest = next((commit for commit in read_history(self.tracks, 1)), {})
         _check_nobody_writes(store, newest)
@@ -97,6 +98,18 @@ class StoreWriter:
         named = _name_frames(self.frames.version())
         self._commit_to(self.tracks, "tracks", actions, event, {**(metadata or {}), **who, **named})
 
+    def hold(self) -> None:
+        """Say that this writer is alive, where it has committed nothing to the ledger for a third of its lease.
+
+        To be called now and then while nothing is to be committed.
+
+        Raises:
+            StorageError: The store cannot be written.
+            RunError: Another run has claimed it.
+        """
+        if time.monotonic() - self._last_sign_s >= LEASE_S / 3:
+            self.commit_ledger([], "open")
+
     def _commit_to(
         self, table: DeltaTable, table_name: str, actions: Actions, event: str, metadata: Mapping[str, str]
     ) -> None:
@@ -105,6 +118,8 @@ class StoreWriter:
             commit_actions(table, table_name, actions, metadata, self._next_claim(table, table_name))
         except CommitFailedError as error:
             raise self._overtaken(error) from error
+        if table_name == "tracks":
+            self._last_sign_s = time.monotonic()
         self.bytes_written += sum(action.size for action in actions if isinstance(action, AddAction))
 
     def _claim_frames(self, named_version: int) -> None:

@@ -41,7 +41,7 @@ def decode_tracks(
         plan: Rows of schema ``PLAN``.
         audio_options: Options of the file system that holds the audio.
         max_duration_s: Longer tracks fail.
-        decode: Decodes one file: ``audio.decode_audio``, or ``isolation.decode_audio_apart``.
+        decode: Decodes one file: ``audio.decode_audio``, or as ``isolation`` does.
 
     Yields:
         One-row tables of schema ``DECODED``.

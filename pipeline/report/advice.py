@@ -12,12 +12,12 @@ ADVICE: dict[str, str] = {
     Reason.UNREADABLE: "Fetch these files anew from their source: what is there is no audio that can be decoded.",
     Reason.TRUNCATED: "Upload these files again: they end before the length that they state.",
     Reason.TOO_SHORT: "Leave them out of the catalog: the model needs at least 1,025 samples at 24 kHz (43 ms).",
-    Reason.TOO_LONG: "Raise --max-duration-s if these long files are wanted, and give tasks the memory for them.",
+    Reason.TOO_LONG: "Raise --max-duration-s with --retry-failures if these are wanted; tasks need the memory.",
     Reason.SILENT: "Check the transfer that made these files; where they are truly silent, leave them out.",
     Reason.NON_FINITE_AUDIO: "Export these files again: their samples hold NaN or infinity.",
     Reason.NON_FINITE_EMBEDDING: "Run with --precision float32 and --retry-failures: the model overflowed.",
-    Reason.OUT_OF_MEMORY: "Run with a smaller --batch-size, or on nodes with more memory, and --retry-failures.",
-    Reason.EMBED_FAILED: "Read the message; run one of these tracks alone with --device cpu to tell its cause.",
+    Reason.OUT_OF_MEMORY: "Run again with a smaller --batch-size, or on nodes with more memory.",
+    Reason.EMBED_FAILED: "Run again, which tries these anew; if they stay, run one alone with --device cpu.",
     Reason.WORKER_CRASHED: "Look for these tracks in the Ray logs; then --retry-failures on larger nodes.",
 }
 """One line for each value of ``failures.error_type``."""

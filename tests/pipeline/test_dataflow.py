@@ -1,4 +1,3 @@
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,8 @@ from pipeline.collect import Collector
 from pipeline.commit import RunCommitter
 from pipeline.config import RunSettings
 from pipeline.dataflow import (
+    EmbedderActor,
+    EmbedderStart,
     choose_placement,
     mark_as_crashed,
     open_plan,
@@ -23,6 +24,8 @@ from pipeline.dataflow import (
     start_ray,
     write_or_refuse,
 )
+from pipeline.decode import isolation
+from pipeline.decode.audio import DecodedAudio, decode_audio
 from pipeline.errors import RunError
 from pipeline.parts import from_ipc
 from pipeline.placement import Placement
@@ -125,6 +128,8 @@ def process(rows: pa.Table, settings: RunSettings) -> RunCommitter:
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
+# pytest tells of the exception by which a thread ends that Python passes over in silence.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
     plan: tuple[pa.Table, RunSettings], local_ray: None
 ) -> None:
@@ -141,9 +146,6 @@ def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
         assert time.monotonic() - start_s < 20
     finally:
         ray.kill(holder)
-        for thread in threading.enumerate():
-            if thread.name == "results":  # with the CPUs free again, what was given up runs to its end
-                thread.join(60)
     assert open_table(settings.store, "tracks").to_pyarrow_table().num_rows == 0
 
 
@@ -198,3 +200,101 @@ def test_an_actor_may_hold_several_blocks_at_once(
     assert sorted(frames.column("track_id").to_pylist()) == many.column("track_id").to_pylist()
     lengths = dict(zip(*(frames.column(name).to_pylist() for name in ("track_id", "num_frames")), strict=True))
     assert lengths == {f"{number:03d}": 8 * (1 + number % 3) for number in range(40)}
+
+
+class BreaksOnce(EmbedderActor):
+    """The first of its kind refuses all that it is given, as a GPU does after a fault of its own."""
+
+    def __init__(self, start: EmbedderStart, monitor: Any) -> None:
+        super().__init__(start, monitor)
+        fell_out = Path(start.settings.store.url) / "fell_out"
+        if not fell_out.exists():
+            fell_out.touch()
+            self.embedder.model.conv.register_forward_pre_hook(refuse)
+
+
+class NeverWorks(EmbedderActor):
+    """A device on which the model does not run."""
+
+    def __init__(self, start: EmbedderStart, monitor: Any) -> None:
+        super().__init__(start, monitor)
+        self.embedder.model.conv.register_forward_pre_hook(refuse)
+        self.embedder.check_device()
+
+
+def refuse(*_: object) -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_device_that_fails_costs_a_restart_and_no_track(
+    plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, settings = plan
+    (row,) = rows.to_pylist()
+    many = pa.Table.from_pylist([row | {"track_id": f"{number:02d}"} for number in range(20)], schema=rows.schema)
+    monkeypatch.setattr("pipeline.dataflow.EmbedderActor", BreaksOnce)
+    counts = process(many, settings).counts
+    assert (Path(settings.store.url) / "fell_out").exists()
+    assert (counts.embedded, counts.failed) == (20, 0)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_device_on_which_the_model_does_not_run_ends_the_run_and_blames_no_track(
+    plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, settings = plan
+    monkeypatch.setattr("pipeline.dataflow.EmbedderActor", NeverWorks)
+    with pytest.raises(RunError, match=r"the model does not run on cpu of .*an illegal memory access"):
+        process(rows, settings)
+    assert open_table(settings.store, "failures").to_pyarrow_table().num_rows == 0
+
+
+def never_ends(data: bytes, max_duration_s: float) -> DecodedAudio:
+    """Decode all files but long ones, over which it sits until it is stopped."""
+    if len(data) > 100_000:
+        time.sleep(3600)
+    return decode_audio(data, max_duration_s)
+
+
+def decode_impatiently(data: bytes, max_duration_s: float) -> DecodedAudio:
+    """Decode in a worker, or its child, whose decoder may not end and has a second for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolation, "DECODE_TIMEOUT_S", 1.0)
+        patch.setattr(isolation, "decode_audio", never_ends)
+        return isolation.decode_audio_in_time(data, max_duration_s)
+
+
+def decode_impatiently_apart(data: bytes, max_duration_s: float) -> DecodedAudio:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolation, "decode_audio_in_time", decode_impatiently)
+        return isolation.decode_audio_apart(data, max_duration_s)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_file_that_keeps_its_decoder_for_ever_costs_a_row(
+    plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, settings = plan
+    (row,) = rows.to_pylist()
+    endless = Path(row["uri"]).with_name("endless.wav")
+    encode_clip(endless, load_music(seconds=5.0, sample_rate=24_000), 24_000)
+    added = [row | {"track_id": f"{number:02d}"} for number in range(10)] + [
+        row | {"track_id": "endless", "uri": str(endless)}
+    ]
+    monkeypatch.setattr("pipeline.dataflow.decode_audio_in_time", decode_impatiently)
+    monkeypatch.setattr("pipeline.dataflow.decode_audio_apart", decode_impatiently_apart)
+    committer = process(pa.Table.from_pylist(added, schema=rows.schema), settings)
+    committer.close()
+    assert (committer.counts.embedded, committer.counts.failed) == (10, 1)
+    (failure,) = open_table(settings.store, "failures").to_pyarrow_table().to_pylist()
+    assert (failure["track_id"], failure["stage"], failure["error_type"]) == (
+        "endless",
+        "decode",
+        "worker_crashed",
+    )
+    assert "did not come to an end" in failure["error_message"]

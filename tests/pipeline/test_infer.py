@@ -1,3 +1,4 @@
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ
+from pipeline.errors import DeviceError
 from pipeline.infer import Inference, Track, list_inputs
 from pipeline.window import plan_windows
 from tests.checkpoints import TINY, write_random_checkpoint
@@ -175,6 +177,54 @@ def test_a_track_that_the_device_refuses_fails_alone(
     monkeypatch.setattr(getattr(model, part), "forward", refuse)
     infer(model, tracks, [6.0], batch_size=2)
     assert [track.error and track.error.reason for track in tracks] == [None, "out_of_memory", None]
+
+
+@pytest.mark.parametrize("part", ["conv", "conformer"])
+def test_what_a_refused_batch_computed_is_free_when_its_halves_run(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    model = MusicFM25Hz.for_inference(checkpoint)
+    compute = getattr(model, part).forward
+    held: list[weakref.ref[Tensor]] = []
+    sizes: list[int] = []
+
+    def run_out_of_memory(x: Tensor, *rest: object) -> object:
+        assert not [each for each in held if each() is not None]
+        activations = x * 2
+        held.append(weakref.ref(activations))
+        sizes.append(len(x))
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(activations / 2, *rest)
+
+    monkeypatch.setattr(getattr(model, part), "forward", run_out_of_memory)
+    tracks = [make_track(30 * SAMPLE_RATE_HZ, seed) for seed in range(4)]
+    infer(model, tracks, [30.0], batch_size=4)
+    assert sizes == [4, 2, 1, 1, 2, 1, 1]
+    assert [track.error for track in tracks] == [None] * 4
+
+
+def test_a_device_that_refuses_everything_is_not_blamed_on_a_track(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MusicFM25Hz.for_inference(checkpoint)
+    track = make_track(7 * SAMPLE_RATE_HZ)
+    track.waveform[1000] = np.nan
+    compute, broken = model.conv.forward, False
+
+    def refuse(x: Tensor) -> object:
+        if broken or x.isnan().any():
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return compute(x)
+
+    monkeypatch.setattr(model.conv, "forward", refuse)
+    infer(model, [track], [6.0])
+    assert track.error is not None
+    assert track.error.reason == "embed_failed"
+    broken, track = True, make_track(7 * SAMPLE_RATE_HZ)
+    with pytest.raises(DeviceError, match=r"does not run on cpu of .*: RuntimeError: CUDA error"):
+        infer(model, [track], [6.0])
+    assert track.error is None
 
 
 def test_nothing_of_the_front_end_is_kept(model: MusicFM25Hz) -> None:

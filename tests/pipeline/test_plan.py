@@ -13,6 +13,7 @@ Row = dict[str, Any]
 
 LABELS = ("title", "artist", "album", "genre")
 LASTING = ("catalog", "decode", "embed")
+PASSING = ("out_of_memory", "embed_failed")
 
 # Few values, so that a drawn catalog row and a drawn ledger row often agree.
 facts = st.fixed_dictionaries(
@@ -36,7 +37,7 @@ failure_rows = st.builds(
     lambda facts, stage, reason: {**facts, "stage": stage, "error_type": reason},
     facts,
     st.sampled_from([*LASTING, "fetch"]),
-    st.sampled_from(["truncated", "silent"]),
+    st.sampled_from(["truncated", "silent", *PASSING]),
 )
 track_ids = st.sampled_from(["a", "b", "Ünü", "d e", "~"])
 
@@ -63,7 +64,7 @@ def is_same_file(now: Row, then: Row | None) -> bool:
 
 
 def is_known_bad(now: Row, failure: Row | None) -> bool:
-    if failure is None or failure["stage"] not in LASTING:
+    if failure is None or failure["stage"] not in LASTING or failure["error_type"] in PASSING:
         return False
     return is_same_file(now, failure) or (now["uri"] is None and failure["uri"] is None)
 
@@ -182,6 +183,9 @@ def test_a_stored_file_is_looked_at_when_its_etag_or_else_size_or_time_or_place_
     [
         ({}, {}, "failed"),
         ({"stage": "embed"}, {}, "failed"),
+        ({"stage": "embed", "error_type": "worker_crashed"}, {}, "failed"),
+        ({"stage": "embed", "error_type": "embed_failed"}, {}, "looked at"),
+        ({"stage": "decode", "error_type": "out_of_memory"}, {}, "looked at"),
         ({"stage": "fetch", "error_type": "permission_denied"}, {}, "looked at"),
         ({"etag": "e"}, {"etag": "f"}, "looked at"),
         ({}, {"size_bytes": 9}, "looked at"),
@@ -197,7 +201,8 @@ def test_a_failed_file_is_tried_again_when_it_moved_or_could_not_be_fetched(
 ) -> None:
     plan = plan_one({**NOW, **now}, bad={**BAD, **then})
     assert outcome_of(plan) == outcome
-    assert plan.known_failures_by_reason == ({"truncated": 1} if outcome == "failed" else {})
+    reason = {**BAD, **then}["error_type"]
+    assert plan.known_failures_by_reason == ({reason: 1} if outcome == "failed" else {})
 
 
 def test_a_failure_of_another_state_of_the_file_gives_no_reason() -> None:
@@ -252,6 +257,14 @@ def test_planned_rows_learn_what_frames_has_of_them_live_or_dead() -> None:
         "b": [],
         "c": ["r1/16hz@h1"],
     }
+
+
+def test_what_is_wanted_of_a_large_catalog_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.plan._REPEATED_ROWS", 2)
+    catalog = build_catalog([{"track_id": f"t{number}", "uri": f"/{number}"} for number in range(5)])
+    plan = plan_tracks(catalog, {"r": build_ledger([])}, {"r": build_failures([])}, ["8hz", "global"])
+    assert plan.to_process.column("wanted").num_chunks == 3
+    assert plan.to_process.column("wanted").to_pylist() == [["r/8hz", "r/global"]] * 5
 
 
 def test_an_empty_catalog_and_an_empty_store_make_an_empty_plan() -> None:

@@ -1,3 +1,4 @@
+import os
 import pickle
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, StoreFormatError, UsageError
 from pipeline.maintain import compact_store, vacuum_store
-from pipeline.read import FeatureStore
+from pipeline.read import FeatureStore, take_rows
 from pipeline.schema import TRACKS
 from pipeline.store_location import StoreLocation
 from pipeline.tables import FORMAT_PROPERTY, open_table
@@ -251,6 +252,46 @@ def test_an_open_snapshot_stays_as_it_is(tmp_path: Path) -> None:
         )
         assert_same(read_all(at_that_time), features)
     assert FeatureStore(known.location.url, 0).tracks().num_rows == 0
+
+
+def test_a_snapshot_is_there_for_as_long_as_nobody_vacuums(tmp_path: Path) -> None:
+    known = KnownStore(StoreLocation(str(tmp_path / "store")))
+    known.run(FIRST)
+    old = FeatureStore(known.location.url)
+    expected, moment = read_all(old), datetime.now(UTC)
+    for month in range(4):
+        for path in (tmp_path / "store").glob("*/_delta_log/*"):  # what Delta takes for the age of a commit
+            age_s = path.stat().st_mtime - 40 * 86400
+            os.utime(path, (age_s, age_s))
+        for change in range(3):  # and it clears up whenever it makes a checkpoint, every ten commits
+            known.run({**FIRST, "a": f"a {month} {change}"})
+    assert list((tmp_path / "store").glob("tracks/_delta_log/*.checkpoint.parquet"))
+    assert_same(read_all(FeatureStore(known.location.url, old.version)), expected)
+    assert FeatureStore(known.location.url, moment).version == old.version
+
+
+def test_more_values_than_an_arrow_array_counts_can_be_sorted() -> None:
+    # Values that take no memory: what counts is how many there are.
+    track = pa.ListArray.from_arrays(
+        pa.array([0, 1000], pa.int32()),
+        pa.ListArray.from_arrays(
+            pa.array(range(0, 1_000_001_000, 1_000_000), pa.int32()), pa.nulls(1_000_000_000)
+        ),
+    )
+    table = pa.table(
+        {"track_id": pa.chunked_array([["c"], ["a"], ["b"]]), "embeddings": pa.chunked_array([track] * 3)}
+    )
+    with pytest.raises(pa.ArrowInvalid, match="overflow"):
+        table.sort_by("track_id")
+    found = take_rows(table, pc.sort_indices(table.column("track_id")))
+    assert found.column("track_id").to_pylist() == ["a", "b", "c"]
+    assert pc.list_value_length(found.column("embeddings")).to_pylist() == [1000] * 3
+
+
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_rows_are_taken_as_arrow_takes_them(rows: list[int]) -> None:
+    table = pa.table({"n": pa.chunked_array([list(range(4)), list(range(4, 10))])})
+    assert take_rows(table, pa.array(rows, pa.int64())).equals(table.take(pa.array(rows, pa.int64())))
 
 
 def test_a_snapshot_whose_files_a_vacuum_took_says_so(tmp_path: Path) -> None:

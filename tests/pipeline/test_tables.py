@@ -57,6 +57,7 @@ def test_tables_have_the_schema_and_the_partitions_that_are_written_down(store: 
     assert table.metadata().configuration == {
         FORMAT_PROPERTY: "1",
         "delta.checkpointInterval": "10",
+        "delta.enableExpiredLogCleanup": "false",
         **({"delta.dataSkippingStatsColumns": "track_id"} if name != "recipes" else {}),
     }
 

@@ -81,6 +81,28 @@ def test_a_writer_on_another_machine_counts_as_dead_after_its_lease(
             StoreWriter(store, "second")
 
 
+def test_a_writer_with_nothing_to_commit_keeps_its_store(
+    store: StoreLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_identify_machine", lambda: "elsewhere/1")
+    first = StoreWriter(store, "run1")
+    first.commit_ledger([], "close")
+    first = StoreWriter(store, "run2")
+    before, now_s = first.store_version, time.monotonic()
+    first.hold()
+    assert first.store_version == before
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + writer.LEASE_S / 3)
+    first.hold()
+    first.hold()
+    assert first.store_version == before + 1
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="run run2 is writing to the store"):
+        StoreWriter(store, "run3")
+    newest_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: newest_s + writer.LEASE_S + 60)
+    assert StoreWriter(store, "run3").unclosed_run is None  # a sign of life is nothing that waits to be published
+
+
 def test_the_overtaken_writer_stops_at_its_next_commit(store: StoreLocation) -> None:
     first = StoreWriter(store, "first")
     second = StoreWriter(store, "second")
