@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import ray
@@ -41,15 +42,22 @@ def settings(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[RunSettings]:
 
 
 def test_a_run_is_known_stage_by_stage(
-    settings: RunSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    settings: RunSettings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checkpoint = load_checkpoint(settings.checkpoint)
     recipes = build_recipes(checkpoint, settings)
     rows = plan_run(load_catalog(str(tmp_path / "music")), settings, recipes).to_process
     committer, watch = RunCommitter(settings.store, "run1", recipes), RunWatch("run1")
+    held: list[float] = []
+    monkeypatch.setattr(committer.writer, "hold", lambda: held.append(watch.age_s()))
     with caplog.at_level(logging.WARNING):
         process_tracks(rows, checkpoint, recipes, settings, committer, watch)
     assert (committer.counts.embedded, committer.counts.failed) == (11, 1)
+    assert max(np.diff([0.0, *held, watch.age_s()])) < 10.0  # others hear of the run while nothing is committed
     audio_s = sum(1.0 + 0.1 * number for number in range(11))
     course = watch.throughput.read()
     assert sum(course["tracks"]) == 12

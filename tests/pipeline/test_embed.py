@@ -10,10 +10,10 @@ from torch import Tensor
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Resolution, WindowPolicy
-from pipeline.embed import Embedder, EmbedderSettings, choose_batch_size
+from pipeline.embed import Embedder, EmbedderSettings, Features, as_column, choose_batch_size
 from pipeline.errors import Reason, TrackError
 from pipeline.pool import pool_frames
-from pipeline.schema import DECODED
+from pipeline.schema import DECODED, FEATURES
 from tests.checkpoints import TINY, write_random_checkpoint
 
 LAYERS = {"musicfm-l2-a": 2, "musicfm-l3-a": 3}
@@ -229,6 +229,13 @@ def test_a_gpu_gives_what_the_cpu_gives(checkpoint: Checkpoint, windows: WindowP
     assert list(found) == list(expected)
     for name, features in found.items():
         assert_close(features, expected[name], 1e-4)
+
+
+def test_a_track_may_have_more_values_than_the_offsets_of_a_list_count() -> None:
+    values = np.zeros((2**21 + 1, 1024), np.float32)  # untouched, they take no memory
+    column = as_column([Features(["musicfm-l2-a/50hz"], 25.0, values)])
+    assert column.type == FEATURES
+    assert len(column.values.field("values")[0]) == 2**31 + 1024
 
 
 def test_a_device_without_room_to_pool_in_costs_the_track_alone(

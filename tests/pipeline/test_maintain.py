@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipeline.maintain import (
 from pipeline.read import FeatureStore
 from pipeline.store_location import StoreLocation
 from pipeline.tables import create_tables, open_table
-from pipeline.writer import StoreWriter
+from pipeline.writer import LEASE_S, StoreWriter
 from tests.rows import fake_features, read_store
 from tests.runs import R4, R7, Track, list_frames, open_run, run, sound, write_result
 
@@ -42,6 +43,19 @@ def read_vectors(store: StoreLocation, version: int | str = "published") -> dict
     """All live 8 Hz features by track, of one recipe."""
     table = FeatureStore(store.url, version).to_arrow("8hz", R7)
     return dict(zip(table.column("track_id").to_pylist(), table.column("embeddings").to_pylist(), strict=True))
+
+
+def test_a_compaction_that_takes_long_keeps_the_store(
+    store: StoreLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id, ids in (("one", "ab"), ("two", "abcd")):
+        run(store, sound(*ids), run_id=run_id)
+    writer = StoreWriter(store, "maintain")
+    before, now_s = writer.store_version, time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + LEASE_S / 3)
+    compact_store(writer)
+    events = [commit.get("event") for commit in open_table(store, "tracks").history()]
+    assert events[: writer.store_version - before] == ["maintain", "open"]
 
 
 def test_compaction_leaves_one_part_and_every_live_vector(store: StoreLocation) -> None:
