@@ -197,9 +197,7 @@ class Embedder:
             except TrackError as error:
                 track.error = error
             except (RuntimeError, MemoryError) as error:  # the device has no room left to pool in
-                track.error = describe_model_error(error)
-                if track.error.reason is not Reason.OUT_OF_MEMORY:
-                    self.check_device()
+                track.error = self._inference.confirm(describe_model_error(error))
         return features
 
     def _take_window_length(self, track: Track, window_s: float) -> Iterator[Features]:

@@ -184,13 +184,21 @@ class Inference:
         if failure.reason is Reason.OUT_OF_MEMORY:
             torch.cuda.empty_cache()
         if len(batch) == 1:
-            if failure.reason is not Reason.OUT_OF_MEMORY:
-                self.check_device()
-            batch[0].track.error = failure
+            batch[0].track.error = self.confirm(failure)
             return
         half = len(batch) // 2
         self._run_batch(batch[:half], compute)
         self._run_batch(batch[half:], compute)
+
+    def confirm(self, failure: TrackError) -> TrackError:
+        """Return the failure of a track that was refused alone, once it is sure that the device is not to blame.
+
+        Raises:
+            DeviceError: It is.
+        """
+        if failure.reason is not Reason.OUT_OF_MEMORY:
+            self.check_device()
+        return failure
 
     def check_device(self) -> None:
         """Run a second of nothing in particular through the model.
@@ -206,8 +214,8 @@ class Inference:
                 waveform = torch.linspace(-0.1, 0.1, SAMPLE_RATE_HZ, device=self.device)[None]
                 self.model.get_hidden_states(waveform, (1,))[1].sum().item()
         except (RuntimeError, MemoryError) as error:
-            where, detail = f"{self.device} of {socket.gethostname()}", " ".join(str(error).split())[:300]
-            raise DeviceError(f"the model does not run on {where}: {type(error).__name__}: {detail}") from None
+            where = f"{self.device} of {socket.gethostname()}"
+            raise DeviceError(f"the model does not run on {where}: {_name_error(error)}") from None
 
     @torch.inference_mode()
     def _encode(self, batch: list[_FrontendInput]) -> None:
@@ -305,7 +313,8 @@ def describe_model_error(error: Exception) -> TrackError:
         isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in str(error).lower()
     )
     reason = Reason.OUT_OF_MEMORY if out_of_memory else Reason.EMBED_FAILED
-    detail = " ".join(str(error).split())[:300]
-    return TrackError(
-        Stage.EMBED, reason, f"the model failed on this track alone: {type(error).__name__}: {detail}"
-    )
+    return TrackError(Stage.EMBED, reason, f"the model failed on this track alone: {_name_error(error)}")
+
+
+def _name_error(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from pipeline.long_rows import encode_long_rows
+from pipeline.long_rows import ZSTD_LEVEL, encode_long_rows
 from pipeline.schema import PARTITION_COLUMNS
 from pipeline.storage import Options, join_url, write_file
 
@@ -143,7 +143,7 @@ def encode_part(table_name: str, rows: pa.Table) -> bytes:
         buffer,
         row_group_size=rows_per_group,
         compression="zstd",
-        compression_level=1,
+        compression_level=ZSTD_LEVEL,
         store_schema=False,
         **options,
     )

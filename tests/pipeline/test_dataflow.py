@@ -118,6 +118,12 @@ def plan(tmp_path: Path, tiny_checkpoint: Path) -> tuple[pa.Table, RunSettings]:
     return plan_run(catalog, settings, recipes).to_process, settings
 
 
+def repeat_track(rows: pa.Table, number: int) -> pa.Table:
+    """Return the only row's file as so many tracks."""
+    (row,) = rows.to_pylist()
+    return pa.Table.from_pylist([row | {"track_id": f"{n:03d}"} for n in range(number)], schema=rows.schema)
+
+
 def process(rows: pa.Table, settings: RunSettings) -> RunCommitter:
     checkpoint = load_checkpoint(settings.checkpoint)
     recipes = build_recipes(checkpoint, settings)
@@ -155,8 +161,7 @@ def test_results_come_back_while_others_wait_to_be_decoded(
     plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, settings = plan
-    row = rows.to_pylist()[0]
-    many = pa.Table.from_pylist([row | {"track_id": f"{number:03d}"} for number in range(80)], schema=rows.schema)
+    many = repeat_track(rows, 80)
     monkeypatch.setattr("pipeline.placement.TRACKS_PER_BLOCK_CPU", 1)
     decoded: list[int] = []
 
@@ -232,10 +237,8 @@ def test_a_device_that_fails_costs_a_restart_and_no_track(
     plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, settings = plan
-    (row,) = rows.to_pylist()
-    many = pa.Table.from_pylist([row | {"track_id": f"{number:02d}"} for number in range(20)], schema=rows.schema)
     monkeypatch.setattr("pipeline.dataflow.EmbedderActor", BreaksOnce)
-    counts = process(many, settings).counts
+    counts = process(repeat_track(rows, 20), settings).counts
     assert (Path(settings.store.url) / "fell_out").exists()
     assert (counts.embedded, counts.failed) == (20, 0)
 
@@ -283,12 +286,10 @@ def test_a_file_that_keeps_its_decoder_for_ever_costs_a_row(
     (row,) = rows.to_pylist()
     endless = Path(row["uri"]).with_name("endless.wav")
     encode_clip(endless, load_music(seconds=5.0, sample_rate=24_000), 24_000)
-    added = [row | {"track_id": f"{number:02d}"} for number in range(10)] + [
-        row | {"track_id": "endless", "uri": str(endless)}
-    ]
+    last = pa.Table.from_pylist([row | {"track_id": "endless", "uri": str(endless)}], schema=rows.schema)
     monkeypatch.setattr("pipeline.dataflow.decode_audio_in_time", decode_impatiently)
     monkeypatch.setattr("pipeline.dataflow.decode_audio_apart", decode_impatiently_apart)
-    committer = process(pa.Table.from_pylist(added, schema=rows.schema), settings)
+    committer = process(pa.concat_tables([repeat_track(rows, 10), last]), settings)
     committer.close()
     assert (committer.counts.embedded, committer.counts.failed) == (10, 1)
     (failure,) = open_table(settings.store, "failures").to_pyarrow_table().to_pylist()
