@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pipeline.probe import Probe, size_pools
+from pipeline.run.trial import Trial, size_pools
 
 PARTS = {
     "end_to_end": "whole runs beside a plain script",
@@ -98,10 +98,10 @@ def advise(end_to_end: Any) -> Any:
     """Print and return what pools of this machine's cores come to."""
     if end_to_end is None:
         return None
-    probe, num_cpus = Probe(**end_to_end["probe"]), os.cpu_count() or 1
-    advice = size_pools(probe, num_cpus, end_to_end["num_models"]).message
-    print(f"from {probe.num_files} files: {advice}")
-    around = probe.decode_core_s + probe.write_core_s
+    trial, num_cpus = Trial(**end_to_end["trial"]), os.cpu_count() or 1
+    advice = size_pools(trial, num_cpus, end_to_end["num_models"]).message
+    print(f"from {trial.num_files} files: {advice}")
+    around = trial.decode_core_s + trial.write_core_s
     print(
         f"decoding and writing 30 s take {30e3 * around:.0f} core-ms: a core feeds {1 / 30 / around:.0f} windows/s"
     )

@@ -37,11 +37,11 @@ from musicfm_model.config import ModelConfig
 from musicfm_model.cost import count_window_tflop
 from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
-from pipeline.embed import Embedder, choose_embedder_settings
-from pipeline.placement import Placement, place_actors
-from pipeline.probe import Probe, choose_files, probe_catalog
-from pipeline.run import build_recipes, plan_run
-from pipeline.store_location import StoreLocation
+from pipeline.embed.embedder import Embedder, choose_embedder_settings
+from pipeline.run.placement import Placement, place_actors
+from pipeline.run.trial import Trial, choose_files, run_trial
+from pipeline.run.run import build_recipes, plan_run
+from pipeline.location import StoreLocation
 from tests.checkpoints import write_random_checkpoint
 
 LAYER = 7
@@ -83,11 +83,11 @@ def measure(reference: Path | None, num_tracks: int, num_rounds: int, config: Mo
         placement = place(config, num_tracks)
         with ProcessPoolExecutor(placement.num_actors, multiprocessing.get_context("spawn")) as pool:
             tasks = [
-                pool.submit(probe_stages, many, checkpoint, placement.num_threads)
+                pool.submit(try_stages, many, checkpoint, placement.num_threads)
                 for _ in range(placement.num_actors)
             ]
-            probes = [task.result() for task in tasks]
-    return summarise(runs, probes, num_tracks, reference is not None)
+            trials = [task.result() for task in tasks]
+    return summarise(runs, trials, num_tracks, reference is not None)
 
 
 def _run_command(way: str, audio: Path, checkpoint: Path, reference: Path | None, folder: Path) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def place(config: ModelConfig, num_tracks: int) -> Placement:
     return place_actors([here], None, None, count_window_tflop(config, LAYER)).fit(num_tracks)
 
 
-def probe_stages(audio: Path, checkpoint: Path, num_threads: int) -> Probe:
+def try_stages(audio: Path, checkpoint: Path, num_threads: int) -> Trial:
     """Measure the stages one at a time on some of the files."""
     torch.set_num_threads(num_threads)
     with tempfile.TemporaryDirectory() as store:
@@ -125,19 +125,19 @@ def probe_stages(audio: Path, checkpoint: Path, num_threads: int) -> Probe:
         recipes = build_recipes(model, settings)
         plan = plan_run(load_catalog(str(audio)), settings, recipes, exists=False)
         embedder = Embedder(model, choose_embedder_settings(recipes, settings))
-        return probe_catalog(choose_files(plan.to_process), embedder, recipes, settings)
+        return run_trial(choose_files(plan.to_process), embedder, recipes, settings)
 
 
 def summarise(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], probes: Sequence[Probe], num_tracks: int, is_published: bool
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], trials: Sequence[Trial], num_tracks: int, is_published: bool
 ) -> dict[str, Any]:
-    """Return ratios, seconds by way and number of files, and the stages alone; there is a probe for each model."""
-    probe = probes[0]
+    """Return ratios, seconds by way and number of files, and the stages alone; there is a trial for each model."""
+    trial = trials[0]
     seconds = {name: float(np.median([run["seconds"] for run in found])) for name, found in runs.items()}
     steady_s = {way: seconds[f"{way}, many"] - seconds[f"{way}, one"] for way in ("job", "script")}
-    num_cores, audio_s = os.cpu_count() or 1, (num_tracks - 1) * probe.audio_s_per_file
-    cpu_stages_s = audio_s * (probe.decode_core_s + probe.write_core_s) / num_cores
-    model_s = audio_s / sum(1 / each.model_s_per_audio_s for each in probes)
+    num_cores, audio_s = os.cpu_count() or 1, (num_tracks - 1) * trial.audio_s_per_file
+    cpu_stages_s = audio_s * (trial.decode_core_s + trial.write_core_s) / num_cores
+    model_s = audio_s / sum(1 / each.model_s_per_audio_s for each in trials)
     spilled = [run["spilled_bytes"] for found in runs.values() for run in found if "spilled_bytes" in run]
     return {
         "machine": platform.processor() or platform.machine(),
@@ -148,9 +148,9 @@ def summarise(
         "times_as_fast_without_start": steady_s["script"] / steady_s["job"],
         "wall_to_larger_stage": steady_s["job"] / max(cpu_stages_s, model_s),
         "wall_to_larger_stage_with_start": seconds["job, many"] / max(cpu_stages_s, model_s),
-        "wall_to_sum_of_core_seconds": steady_s["job"] / (cpu_stages_s + audio_s * probe.model_core_s / num_cores),
+        "wall_to_sum_of_core_seconds": steady_s["job"] / (cpu_stages_s + audio_s * trial.model_core_s / num_cores),
         "seconds": seconds,
-        "num_models": len(probes),
+        "num_models": len(trials),
         "stages_alone_s": {"decode and write": cpu_stages_s, "model": model_s},
         "model_busy_share": model_s / steady_s["job"],
         "windows_per_s": (num_tracks - 1) / steady_s["job"],
@@ -159,7 +159,7 @@ def summarise(
         "spilled_bytes": max(spilled),
         "core_seconds": runs["job, many"][0]["core_seconds"],
         "peak_bytes": runs["job, many"][0]["peak_bytes"],
-        "probe": asdict(probe),
+        "trial": asdict(trial),
     }
 
 

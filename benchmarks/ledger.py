@@ -25,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import Recipe
-from pipeline.parts import write_part
-from pipeline.read import FeatureStore
-from pipeline.run import plan_against_store
+from pipeline.store.parts import write_part
+from pipeline.store.read import FeatureStore
+from pipeline.run.run import plan_against_store
 from pipeline.schema import CATALOG, TRACKS
-from pipeline.store_location import StoreLocation
-from pipeline.tables import create_tables
-from pipeline.writer import StoreWriter
+from pipeline.location import StoreLocation
+from pipeline.store.tables import create_tables
+from pipeline.store.writer import StoreWriter
 
 ROWS_PER_PART = 50_000
 RECIPE = Recipe("00" * 32, 7).recipe_id

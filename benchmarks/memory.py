@@ -30,9 +30,9 @@ from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from pipeline.config import DEFAULT_RESOLUTIONS, SAMPLE_RATE_HZ
 from pipeline.decode.tracks import decode_tracks
-from pipeline.embed import Embedder, EmbedderSettings
+from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.schema import DECODED, PLAN
-from pipeline.write import WriteSettings, write_parts
+from pipeline.store.write import WriteSettings, write_parts
 from tests.checkpoints import write_random_checkpoint
 
 TINY = ModelConfig(embed_dim=64, num_layers=2, num_heads=4, ffn_dim=128, conv_dim=4)

@@ -23,12 +23,12 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.ledger import RECIPE, build_catalog, build_ledger_parts, take_time
-from pipeline.parts import write_part
-from pipeline.read import FeatureStore
+from pipeline.store.parts import write_part
+from pipeline.store.read import FeatureStore
 from pipeline.schema import FRAMES
-from pipeline.store_location import StoreLocation
-from pipeline.tables import create_tables
-from pipeline.writer import StoreWriter
+from pipeline.location import StoreLocation
+from pipeline.store.tables import create_tables
+from pipeline.store.writer import StoreWriter
 from tests.fault_proxy import run_fault_proxy
 from tests.s3_server import STORE, STORE_BUCKET, S3Server, find_server, run_s3_server
 

@@ -28,7 +28,7 @@ from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.model import MusicFM25Hz
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, SAMPLE_RATE_HZ
-from pipeline.pool import pool_frames
+from pipeline.embed.pool import pool_frames
 from tests.checkpoints import write_random_checkpoint
 
 LAYER = 7

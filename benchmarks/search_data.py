@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.config import Recipe
-from pipeline.ledger import Actions, extract_rows
-from pipeline.parts import write_part
+from pipeline.store.ledger import Actions, extract_rows
+from pipeline.store.parts import write_part
 from pipeline.schema import RECIPES, TRACKS
-from pipeline.store_location import StoreLocation
-from pipeline.tables import append_rows, create_tables, open_table
-from pipeline.writer import StoreWriter
+from pipeline.location import StoreLocation
+from pipeline.store.tables import append_rows, create_tables, open_table
+from pipeline.store.writer import StoreWriter
 
 Matrix = npt.NDArray[np.float32]
 

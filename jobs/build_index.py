@@ -14,7 +14,7 @@ from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.files import DEFAULT_CACHE
 from pipeline.index.manifest import IndexManifest
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

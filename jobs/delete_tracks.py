@@ -10,11 +10,11 @@ from contextlib import suppress
 
 from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.errors import StorageError, UsageError
-from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
+from pipeline.store.maintain import delete_tracks, find_stored_ids, vacuum_store
 from pipeline.report.publish import remove_reports_of
 from pipeline.storage import list_files, read_file
-from pipeline.store_location import StoreLocation
-from pipeline.writer import StoreWriter
+from pipeline.location import StoreLocation
+from pipeline.store.writer import StoreWriter
 
 DERIVED = ("indexes", "neighbors")
 

@@ -26,7 +26,7 @@ from pipeline.search.ground_truth import (
 )
 from pipeline.search.neighbors import find_neighbors
 from pipeline.storage import Options
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 LOADERS: dict[str, Callable[[str, Options], GroundTruth]] = {
     "pairs": read_pairs,

@@ -11,8 +11,8 @@ from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
 from pipeline.config import RESOLUTIONS
-from pipeline.export import FORMATS, export_features
-from pipeline.store_location import StoreLocation
+from pipeline.store.export import FORMATS, export_features
+from pipeline.location import StoreLocation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain, whole_number
 from pipeline.index.manifest import list_indexes, remove_index
-from pipeline.maintain import (
+from pipeline.store.maintain import (
     DEFAULT_DEAD_SHARE,
     PartitionReport,
     compact_store,
@@ -18,9 +18,9 @@ from pipeline.maintain import (
     report_store,
     vacuum_store,
 )
-from pipeline.read import FeatureStore
-from pipeline.store_location import StoreLocation
-from pipeline.writer import StoreWriter
+from pipeline.store.read import FeatureStore
+from pipeline.location import StoreLocation
+from pipeline.store.writer import StoreWriter
 
 WEEK_HOURS = 168
 

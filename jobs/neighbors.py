@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.search.neighbors import TABLE_NAME, write_neighbors
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from pipeline.errors import TrackError, UsageError
 from pipeline.index.vector_index import VectorIndex
 from pipeline.search.searcher import Hit, Searcher
 from pipeline.storage import read_file
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.service.guard import Access
 from pipeline.service.serve import run_service
 from pipeline.service.state import ServiceSettings
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 TOKEN_VARIABLE = "MUSICFM_SERVE_TOKEN"
 

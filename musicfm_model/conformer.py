@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from musicfm_model.attention import SelfAttention
 from musicfm_model.config import DROPOUT, ModelConfig
-from musicfm_model.packed_linear import PointwiseConv
+from musicfm_model.cpu.packed_linear import PointwiseConv
 from musicfm_model.rotary import RotaryEmbedding
 
 

@@ -17,7 +17,7 @@ from musicfm_model.conformer import Conformer
 from musicfm_model.folded_frontend import FoldedFrontend, fold_checkpoint
 from musicfm_model.frontend import ConvFrontend
 from musicfm_model.log_mel import LogMel
-from musicfm_model.packed_linear import pack_linears
+from musicfm_model.cpu.packed_linear import pack_linears
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 from musicfm_model.pretraining import mask_waveform, masked_prediction_loss
 from musicfm_model.quantizer import RandomProjectionQuantizer

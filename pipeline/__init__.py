@@ -1,5 +1,5 @@
-"""From a music catalog to a store of MusicFM features: one step a file or folder, in the order of the data's way.
+"""From a music catalog to a store of MusicFM features: one room a folder, each standing on those before it.
 
-catalog → plan → decode → embed → pool → write → commit → read. ``dataflow`` assembles the steps; ``index``,
-``search`` and ``service`` answer from what they leave.
+The base (``config errors schema storage location local_files logs``), then ``catalog``, ``decode``, ``embed``, ``store``,
+``report``, ``run``, ``index``, ``search``, ``service``.
 """

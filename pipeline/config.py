@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from pipeline.storage import Options
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 SAMPLE_RATE_HZ = 24_000
 HOP_LENGTH = 240  # samples between mel frames: 100 Hz

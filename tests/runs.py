@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.commit import RunCommitter
+from pipeline.store.commit import RunCommitter
 from pipeline.config import Recipe
-from pipeline.plan import Plan
-from pipeline.run import plan_against_store
-from pipeline.store_location import StoreLocation
-from pipeline.tables import open_table
-from pipeline.write import WriteSettings, write_parts
+from pipeline.run.plan import Plan
+from pipeline.run.run import plan_against_store
+from pipeline.location import StoreLocation
+from pipeline.store.tables import open_table
+from pipeline.store.write import WriteSettings, write_parts
 from tests.rows import Audio, at_second, build_catalog, fake_embedding, read_store
 
 RECIPES = {recipe.recipe_id: recipe for recipe in (Recipe("ab" * 32, layer, mantissa_bits=23) for layer in (4, 7))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.rows import at_second, fake_features, read_store
 from tests.runs import ERRORS, Catalog, Track
 

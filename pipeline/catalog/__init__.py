@@ -1,1 +1,4 @@
-"""The first step: which tracks there are. One file for each kind of catalog; ``load`` tells them apart."""
+"""Which tracks there are, and what they are called: one file for each kind of catalog; ``load`` tells them apart.
+
+Imports the base alone.
+"""

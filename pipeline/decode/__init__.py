@@ -1,1 +1,4 @@
-"""Fetch and decode: rows of the plan become rows with a waveform, or rows that say why there is none."""
+"""Bytes to mono 24 kHz: rows of the plan become rows with a waveform, or rows that say why there is none.
+
+Imports the base alone.
+"""

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from pipeline.dataflow import start_ray
+from pipeline.run.dataflow import start_ray
 from pipeline.errors import FeatureStoreError, RunError
 
 TASKS_AHEAD = 4  # a CPU: so many results may wait for their turn

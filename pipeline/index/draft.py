@@ -15,7 +15,7 @@ from pipeline.index.codes import Matrix, write_index
 from pipeline.index.files import IndexFile, IndexLocation, upload_file
 from pipeline.index.manifest import IndexManifest
 from pipeline.index.segments import OWNERS, mean_by_track
-from pipeline.index.source import METADATA, Source
+from pipeline.store.source import METADATA, Source
 
 EXACT_VALUES = 2**27  # an exact scan of so many half-precision values takes 11 ms on one core here, 20 on others
 

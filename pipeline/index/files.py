@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.errors import StorageError
 from pipeline.storage import absolute_url, is_local, join_url, open_filesystem, remove_file
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 DEFAULT_CACHE = "~/.cache/musicfm-index"
 CACHE_DAYS = 14  # a cached file that nobody opened for so long is removed

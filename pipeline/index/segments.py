@@ -24,7 +24,7 @@ from pipeline.index.codes import (
     write_index,
 )
 from pipeline.index.files import IndexFile, IndexLocation, fetch_file, upload_file, working_folder
-from pipeline.index.source import Source, VectorBatch, read_vectors
+from pipeline.store.source import Source, VectorBatch, read_vectors
 
 SEGMENT_BYTES = 256 * 2**20  # held in memory while it is written
 CHUNK_ROWS = 8192

@@ -20,7 +20,7 @@ from pipeline.errors import StorageError, UsageError
 from pipeline.index.codes import Mask, Matrix, Rows, map_index, normalise_rows, scan_rows, search_codes
 from pipeline.index.files import IndexLocation, fetch_file
 from pipeline.index.manifest import IndexManifest, find_index, list_versions, read_manifest
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 SCAN_ROWS = 20_000  # so few allowed rows are scanned exactly: it takes some milliseconds
 SCAN_SLACK = 16  # rows beyond k that an exact scan scores anew

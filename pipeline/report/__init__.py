@@ -1,1 +1,4 @@
-"""The report of a run: facts in JSON, and a page that opens without a network."""
+"""The report of a run: facts in JSON, and a page that opens without a network.
+
+Imports the base and ``store``.
+"""

@@ -25,7 +25,7 @@ from pipeline.report.health import draw_map, find_clusters, measure_drift, measu
 from pipeline.report.page import build_page
 from pipeline.report.sample import Sample, sample_tracks, summarise_failures
 from pipeline.storage import absolute_url, join_url, list_files, read_file, remove_file, write_file
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.ledger import list_table_files
+from pipeline.store.ledger import list_table_files
 from pipeline.schema import TRACKS
 from pipeline.storage import join_url
-from pipeline.store_location import StoreLocation, open_arrow_filesystem
-from pipeline.tables import open_table, read_columns
+from pipeline.location import StoreLocation, open_arrow_filesystem
+from pipeline.store.tables import open_table, read_columns
 
 MAX_SAMPLED = 6000
 MAX_FILES = 64  # opened for a sample

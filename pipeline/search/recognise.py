@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
 from pipeline.index.codes import normalise_rows
-from pipeline.read import FeatureStore
+from pipeline.store.read import FeatureStore
 from pipeline.search.align import Matrix, align_passage, fit_whitening
 
 MOMENTS = "0.5hz"

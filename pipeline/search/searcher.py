@@ -21,7 +21,7 @@ from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.index.codes import normalise_rows
 from pipeline.index.vector_index import VectorIndex
-from pipeline.read import FeatureStore, find_frames
+from pipeline.store.read import FeatureStore, find_frames
 from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
 from pipeline.search.candidates import find_candidates
 from pipeline.search.filters import filter_tracks

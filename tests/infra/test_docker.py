@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.placement import WORKER_ENVIRONMENT
+from pipeline.run.placement import WORKER_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra" / "docker"

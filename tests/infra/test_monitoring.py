@@ -15,7 +15,7 @@ import yaml
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from ray.util.metrics import Histogram, Metric
 
-from pipeline.metrics import Meters
+from pipeline.run.metrics import Meters
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra" / "monitoring"

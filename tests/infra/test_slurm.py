@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.placement import WORKER_ENVIRONMENT
+from pipeline.run.placement import WORKER_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "infra" / "slurm" / "embed.sbatch"

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 
 from musicfm_model import MusicFM25Hz
 from pipeline.decode.audio import decode_audio
-from pipeline.read import FeatureStore
+from pipeline.store.read import FeatureStore
 from tests.corpus import encode_clip, load_music, make_failures
 from tests.processes import Run, run_command
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import check_store, embed_catalog
-from pipeline.read import FeatureStore
+from pipeline.store.read import FeatureStore
 from tests.corpus import encode_clip, load_music
 
 pytestmark = pytest.mark.slow

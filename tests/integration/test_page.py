@@ -14,7 +14,7 @@ import uvicorn
 from pipeline.service.app import create_app
 from pipeline.service.guard import Access
 from pipeline.service.state import ServiceSettings, ServiceState
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.corpus import MUSIC
 from tests.processes import find_free_ports
 from tests.served import HOSTILE, SLASHED, TRACKS, build_indexes, embed_here, make_catalog

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.read import FeatureStore
+from pipeline.store.read import FeatureStore
 from tests.corpus import load_music
 from tests.processes import Run, run_command
 

@@ -17,11 +17,11 @@ from deltalake import DeltaTable
 
 from jobs import check_store, embed_catalog, maintain_store
 from pipeline.config import DEFAULT_RESOLUTIONS
-from pipeline.maintain import delete_tracks, find_stored_ids, vacuum_store
-from pipeline.read import FeatureStore
-from pipeline.store_location import StoreLocation, delta_storage_options
-from pipeline.tables import open_table
-from pipeline.writer import StoreWriter
+from pipeline.store.maintain import delete_tracks, find_stored_ids, vacuum_store
+from pipeline.store.read import FeatureStore
+from pipeline.location import StoreLocation, delta_storage_options
+from pipeline.store.tables import open_table
+from pipeline.store.writer import StoreWriter
 from tests.corpus import encode_clip, load_music
 from tests.fault_proxy import Fault, run_fault_proxy
 from tests.processes import ROOT, Run, run_command

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from pipeline.service.app import create_app
 from pipeline.service.state import ServiceSettings, ServiceState
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.corpus import MUSIC, make_failures
 from tests.s3_server import AUDIO, AUDIO_BUCKET, STORE, STORE_BUCKET, STORE_READER, S3Server
 from tests.served import TRACKS, build_indexes, embed_here, make_catalog

@@ -5,7 +5,7 @@ import pytest
 
 from jobs.build_index import main
 from pipeline.index.vector_index import VectorIndex
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 from tests.stores import KnownStore
 

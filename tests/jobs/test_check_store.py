@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from jobs.check_store import main
-from pipeline.parts import write_part
+from pipeline.store.parts import write_part
 from pipeline.schema import TRACKS
-from pipeline.store_location import StoreLocation
-from pipeline.tables import FORMAT_PROPERTY, commit_actions, open_table
+from pipeline.location import StoreLocation
+from pipeline.store.tables import FORMAT_PROPERTY, commit_actions, open_table
 from tests.stores import BAD, KnownStore, make_recipe
 
 SECRET = "hunter2-and-more"

@@ -15,7 +15,7 @@ from jobs.arguments import OneLineParser
 from jobs.configuration import HIDDEN, describe_flags, hide_credentials
 from jobs.embedding import build_embed_parser, run_embed_command
 from pipeline.config import RunSettings
-from pipeline.run import RunReport
+from pipeline.run.run import RunReport
 from tests.commands import COMMANDS
 
 SECRET = "hunter2-and-more"

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from jobs import build_index, delete_tracks
-from pipeline.store_location import StoreLocation
-from pipeline.tables import create_tables
+from pipeline.location import StoreLocation
+from pipeline.store.tables import create_tables
 from tests.rows import read_store
 from tests.runs import list_frames, run, sound
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobs import export
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.stores import KnownStore
 
 

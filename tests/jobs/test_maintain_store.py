@@ -7,8 +7,8 @@ from jobs import maintain_store
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.manifest import list_indexes
-from pipeline.store_location import StoreLocation
-from pipeline.tables import create_tables, open_table
+from pipeline.location import StoreLocation
+from pipeline.store.tables import create_tables, open_table
 from tests.runs import R4, R7, list_frames, run, sound
 
 

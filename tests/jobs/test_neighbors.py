@@ -7,7 +7,7 @@ from deltalake import DeltaTable
 from jobs import neighbors
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.stores import KnownStore
 
 

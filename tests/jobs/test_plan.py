@@ -31,7 +31,7 @@ def plan(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str,
 
 def test_a_plan_is_told_and_kept(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said, estimate = plan([*arguments, "--price-core-hour", "3600", "--price-gb-month", "1"], capsys)
-    assert estimate["num_tracks"] == estimate["num_probed"] == 4
+    assert estimate["num_tracks"] == estimate["num_tried"] == 4
     assert estimate["cost"] == pytest.approx(estimate["seconds"] * estimate["num_cpus"])
     assert "the bottleneck is" in said
     kept = json.loads((tmp_path / "store" / "reports" / "plan.json").read_text())

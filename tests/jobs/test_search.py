@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jobs import search
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.corpus import MUSIC
 from tests.encoders import encode_bytes
 from tests.s3_server import AUDIO, AUDIO_BUCKET, STORE, STORE_BUCKET, S3Server

@@ -20,15 +20,15 @@ def clean_logging() -> Iterator[None]:
 @pytest.mark.usefixtures("clean_logging")
 def test_json_lines_carry_the_run_and_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
     start_logging("json")
-    logging.getLogger("pipeline.run").info("planned %d", 3, extra={"to_process": 3})
+    logging.getLogger("pipeline.run.run").info("planned %d", 3, extra={"to_process": 3})
     logging.getLogger("somebody.else").info("left out")
     try:
         raise ValueError("no\nsuch thing")
     except ValueError:
-        logging.getLogger("pipeline.run").exception("it failed")
+        logging.getLogger("pipeline.run.run").exception("it failed")
     first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     assert {"level": "INFO", "message": "planned 3", "run_id": "0a1b2c", "to_process": 3}.items() <= first.items()
-    assert first["logger"] == "pipeline.run"
+    assert first["logger"] == "pipeline.run.run"
     assert first["time"].endswith("+00:00")
     assert "ValueError: no\nsuch thing" in second["exception"]
 

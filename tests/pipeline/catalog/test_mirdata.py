@@ -8,7 +8,7 @@ import pytest
 from jobs import embed_catalog
 from pipeline.catalog.load import load_catalog
 from pipeline.errors import CatalogError, UsageError
-from pipeline.read import FeatureStore
+from pipeline.store.read import FeatureStore
 from pipeline.schema import CATALOG
 from tests.corpus import load_music
 from tests.encoders import encode_bytes

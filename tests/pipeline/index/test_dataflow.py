@@ -9,7 +9,7 @@ from pipeline.index.build import build_index
 from pipeline.index.dataflow import map_over_ray
 from pipeline.index.draft import IndexSettings
 from pipeline.index.vector_index import VectorIndex
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.stores import KnownStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]

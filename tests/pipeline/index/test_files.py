@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import StorageError
 from pipeline.index.files import IndexFile, IndexLocation, fetch_file, remove_files, upload_file, working_folder
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 
 CONTENT = b"rows" * 1000

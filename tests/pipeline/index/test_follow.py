@@ -12,11 +12,11 @@ from pipeline.index import build as index_build
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.quality import measure_quality
-from pipeline.index.source import Source, VectorBatch, read_vectors
+from pipeline.store.source import Source, VectorBatch, read_vectors
 from pipeline.index.vector_index import VectorIndex
-from pipeline.maintain import compact_store, vacuum_store
-from pipeline.store_location import StoreLocation
-from pipeline.writer import StoreWriter
+from pipeline.store.maintain import compact_store, vacuum_store
+from pipeline.location import StoreLocation
+from pipeline.store.writer import StoreWriter
 from tests.stores import KnownStore
 
 CATALOG = {f"track{number:02d}": f"content {number}" for number in range(30)}

@@ -18,7 +18,7 @@ from pipeline.index.manifest import (
     read_manifest,
     remove_old_versions,
 )
-from pipeline.store_location import StoreLocation
+from pipeline.location import StoreLocation
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 
 

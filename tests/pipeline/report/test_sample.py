@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from pipeline.report.sample import sample_tracks, summarise_failures
-from pipeline.store_location import StoreLocation
-from pipeline.tables import open_table
+from pipeline.location import StoreLocation
+from pipeline.store.tables import open_table
 from tests.stores import BAD, KnownStore, make_features, make_recipe
 
 R7, R4 = make_recipe(7), make_recipe(4)

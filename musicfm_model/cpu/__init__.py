@@ -1,0 +1,1 @@
+"""What the model computes otherwise on processors: Winograd convolutions and weights packed for oneDNN."""

@@ -1,0 +1,173 @@
+"""Collect: results of write tasks come back to the driver, are counted and committed, and watched for stalls."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+from pipeline.store.commit import RunCommitter
+from pipeline.config import RunSettings
+from pipeline.errors import RunError
+from pipeline.run.placement import Placement, describe_stall
+from pipeline.run.watch import ProgressLine, RunWatch
+
+logger = logging.getLogger(__name__)
+
+POLL_INTERVAL_S = 5.0
+LEAVE_TIMEOUT_S = 5.0  # a lost cluster may never answer the thread that waits for it
+WARNED_SHARE = 0.1  # of the stall timeout: after such a silence the log names the stage that is waited for
+
+
+class _StopWhenLeft(ExecutionCallback):
+    """Asked by Ray Data at each step of a pass, and made by it: ends the pass's thread once the run is left."""
+
+    is_left = threading.Event()
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        if self.is_left.is_set():
+            raise SystemExit(f"{executor} was left")  # of all exceptions this one ends a thread without a word
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Takes results for a run.
+
+    Args:
+        settings: The run's settings.
+        placement: What the run asks of the cluster.
+        committer: Makes results visible.
+        monitor: The stages' books, from ``metrics.start_monitor``.
+        watch: The driver's own view.
+        line: Shows how far the run is.
+    """
+
+    settings: RunSettings
+    placement: Placement
+    committer: RunCommitter
+    monitor: Any
+    watch: RunWatch
+    line: ProgressLine
+    _asked_s: list[float] = field(default_factory=lambda: [0.0])
+
+    def collect(self, build: Callable[[], ray.data.Dataset]) -> None:
+        """Run one pass to its end and commit as results come in.
+
+        Args:
+            build: Lays out the pass as a dataset of ``schema.RESULTS``.
+
+        Raises:
+            RunError: The store refuses, Ray gives up, or nothing is finished for too long.
+        """
+        last_commit_s = time.monotonic()
+        with closing(self._iterate(build)) as results:
+            for result in results:
+                refusal = result.column("refusal")[0].as_py()
+                if refusal is not None:
+                    raise RunError(f"{refusal}; what was committed before is kept: run the same command again")
+                self.accept(result)
+                if time.monotonic() - last_commit_s >= self.settings.commit_interval_s:
+                    self.committer.commit()
+                    last_commit_s = time.monotonic()
+                    logger.info("committed", extra={"outcomes": vars(self.committer.counts)})
+        self._read_books()
+        self._show()
+
+    def accept(self, result: pa.Table) -> None:
+        """Hand one result to the committer, and count it where the run is watched."""
+        accepted = self.committer.accept(result)
+        if accepted.num_tracks:
+            outcomes = {name: len(getattr(accepted, name)) for name in ("embedded", "failed", "unchanged")}
+            self.monitor.count_outcomes.remote(outcomes, dict(accepted.failures))
+            self.watch.accept(accepted.num_tracks, accepted.audio_s)
+        self._show(accepted.num_tracks)
+
+    def _show(self, num_tracks: int = 0) -> None:
+        if time.monotonic() - self._asked_s[0] > POLL_INTERVAL_S:
+            self._read_books()
+        self.line.update(num_tracks, self.watch.describe(self.committer.counts.failed))
+
+    def _read_books(self) -> None:
+        """Ask the monitor how the stages are; without its answer the run goes on."""
+        self._asked_s[0] = time.monotonic()
+        try:
+            self.watch.books = ray.get(self.monitor.read.remote(), timeout=POLL_INTERVAL_S)
+        except ray.exceptions.RayError as error:
+            logger.debug("the monitor does not answer: %s", error)
+
+    def _iterate(self, build: Callable[[], ray.data.Dataset]) -> Generator[pa.Table, None, None]:
+        """Yield a pass's results; a silence of ``stall_timeout_s`` ends the run and says what it waits for.
+
+        The dataset is built under the same watch: of a cluster that is lost it may hear nothing either. Whoever
+        leaves before the end stops the pass: a thread that goes on would start another Ray once this one is left.
+        """
+        results: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
+        _StopWhenLeft.is_left.clear()
+        context = ray.data.DataContext.get_current()
+        callbacks = context.custom_execution_callback_classes
+        context.custom_execution_callback_classes = [*callbacks, _StopWhenLeft]
+
+        def pull() -> None:
+            try:
+                for batch in build().iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+                    results.put(batch)
+                results.put(None)
+            except BaseException as error:
+                results.put(error)
+
+        thread = threading.Thread(target=pull, daemon=True, name="results")
+        thread.start()
+        try:
+            while True:
+                result = self._await(results)
+                if result is None:
+                    return
+                if isinstance(result, ray.exceptions.RayError):
+                    detail = " ".join(str(result).split())[-500:]
+                    raise RunError(f"Ray gave up: … {detail}") from result
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            _StopWhenLeft.is_left.set()
+            thread.join(LEAVE_TIMEOUT_S)
+            context.custom_execution_callback_classes = callbacks
+
+    def _await(self, results: queue.Queue[pa.Table | BaseException | None]) -> pa.Table | BaseException | None:
+        """Wait for the next result, with an eye on the stages.
+
+        Raises:
+            RunError: Nothing came for ``stall_timeout_s``, or another run has claimed the store.
+            StorageError: The store cannot be written.
+        """
+        began_s, timeout_s, warned = time.monotonic(), self.settings.stall_timeout_s, False
+        while (left_s := began_s + timeout_s - time.monotonic()) > 0:
+            self.committer.writer.hold()
+            try:
+                return results.get(timeout=min(POLL_INTERVAL_S, left_s))
+            except queue.Empty:
+                self._read_books()
+                self._show()
+            silence_s = time.monotonic() - began_s
+            if silence_s >= max(2 * POLL_INTERVAL_S, WARNED_SHARE * timeout_s) and not warned:
+                warned = True
+                logger.warning("no track finished for %.0f s: %s", silence_s, self._describe_standstill())
+        total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+        self._read_books()
+        stall = describe_stall(timeout_s, self.placement, total, free)
+        raise RunError(f"{self._describe_standstill()}; {stall}")
+
+    def _describe_standstill(self) -> str:
+        return str(self.watch.books.get("standstill", "the stages do not say how far they are"))

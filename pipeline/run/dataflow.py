@@ -1,0 +1,329 @@
+"""The steps, laid out on Ray: the one file that knows both.
+
+ plan ─▶ fetch + decode ─▶ embed ─▶ pool + write parts ─▶ commit
+(driver)  (CPU tasks)    (actors)     (CPU tasks)      (driver)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import torch
+from ray.util.annotations import RayDeprecationWarning
+
+from musicfm_model.checkpoint import Checkpoint
+from musicfm_model.config import ModelConfig
+from musicfm_model.cost import count_window_tflop
+from pipeline.run.collect import Collector
+from pipeline.store.commit import RunCommitter
+from pipeline.config import Recipe, RunSettings
+from pipeline.decode.isolation import decode_audio_apart, decode_audio_in_time
+from pipeline.decode.tracks import decode_tracks
+from pipeline.embed.embedder import Embedder, choose_embedder_settings
+from pipeline.errors import DeviceError, Reason, RunError, Stage, StorageError
+from pipeline.run.metrics import measure, name_node, name_worker, start_monitor
+from pipeline.store.parts import from_ipc, to_ipc
+from pipeline.run.placement import WORKER_ENVIRONMENT, Placement, place_actors
+from pipeline.schema import EMBEDDED, RESULTS
+from pipeline.run.watch import ProgressLine, RunWatch
+from pipeline.store.write import WriteSettings, keep_mantissa_bits, write_parts
+
+logger = logging.getLogger(__name__)
+
+
+class EmbedderActor:
+    """An ``Embedder`` in a Ray actor, which tells the monitor what it does.
+
+    Several calls may run at once: one has its turn with the model, while Ray takes in or carries off the others'
+    blocks.
+
+    Args:
+        start: Starts the embedder, on the actor's node.
+        monitor: Is told of it.
+    """
+
+    def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
+        self.embedder = start()
+        self.monitor = monitor
+        self.turn = threading.Lock()
+        monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
+
+    def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
+        """Embed decoded rows, in several tables."""
+        windows = self.embedder.settings.windows
+        try:
+            yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded, self.turn)
+        except DeviceError:
+            logger.exception("this process ends, so that Ray starts another")
+            os._exit(1)  # raised, the error would cost the block and leave the actor to spoil the next one
+
+
+@dataclass(frozen=True)
+class EmbedderStart:
+    """What an actor starts its embedder from: its weights lie in the object store, so that no node needs the file.
+
+    Args:
+        weights: The state dict as NumPy arrays.
+        model: The checkpoint without its weights.
+        recipes: The run's recipes by id.
+        settings: What to compute.
+        num_threads: Torch threads.
+    """
+
+    weights: ray.ObjectRef[dict[str, np.ndarray]]
+    model: Checkpoint
+    recipes: Mapping[str, Recipe]
+    settings: RunSettings
+    num_threads: int
+
+    @classmethod
+    def share(
+        cls, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings, num_threads: int
+    ) -> EmbedderStart:
+        """Put a checkpoint's weights into the object store; the arguments are the class's."""
+        weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
+        return cls(weights, replace(checkpoint, state_dict={}), recipes, settings, num_threads)
+
+    def __call__(self) -> Embedder:
+        """Start the embedder here; device and batch size are those of this node where the settings name none.
+
+        Raises:
+            DeviceError: The model does not run here.
+        """
+        torch.set_num_threads(self.num_threads)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to weights
+            state_dict = {name: torch.from_numpy(array) for name, array in ray.get(self.weights).items()}
+        settings = choose_embedder_settings(self.recipes, self.settings)
+        embedder = Embedder(replace(self.model, state_dict=state_dict), settings)
+        embedder.check_device()
+        return embedder
+
+
+def start_ray() -> None:
+    """Join the cluster that the environment names, or start one on this machine.
+
+    Under ``ray job submit`` the address is set; on a laptop nothing is, and Ray starts by itself.
+    """
+    if not ray.is_initialized():
+        # Ray's notice that local connections need a token, which it makes and uses by itself.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        for name, value in WORKER_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        ended_by = signal.getsignal(signal.SIGTERM)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
+        if callable(ended_by):
+            signal.signal(signal.SIGTERM, ended_by)  # Ray put its own in its place
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # one line of our own counts tracks, not blocks
+    context.execution_options.preserve_order = True  # parts hold consecutive ids, which is their index
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
+
+
+def choose_placement(settings: RunSettings, model: ModelConfig) -> Placement:
+    """Start or join Ray and choose where the model's actors go.
+
+    Args:
+        settings: What to compute, and on what.
+        model: Sizes of the model.
+
+    Raises:
+        UsageError: ``cuda`` is wanted, and no node has a GPU.
+    """
+    start_ray()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return place_actors(nodes, settings.device, settings.num_gpus, count_window_tflop(model, max(settings.layers)))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How careful one pass over the rows is.
+
+    Args:
+        tracks_per_block: Tracks that one task takes: what is lost when it dies.
+        isolated: Decode each file in a child process.
+        max_retries: How often Ray starts a task again whose worker died.
+    """
+
+    tracks_per_block: int
+    isolated: bool
+    max_retries: int
+
+
+def build_write_settings(recipes: Mapping[str, Recipe], settings: RunSettings, run_id: str) -> WriteSettings:
+    """Return where and how write tasks write."""
+    url, options = settings.store.table_url("frames"), settings.store.options
+    return WriteSettings(url, keep_mantissa_bits(recipes), run_id, options)
+
+
+def build_dataset(
+    rows: pa.Table,
+    start: EmbedderStart,
+    run_id: str,
+    placement: Placement,
+    effort: Effort,
+    monitor: Any,
+) -> ray.data.Dataset:
+    """Lay out one pass as a Ray Data pipeline whose rows are results of write tasks.
+
+    Args:
+        rows: Rows of ``schema.PLAN``, sorted by track_id.
+        start: Starts the model; says what to compute.
+        run_id: The run.
+        placement: Where actors and tasks go.
+        effort: How careful the pass is.
+        monitor: Is told what each task does.
+
+    Returns:
+        A lazy dataset of ``schema.RESULTS``.
+    """
+    size, settings = effort.tracks_per_block, start.settings
+    blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+    # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
+    # Long tracks leave the block in which they were planned, so that there may be one for each row.
+    ray.data.DataContext.get_current().max_errored_blocks = rows.num_rows
+    decode = partial(
+        decode_tracks,
+        audio_options=settings.audio_options,
+        max_duration_s=settings.max_duration_s,
+        decode=decode_audio_apart if effort.isolated else decode_audio_in_time,
+    )
+    write = partial(write_or_refuse, settings=build_write_settings(start.recipes, settings, run_id))
+    task: dict[str, Any] = {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "num_cpus": placement.task_num_cpus,
+        "memory": placement.task_heap_bytes,
+        # Ray Data starts tasks again without end where it is not told otherwise.
+        "ray_remote_args_fn": lambda: {"max_retries": effort.max_retries},
+    }
+    return (
+        share_plan(blocks)
+        .map_batches(partial(_run_planned, partial(measure, "decode", monitor, settings.windows, decode)), **task)
+        # `map_batches` takes GPUs with a number of rows alone. Blocks stay as they come here, so that long tracks
+        # do not fill the memory; the embedder makes its own batches, of windows.
+        .map_batches_internal(
+            EmbedderActor,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                size=placement.num_actors,
+                # Where workers died, a track is to have the actor to itself.
+                max_concurrent_calls_per_actor=1 if effort.isolated else placement.calls_per_actor,
+            ),
+            fn_constructor_args=(start, monitor),
+            num_cpus=placement.num_cpus,
+            num_gpus=placement.num_gpus,
+            ray_remote_args_fn=lambda: {"max_task_retries": effort.max_retries},
+        )
+        .map_batches(partial(measure, "write", monitor, settings.windows, write), **task)
+    )
+
+
+def share_plan(blocks: Sequence[pa.Table]) -> ray.data.Dataset:
+    """Return planned rows as a dataset of one block each, one row a block, for ``open_plan``.
+
+    Of tables as such Ray Data would have the rows counted, each in a task of its own, before it starts any other.
+    """
+    return ray.data.from_items([{"plan": to_ipc(rows)} for rows in blocks], override_num_blocks=len(blocks))
+
+
+def open_plan(shared: pa.Table) -> pa.Table:
+    """Return the planned rows of a block of ``share_plan``."""
+    return from_ipc(shared.column("plan")[0].as_py())
+
+
+def _run_planned(step: Callable[[pa.Table], Iterator[pa.Table]], shared: pa.Table) -> Iterator[pa.Table]:
+    return step(open_plan(shared))
+
+
+def process_tracks(
+    rows: pa.Table,
+    checkpoint: Checkpoint,
+    recipes: Mapping[str, Recipe],
+    settings: RunSettings,
+    committer: RunCommitter,
+    watch: RunWatch,
+) -> None:
+    """Run the pipeline over the planned rows and commit as results come in.
+
+    A file may kill the worker that decodes it, or a track the one that embeds it. Blocks lost that way are left
+    out and the pass goes on; what has no outcome then is tried again, each track in a block of its own and each
+    file decoded in a child process. What still has none is recorded as a failure.
+
+    Args:
+        rows: Rows of ``schema.PLAN``, sorted by track_id.
+        checkpoint: The model.
+        recipes: The run's recipes by id.
+        settings: What to compute.
+        committer: Takes the results.
+        watch: Is told of the run's course.
+
+    Raises:
+        RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
+        UsageError: A GPU is asked for and there is none.
+    """
+    placement = choose_placement(settings, checkpoint.config).fit(rows.num_rows)
+    start = EmbedderStart.share(checkpoint, recipes, settings, placement.num_threads)
+    num_planned = rows.num_rows
+    monitor = start_monitor(committer.run_id, num_planned)
+    watch.work_began_s = watch.age_s()
+    # Ray 2.60 deprecates its only way of saying how often a task is tried, and has no other yet.
+    warnings.simplefilter("ignore", RayDeprecationWarning)
+    with closing(ProgressLine(num_planned)) as line:
+        collector = Collector(settings, placement, committer, monitor, watch, line)
+        for effort in (Effort(placement.tracks_per_block, False, 3), Effort(1, True, 1), Effort(1, True, 1)):
+            collector.collect(partial(build_dataset, rows, start, committer.run_id, placement, effort, monitor))
+            done = pa.array(sorted(committer.done), pa.string())
+            rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))
+            if rows.num_rows == 0:
+                return
+            logger.warning("%d tracks have no outcome: their workers died", rows.num_rows)
+            monitor.forget_running.remote()
+        if rows.num_rows == num_planned > 1:
+            raise RunError(
+                f"not one of {num_planned} tracks got through: every worker died; the Ray logs of the last tasks "
+                "say why (memory, GPU driver, a missing library)"
+            )
+        write_settings = build_write_settings(recipes, settings, committer.run_id)
+        collector.accept(write_parts(mark_as_crashed(rows), write_settings))
+
+
+def mark_as_crashed(rows: pa.Table) -> pa.Table:
+    """Return planned rows as embedded rows that failed because their workers died."""
+    failure = {
+        "stage": Stage.EMBED.value,
+        "error_type": Reason.WORKER_CRASHED.value,
+        "error_message": "the worker died on this track each time it was tried, at last alone: out of memory, or "
+        "a fault in native code",
+    }
+    columns = {
+        field.name: rows.column(field.name)
+        if field.name in rows.column_names
+        else pa.array([failure.get(field.name)] * rows.num_rows, field.type)
+        for field in EMBEDDED
+    }
+    return pa.table(columns, schema=EMBEDDED)
+
+
+def write_or_refuse(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
+    """Write parts; where the store does not take them, say so in the result: an exception would cost a block."""
+    try:
+        return write_parts(embedded, settings)
+    except StorageError as error:
+        return pa.Table.from_pylist([{"refusal": str(error)}], schema=RESULTS)

@@ -1,0 +1,221 @@
+"""Check: does a store keep its promises? Every ledger row whole, nothing twice, nothing missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from pipeline.config import RESOLUTIONS
+from pipeline.errors import StorageError
+from pipeline.store.read import FeatureStore
+from pipeline.schema import TABLES
+from pipeline.storage import list_files
+from pipeline.location import StoreLocation
+from pipeline.store.tables import open_table, read_columns, read_history
+
+MAX_EXAMPLES = 3
+
+
+@dataclass
+class StoreCheck:
+    """What a check found.
+
+    Args:
+        problems: One line each; empty for a sound store.
+        num_tracks: Ledger rows by recipe.
+        num_frame_rows: Live rows by "recipe/resolution".
+        num_dead_rows: Rows of ``frames`` that no ledger row names.
+        num_failures: Rows of ``failures``.
+        size_bytes: Bytes of the live files of each table.
+        last_run: Counts of the last closed run; None where no run has closed.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    num_tracks: dict[str, int] = field(default_factory=dict)
+    num_frame_rows: dict[str, int] = field(default_factory=dict)
+    num_dead_rows: int = 0
+    num_failures: int = 0
+    size_bytes: dict[str, int] = field(default_factory=dict)
+    last_run: dict[str, object] | None = None
+
+
+def check_store(store: StoreLocation, deep: bool = False) -> StoreCheck:
+    """Check the newest committed state of a store.
+
+    Args:
+        store: The store.
+        deep: Also read every vector: equal lengths, finite values, as many frames as the row says, and a
+            global vector where the ledger lists one.
+
+    Returns:
+        What was found.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+        StoreFormatError: It has another format.
+    """
+    report = StoreCheck()
+    tables = {name: open_table(store, name) for name in TABLES}
+    for name, table in tables.items():
+        report.problems += _check_files(store, name, table, report)
+    if report.problems:
+        return report  # rows cannot be read from files that are not there
+    try:
+        report.problems += _check_rows(store, tables, deep, report)
+    except StorageError as error:
+        report.problems.append(str(error))
+    report.problems += _check_last_run(tables["tracks"], report)
+    return report
+
+
+def _check_rows(
+    store: StoreLocation, tables: Mapping[str, DeltaTable], deep: bool, report: StoreCheck
+) -> Iterator[str]:
+    """The tables' rows are unique and belong together."""
+    columns = {name: [each for each in TABLES[name].names if each != "embedding"] for name in TABLES}
+    if not deep:
+        columns |= {
+            "tracks": ["recipe", "track_id", "content_hash", "resolutions"],
+            "failures": ["recipe", "track_id"],
+        }
+    ledger = read_columns(tables["tracks"], columns["tracks"])
+    yield from _check_unique("tracks", ledger, ["recipe", "track_id"])
+    failures = read_columns(tables["failures"], columns["failures"])
+    report.num_failures = failures.num_rows
+    yield from _check_unique("failures", failures, ["recipe", "track_id"])
+    # The frames that readers of this ledger see, whatever a run commits meanwhile.
+    snapshot = FeatureStore(store.url, tables["tracks"].version(), store.options)
+    seen = open_table(store, "frames", snapshot.frames_version)
+    frames = read_columns(seen, ["recipe", "resolution", "track_id", "content_hash"])
+    yield from _check_unique("frames", frames, frames.column_names)
+    num_live = 0
+    for recipe in sorted(pc.unique(ledger.column("recipe")).to_pylist()):
+        rows = ledger.filter(pc.equal(ledger.column("recipe"), recipe))
+        report.num_tracks[recipe] = rows.num_rows
+        own = frames.filter(pc.equal(frames.column("recipe"), recipe))
+        for resolution in _list_resolutions(rows):
+            num_found, problems = _check_resolution(rows, own, recipe, resolution)
+            report.num_frame_rows[f"{recipe}/{resolution}"] = num_found
+            num_live += num_found
+            yield from problems
+            if deep and num_found:
+                yield from _check_frames(snapshot, recipe, resolution)
+        if deep:
+            yield from _check_vectors(tables["tracks"], recipe)
+    report.num_dead_rows = frames.num_rows - num_live
+
+
+def _check_files(store: StoreLocation, name: str, table: DeltaTable, report: StoreCheck) -> Iterator[str]:
+    """Every file that the log names is there, at the size that it names."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    report.size_bytes[name] = pc.sum(actions.column("size_bytes")).as_py() or 0
+    listing = list_files(store.table_url(name), store.options)
+    found = dict(zip(listing.column("path").to_pylist(), listing.column("size_bytes").to_pylist(), strict=True))
+    for path, size_bytes in zip(
+        actions.column("path").to_pylist(), actions.column("size_bytes").to_pylist(), strict=True
+    ):
+        if found.get(path) != size_bytes:
+            yield f"{name}: expected {path} with {size_bytes} bytes, found {found.get(path, 'no such file')}"
+
+
+def _check_unique(name: str, rows: pa.Table, key: list[str]) -> Iterator[str]:
+    counted = rows.group_by(key).aggregate([([], "count_all")])
+    twice = counted.filter(pc.greater(counted.column("count_all"), 1))
+    if twice.num_rows:
+        examples = twice.slice(0, MAX_EXAMPLES).select(key).to_pylist()
+        yield f"{name}: {twice.num_rows} keys of ({', '.join(key)}) stand more than once, such as {examples}"
+
+
+def _list_resolutions(ledger: pa.Table) -> list[str]:
+    held = set(pc.unique(pc.list_flatten(ledger.column("resolutions"))).to_pylist())
+    return [name for name in RESOLUTIONS if name in held and RESOLUTIONS[name].frame_rate_hz is not None]
+
+
+def _check_resolution(ledger: pa.Table, frames: pa.Table, recipe: str, resolution: str) -> tuple[int, list[str]]:
+    """Every ledger row that lists a resolution has one live row of it in ``frames``."""
+    frames = frames.filter(pc.equal(frames.column("resolution"), resolution))
+    lists_it = np.array([resolution in names for names in ledger.column("resolutions").to_pylist()], bool)
+    expected = _join_keys(ledger.filter(pa.array(lists_it)))
+    found = _join_keys(frames)
+    missing = expected.filter(pc.invert(pc.is_in(expected, found)))
+    num_found = pc.sum(pc.is_in(found, expected)).as_py() or 0
+    if len(missing) == 0:
+        return num_found, []
+    examples = [key.split("\n")[0] for key in missing.slice(0, MAX_EXAMPLES).to_pylist()]
+    problem = f"frames: {len(missing)} tracks of {recipe} lack their {resolution} rows, such as {examples}"
+    return num_found, [problem]
+
+
+def _join_keys(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(rows.column("track_id"), rows.column("content_hash"), "\n")
+
+
+def _check_frames(snapshot: FeatureStore, recipe: str, resolution: str) -> Iterator[str]:
+    """Every row of a resolution is a whole matrix of finite values, all of one width."""
+    name = f"frames: {recipe}/{resolution}"
+    examples: dict[int, str] = {}
+    parts = snapshot.list_parts(resolution, recipe)
+    for path in parts.paths:
+        try:
+            rows = parts.read(path)
+        except StorageError as error:
+            yield f"frames: {path} cannot be read: {error}"
+            continue
+        for row in rows.to_batches(max_chunksize=1):
+            track_id, num_frames = (row.column(key)[0].as_py() for key in ("track_id", "num_frames"))
+            vectors = row.column("embeddings").flatten()
+            embed_dim = _measure_vectors(vectors)
+            if embed_dim is None or len(vectors) != num_frames:
+                yield f"{name} of {track_id} is not a whole matrix of finite values"
+            else:
+                examples.setdefault(embed_dim, track_id)
+    yield from _check_widths(name, examples)
+
+
+def _check_vectors(tracks: DeltaTable, recipe: str) -> Iterator[str]:
+    """Every ledger row that lists ``global`` has a vector of finite values, all of one length."""
+    name = f"tracks: {recipe}/global"
+    examples: dict[int, str] = {}
+    rows = read_columns(tracks, ["track_id", "resolutions", "embedding"], recipe)
+    for row in rows.to_batches(max_chunksize=1):
+        track_id, resolutions = (row.column(key)[0].as_py() for key in ("track_id", "resolutions"))
+        if "global" not in resolutions:
+            continue
+        embed_dim = _measure_vectors(row.column("embedding"))
+        if embed_dim is None:
+            yield f"{name} of {track_id} is not a vector of finite values"
+        else:
+            examples.setdefault(embed_dim, track_id)
+    yield from _check_widths(name, examples)
+
+
+def _measure_vectors(vectors: pa.Array) -> int | None:
+    """Return the length of a list column's vectors; None unless all have it and hold finite values alone."""
+    lengths = pc.unique(pc.list_value_length(vectors)).to_pylist()
+    values = pc.list_flatten(vectors)
+    whole = len(lengths) == 1 and lengths[0] and values.null_count == 0
+    return int(lengths[0]) if whole and np.isfinite(values.to_numpy()).all() else None
+
+
+def _check_widths(name: str, examples: dict[int, str]) -> Iterator[str]:
+    if len(examples) > 1:
+        found = ", ".join(f"{embed_dim} of {track_id}" for embed_dim, track_id in sorted(examples.items()))
+        yield f"{name}: expected vectors of one length, found {found}"
+
+
+def _check_last_run(tracks: DeltaTable, report: StoreCheck) -> Iterator[str]:
+    """The last closed run's books close."""
+    counts = next((c["counts"] for c in read_history(tracks) if c.get("event") == "close"), None)
+    if counts is None:
+        yield "tracks: no run has closed yet; run the embedding command again"
+        return
+    report.last_run = json.loads(counts)
+    planned, *outcomes = (report.last_run[name] for name in ("planned", "embedded", "unchanged", "failed"))
+    if planned != sum(int(str(number)) for number in outcomes):
+        yield f"tracks: the books of the last run do not close: {counts}"

@@ -1,0 +1,295 @@
+"""Commit: results of write tasks become visible, first in ``frames``, then in the ledger.
+
+Every commit of the ledger names the version of ``frames`` that goes with it. A run that is killed between
+the two leaves frames that no ledger names; the next run takes them back before it plans, so that no row is
+ever stored twice. The commit that closes a run carries its counts and publishes it.
+
+``writer`` sees to it that one run writes at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from pipeline.config import Recipe
+from pipeline.store.ledger import Actions, extract_rows, merge_track_rows, relabel_track_rows
+from pipeline.store.parts import Part, from_ipc, write_part
+from pipeline.schema import FAILURES, RECIPES, TRACKS, UNCHANGED
+from pipeline.location import StoreLocation
+from pipeline.store.tables import append_rows, open_table, read_columns
+from pipeline.store.writer import StoreWriter
+
+
+@dataclass
+class RunCounts:
+    """Tracks of a run by outcome; the books close when planned = embedded + unchanged + failed."""
+
+    planned: int = 0
+    embedded: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    deleted: int = 0
+    failures_by_reason: dict[str, int] = field(default_factory=dict)
+
+    def add(self, accepted: Accepted) -> None:
+        """Count what one result brought."""
+        self.embedded += len(accepted.embedded)
+        self.failed += len(accepted.failed)
+        self.unchanged += len(accepted.unchanged)
+        for (_, reason), number in accepted.failures.items():
+            self.failures_by_reason[reason] = self.failures_by_reason.get(reason, 0) + number
+
+    @property
+    def closes(self) -> bool:
+        """Whether every planned track has exactly one outcome."""
+        return self.planned == self.embedded + self.unchanged + self.failed
+
+
+@dataclass
+class _Pending:
+    """Accepted results that no commit has made visible yet."""
+
+    parts: list[Part] = field(default_factory=list)
+    tracks: list[pa.Table] = field(default_factory=list)
+    failures: list[pa.Table] = field(default_factory=list)
+    relabeled: list[pa.Table] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What one result brought into the books.
+
+    Args:
+        embedded: Ids of its tracks, by outcome.
+        failed: The same.
+        unchanged: The same.
+        failures: How many tracks failed, by stage and reason.
+        audio_s: Seconds of audio embedded.
+    """
+
+    embedded: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    unchanged: frozenset[str] = frozenset()
+    failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    audio_s: float = 0.0
+
+    @property
+    def num_tracks(self) -> int:
+        """How many tracks got their outcome."""
+        return len(self.embedded) + len(self.failed) + len(self.unchanged)
+
+    @classmethod
+    def read(cls, tracks: pa.Table, failures: pa.Table, unchanged: pa.Table) -> Accepted:
+        """Read a result's tables. A track has a row a recipe in them, and one outcome."""
+        durations_s = dict(
+            zip(*(tracks.column(name).to_pylist() for name in ("track_id", "duration_s")), strict=True)
+        )
+        failed = {row["track_id"]: (row["stage"], row["error_type"]) for row in failures.to_pylist()}
+        return cls(
+            frozenset(durations_s),
+            frozenset(failed),
+            frozenset(unchanged.column("track_id").to_pylist()),
+            dict(Counter(failed.values())),
+            sum(filter(None, durations_s.values())),
+        )
+
+
+class RunCommitter:
+    """The only writer of a run's commits; lives in the driver.
+
+    Args:
+        store: Where the tables are; they exist.
+        run_id: Identifier of the run, part of its files' names and of its commits.
+        recipes: Recipes of the run, by id.
+
+    Raises:
+        StorageError: The store cannot be read or written.
+        UsageError: Another run is at work.
+        RunError: Another run claimed the store at the same moment.
+    """
+
+    def __init__(self, store: StoreLocation, run_id: str, recipes: Mapping[str, Recipe]) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.recipes = dict(recipes)
+        self.counts = RunCounts()
+        self._pending = _Pending()
+        self._done: set[str] = set()
+        self.writer = StoreWriter(store, run_id)
+        # As the run finds them: it gives each track one outcome, so nothing that it adds itself has to leave.
+        self._held_ids = {recipe: _read_ids(self.writer.tracks, recipe) for recipe in self.recipes}
+        self._failed_ids = {recipe: _read_ids(self.writer.failures, recipe) for recipe in self.recipes}
+
+    @property
+    def store_version(self) -> int:
+        """Version of the ledger after the last commit."""
+        return self.writer.store_version
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the files that the run's commits added."""
+        return self.writer.bytes_written
+
+    @property
+    def done(self) -> set[str]:
+        """Ids of the tracks that have an outcome in this run."""
+        return self._done
+
+    def accept(self, result: pa.Table) -> Accepted:
+        """Take one result of a write task.
+
+        A worker that died and was started again may deliver a track twice. Such a result is left out whole,
+        with its parts; those of its tracks that have no outcome yet are then processed again.
+
+        Args:
+            result: One row of ``schema.RESULTS``.
+
+        Returns:
+            What was taken; nothing of a result that was left out.
+        """
+        row = result.to_pylist()[0]
+        tracks, failures, unchanged = (from_ipc(row[name]) for name in ("tracks", "failures", "unchanged"))
+        accepted = Accepted.read(tracks, failures, unchanged)
+        ids = accepted.embedded | accepted.failed | accepted.unchanged
+        if ids & self._done:
+            return Accepted()
+        self._done |= ids
+        self.counts.add(accepted)
+        self._pending.parts += [Part(**part) for part in row["parts"]]
+        self._pending.tracks.append(tracks)
+        self._pending.failures.append(failures)
+        self._pending.relabeled.append(unchanged)
+        return accepted
+
+    def relabel(self, catalog: pa.Table) -> None:
+        """Let the ledger follow the catalog's metadata for tracks whose content is as stored.
+
+        Args:
+            catalog: Rows of ``schema.CATALOG``.
+        """
+        nulls = pa.nulls(catalog.num_rows, pa.string())
+        self._pending.relabeled.append(catalog.append_column("content_hash", nulls).select(UNCHANGED.names))
+
+    def commit(self, event: str = "progress", departed: Mapping[str, Sequence[str]] | None = None) -> int:
+        """Make all accepted results visible.
+
+        Args:
+            event: "progress", or "close" for the commit that publishes the run.
+            departed: For each recipe, ids whose rows leave the ledger.
+
+        Returns:
+            The ledger's version.
+
+        Raises:
+            StorageError: The store cannot be written.
+            RunError: Another run got in between.
+        """
+        pending, self._pending = self._pending, _Pending()
+        departed = departed or {}
+        leaving = [set(ids) & self._held_ids[recipe] for recipe, ids in departed.items()]
+        self.counts.deleted += len(set().union(*leaving))
+        if pending.parts:
+            self.writer.commit("frames", [part.as_add_action() for part in pending.parts], "append")
+        failures = pa.concat_tables([FAILURES.empty_table(), *pending.failures])
+        tracks = pa.concat_tables([TRACKS.empty_table(), *pending.tracks])
+        # A track embedded for one recipe may be held whole by another, whose ledger row has old facts.
+        present = pa.concat_tables([tracks.select(UNCHANGED.names), *pending.relabeled])
+        self._commit_failures(failures, present.column("track_id").to_pylist(), departed)
+        ledger_actions: Actions = []
+        for recipe in self.recipes:
+            rows = tracks.filter(pc.equal(tracks.column("recipe"), recipe))
+            ledger_actions += self._build_ledger_actions(recipe, rows, present, departed.get(recipe, ()))
+        if ledger_actions or event != "progress":
+            self.writer.commit_ledger(ledger_actions, event, self._describe_run() if event == "close" else None)
+        return self.store_version
+
+    def close(self, departed: Mapping[str, Sequence[str]] | None = None) -> int:
+        """Commit what is left and publish the run.
+
+        Args:
+            departed: For each recipe, ids whose rows leave the ledger.
+
+        Returns:
+            The ledger's version that readers see from now on.
+        """
+        return self.commit("close", departed)
+
+    def record_recipes(self, checkpoint_name: str) -> None:
+        """Write down what the run's recipe ids stand for, where the store does not know them yet.
+
+        Args:
+            checkpoint_name: What the run's checkpoint was called by.
+
+        Raises:
+            StorageError: The store cannot be read or written.
+        """
+        table = open_table(self.store, "recipes")
+        known = set(read_columns(table, ["recipe"]).column("recipe").to_pylist())
+        rows = [
+            {
+                "recipe": recipe_id,
+                "definition": recipe.definition,
+                "checkpoint": checkpoint_name,
+                "created_time": datetime.now(UTC),
+            }
+            for recipe_id, recipe in self.recipes.items()
+            if recipe_id not in known
+        ]
+        if rows:
+            append_rows(table, pa.Table.from_pylist(rows, schema=RECIPES))
+
+    def _describe_run(self) -> dict[str, str]:
+        return {"counts": json.dumps(vars(self.counts)), "recipes": json.dumps(list(self.recipes))}
+
+    def _build_ledger_actions(
+        self, recipe: str, rows: pa.Table, present: pa.Table, departed: Sequence[str]
+    ) -> Actions:
+        """Build the actions that put one recipe's rows in, relabel others, and take departed ones out."""
+        new_ids = rows.column("track_id").to_pylist()
+        relabeled = present.filter(pc.invert(pc.is_in(present.column("track_id"), rows.column("track_id"))))
+        leaving = {*new_ids, *relabeled.column("track_id").to_pylist(), *departed} & self._held_ids[recipe]
+        actions: Actions = []
+        if leaving:
+            taken = extract_rows(self.writer.tracks, "tracks", self.store, recipe, list(leaving), self.run_id)
+            actions += taken.actions
+            rows = merge_track_rows(rows, taken.rows)
+            kept = taken.rows.filter(pc.is_in(taken.rows.column("track_id"), relabeled.column("track_id")))
+            rows = pa.concat_tables([rows, relabel_track_rows(kept, relabeled)])
+        if rows.num_rows:
+            url = self.store.table_url("tracks")
+            part = write_part(
+                rows.sort_by("track_id"), "tracks", url, {"recipe": recipe}, self.run_id, self.store.options
+            )
+            actions.append(part.as_add_action())
+        return actions
+
+    def _commit_failures(
+        self, failures: pa.Table, present_ids: Sequence[str], departed: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Replace the failures of the tracks in hand; those of present and departed tracks go."""
+        for recipe in self.recipes:
+            new = failures.filter(pc.equal(failures.column("recipe"), recipe)).column("track_id").to_pylist()
+            leaving = {*new, *present_ids, *departed.get(recipe, ())} & self._failed_ids[recipe]
+            if leaving:
+                taken = extract_rows(
+                    self.writer.failures, "failures", self.store, recipe, list(leaving), self.run_id
+                )
+                # One recipe at a time: two of them may share a file, which only one rewrite may remove.
+                self.writer.commit("failures", taken.actions, "replace")
+        if failures.num_rows:
+            url = self.store.table_url("failures")
+            rows = failures.sort_by("track_id")
+            part = write_part(rows, "failures", url, {}, self.run_id, self.store.options)
+            self.writer.commit("failures", [part.as_add_action()], "append")
+
+
+def _read_ids(table: DeltaTable, recipe: str) -> set[str]:
+    return set(read_columns(table, ["track_id"], recipe).column("track_id").to_pylist())

@@ -1,0 +1,326 @@
+"""Maintain: compact small parts, drop dead rows, delete tracks and recipes for good, and say what a store weighs.
+
+Every operation claims the store as a run does, commits to ``frames`` first and to the ledger last, and publishes
+what it leaves. Readers that pinned an older version keep reading its files until a vacuum removes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.transaction import RemoveAction
+
+from pipeline.errors import UsageError
+from pipeline.store.ledger import Actions, build_removal, extract_rows, list_table_files, read_rows
+from pipeline.store.parts import write_part
+from pipeline.schema import FRAMES
+from pipeline.storage import join_url, list_files, read_file
+from pipeline.location import StoreLocation
+from pipeline.store.tables import open_table, read_columns, vacuum_table
+from pipeline.store.writer import StoreWriter
+
+TARGET_PART_BYTES = 128 * 2**20
+TARGET_LEDGER_BYTES = 16 * 2**20  # a change to one track rewrites its part of the ledger: half a track's features
+DEFAULT_DEAD_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class PartitionReport:
+    """What one recipe's features at one resolution weigh.
+
+    Args:
+        recipe: Recipe id.
+        resolution: Resolution.
+        num_parts: Files.
+        num_rows: Rows in them.
+        num_dead_rows: Rows that no ledger row names.
+        size_bytes: Bytes of the files.
+        num_values: Stored float32 values.
+    """
+
+    recipe: str
+    resolution: str
+    num_parts: int
+    num_rows: int
+    num_dead_rows: int
+    size_bytes: int
+    num_values: int
+
+    @property
+    def bytes_per_value(self) -> float:
+        """Bytes on disk per stored float32 value."""
+        return self.size_bytes / max(1, self.num_values)
+
+
+@dataclass(frozen=True)
+class _PartState:
+    """A file of ``frames`` and how much of it is alive."""
+
+    file: dict[str, Any]
+    num_rows: int
+    num_live_rows: int
+
+    @property
+    def dead_share(self) -> float:
+        return 1 - self.num_live_rows / max(1, self.num_rows)
+
+
+def report_store(store: StoreLocation) -> list[PartitionReport]:
+    """Measure every recipe and resolution of ``frames``, as committed last.
+
+    Args:
+        store: The store; nothing is claimed or written.
+
+    Returns:
+        One report per partition, sorted by recipe and resolution.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    tracks, frames = open_table(store, "tracks"), open_table(store, "frames")
+    reports = []
+    for recipe, resolution in _list_partitions(frames):
+        live = _read_live_keys(tracks, recipe)
+        states = _inspect_parts(store, frames, recipe, resolution, live)
+        rows = read_columns(frames, ["resolution", "num_frames"], recipe)
+        rows = rows.filter(pc.equal(rows.column("resolution"), resolution))
+        num_rows = sum(state.num_rows for state in states)
+        reports.append(
+            PartitionReport(
+                recipe,
+                resolution,
+                len(states),
+                num_rows,
+                num_rows - sum(state.num_live_rows for state in states),
+                sum(int(state.file["size_bytes"]) for state in states),
+                pc.sum(rows.column("num_frames")).as_py() * _read_embed_dim(store, states[0].file),
+            )
+        )
+    return reports
+
+
+def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -> int:
+    """Rewrite parts that are small or largely dead, and publish the result.
+
+    Args:
+        writer: An open store.
+        dead_share: Parts with a larger share of dead rows are rewritten.
+
+    Returns:
+        How many parts were replaced.
+
+    Raises:
+        UsageError: The last run has not closed: publishing now would show half of it.
+        RunError: Another run has claimed the store.
+        StorageError: The store cannot be read or written.
+    """
+    _check_closed(writer)
+    actions: Actions = []
+    for recipe, resolution in _list_partitions(writer.frames):
+        live = _read_live_keys(writer.tracks, recipe)
+        states = _inspect_parts(writer.store, writer.frames, recipe, resolution, live)
+        for group in _group_parts(states, dead_share, TARGET_PART_BYTES):
+            writer.hold()  # nothing is committed before all is written, which may take hours
+            actions += _rewrite_group(writer, group, recipe, resolution, live)
+    num_replaced = sum(isinstance(action, RemoveAction) for action in actions)
+    if actions:
+        writer.commit("frames", actions, "compact")
+    writer.commit_ledger(_compact_ledger(writer), "maintain")
+    return num_replaced
+
+
+def delete_tracks(writer: StoreWriter, track_ids: Sequence[str]) -> int:
+    """Take tracks out of all current tables, at every recipe, and publish the result.
+
+    Args:
+        writer: An open store.
+        track_ids: Which tracks.
+
+    Returns:
+        How many of them were in the ledger.
+
+    Raises:
+        UsageError: The last run has not closed: publishing now would show half of it.
+        RunError: Another run has claimed the store.
+        StorageError: The store cannot be read or written.
+    """
+    _check_closed(writer)
+    found: set[str] = set()
+    for name in ("frames", "failures", "tracks"):
+        taken = extract_rows(writer.table(name), name, writer.store, None, list(set(track_ids)), writer.run_id)
+        if name == "tracks":
+            found |= set(taken.rows.column("track_id").to_pylist())
+            writer.commit_ledger(taken.actions, "delete")
+        elif taken.actions:
+            writer.commit(name, taken.actions, "delete")
+    return len(found)
+
+
+def drop_recipe(writer: StoreWriter, recipe: str) -> int:
+    """Take all that is stored under a recipe out of the current tables, and publish the result.
+
+    Args:
+        writer: An open store.
+        recipe: Recipe id.
+
+    Returns:
+        How many files left the tables.
+
+    Raises:
+        UsageError: There is no such recipe, or the last run has not closed.
+        RunError: Another run has claimed the store.
+        StorageError: The store cannot be read or written.
+    """
+    _check_closed(writer)
+    known = {file["partition.recipe"] for file in list_table_files(writer.tracks, "tracks")}
+    if recipe not in known:
+        raise UsageError(
+            f"expected one of the store's recipes ({', '.join(sorted(known)) or 'none'}), found {recipe}"
+        )
+    num_files = 0
+    for name in ("frames", "tracks"):
+        files = list_table_files(writer.table(name), name, recipe)
+        num_files += len(files)
+        actions: Actions = [build_removal(name, file) for file in files]
+        if name == "tracks":
+            writer.commit_ledger(actions, "drop_recipe")
+        elif actions:
+            writer.commit(name, actions, "drop_recipe")
+    return num_files
+
+
+def vacuum_store(writer: StoreWriter, retention_hours: int) -> int:
+    """Remove files that are in no current table and have not been for a while, never committed ones included.
+
+    Args:
+        writer: An open store, so that no run is writing files meanwhile.
+        retention_hours: Files that left, or were written, later than so long ago stay.
+
+    Returns:
+        How many files were removed.
+
+    Raises:
+        StorageError: The store cannot be read or written.
+    """
+    return sum(len(vacuum_table(writer.table(name), retention_hours)) for name in ("frames", "tracks", "failures"))
+
+
+def find_stored_ids(store: StoreLocation, track_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Look for tracks in every data file that physically lies in a store, committed or not.
+
+    Args:
+        store: The store.
+        track_ids: Which tracks.
+
+    Returns:
+        For each file that holds rows of any of them, relative to the store, their ids.
+    """
+    wanted = pa.array(sorted(set(track_ids)), pa.string())
+    found = {}
+    for name in ("tracks", "frames", "failures"):
+        listing = list_files(store.table_url(name), store.options)
+        for path in listing.column("path").to_pylist():
+            if path.endswith(".parquet") and not path.startswith("_delta_log/"):
+                data = pa.BufferReader(read_file(join_url(store.table_url(name), path), store.options))
+                ids = pq.ParquetFile(data).read(["track_id"], use_threads=False).column("track_id")
+                hits = pc.unique(ids.filter(pc.is_in(ids, wanted))).to_pylist()
+                if hits:
+                    found[f"{name}/{path}"] = hits
+    return found
+
+
+def _check_closed(writer: StoreWriter) -> None:
+    if writer.unclosed_run is not None:
+        raise UsageError(
+            f"run {writer.unclosed_run} has committed to the store at {writer.store.url} and has not closed; "
+            "run the embedding command again first, so that it can"
+        )
+
+
+def _list_partitions(frames: DeltaTable) -> list[tuple[str, str]]:
+    files = list_table_files(frames, "frames")
+    return sorted({(file["partition.recipe"], file["partition.resolution"]) for file in files})
+
+
+def _read_live_keys(tracks: DeltaTable, recipe: str) -> pa.Array:
+    return _join_keys(read_columns(tracks, ["track_id", "content_hash"], recipe))
+
+
+def _inspect_parts(
+    store: StoreLocation, frames: DeltaTable, recipe: str, resolution: str, live: pa.Array
+) -> list[_PartState]:
+    """Count the live rows of each part, reading ids and hashes alone; sorted by track id."""
+    states = []
+    for file in list_table_files(frames, "frames", recipe):
+        if file["partition.resolution"] == resolution:
+            rows = read_rows("frames", store, file, ["track_id", "content_hash"])
+            num_live = pc.sum(pc.is_in(_join_keys(rows), live)).as_py() or 0
+            states.append(_PartState(file, rows.num_rows, num_live))
+    return sorted(states, key=lambda state: str(state.file["min.track_id"]))
+
+
+def _join_keys(rows: pa.Table) -> pa.Array:
+    keys = pc.binary_join_element_wise(rows.column("track_id"), rows.column("content_hash"), "\n")
+    return keys.combine_chunks()
+
+
+def _group_parts(states: Sequence[_PartState], dead_share: float, target_bytes: int) -> list[list[_PartState]]:
+    """List runs of neighbouring parts that become one; a part that is fine as it is stays out of it."""
+    groups: list[list[_PartState]] = []
+    group: list[_PartState] = []
+    size_bytes = 0
+    for state in states:
+        own_bytes = int(state.file["size_bytes"])
+        if own_bytes >= target_bytes // 4 and state.dead_share <= dead_share:
+            continue
+        if group and size_bytes + own_bytes > target_bytes:
+            groups.append(group)
+            group, size_bytes = [], 0
+        group.append(state)
+        size_bytes += own_bytes
+    # A lone part is worth a rewrite only for its dead rows.
+    return [g for g in [*groups, group] if len(g) > 1 or (g and g[0].dead_share > dead_share)]
+
+
+def _rewrite_group(
+    writer: StoreWriter, group: Sequence[_PartState], recipe: str, resolution: str, live: pa.Array
+) -> Actions:
+    """Replace some parts by one that holds their live rows."""
+    actions: Actions = [build_removal("frames", state.file) for state in group]
+    kept = []
+    for state in group:
+        rows = read_rows("frames", writer.store, state.file)
+        kept.append(rows.filter(pc.is_in(_join_keys(rows), live)))
+    merged = pa.concat_tables([FRAMES.empty_table(), *kept]).sort_by("track_id")
+    if merged.num_rows:
+        partition = {"recipe": recipe, "resolution": resolution}
+        url = writer.store.table_url("frames")
+        part = write_part(merged, "frames", url, partition, writer.run_id, writer.store.options)
+        actions.append(part.as_add_action())
+    return actions
+
+
+def _compact_ledger(writer: StoreWriter) -> Actions:
+    """Replace the ledger's small files by few that hold the same rows; none of its rows is ever dead."""
+    actions: Actions = []
+    url = writer.store.table_url("tracks")
+    files = sorted(list_table_files(writer.tracks, "tracks"), key=lambda file: str(file["min.track_id"]))
+    for recipe in sorted({file["partition.recipe"] for file in files}):
+        states = [_PartState(file, 1, 1) for file in files if file["partition.recipe"] == recipe]
+        for group in _group_parts(states, DEFAULT_DEAD_SHARE, TARGET_LEDGER_BYTES):
+            rows = pa.concat_tables([read_rows("tracks", writer.store, state.file) for state in group])
+            rows = rows.sort_by("track_id")
+            part = write_part(rows, "tracks", url, {"recipe": recipe}, writer.run_id, writer.store.options)
+            actions += [*(build_removal("tracks", state.file) for state in group), part.as_add_action()]
+    return actions
+
+
+def _read_embed_dim(store: StoreLocation, file: dict[str, Any]) -> int:
+    rows = read_rows("frames", store, file, ["embeddings"]).slice(0, 1)
+    return len(rows.column("embeddings")[0].values[0]) if rows.num_rows else 0

@@ -1,0 +1,281 @@
+"""Read: one consistent snapshot of a store, live rows only, for people and programs.
+
+Readers that speak SQL need none of this: the tables are plain Delta Lake. What this adds is the snapshot (the
+last closed run, never half of one), the join that leaves dead frames out, and point reads that touch only the
+parts and row groups of the tracks asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import RESOLUTIONS
+from pipeline.errors import UsageError
+from pipeline.store.read_parts import (
+    FRAME_COLUMNS,
+    LIVE_COLUMNS,
+    FrameParts,
+    explain_unreadable,
+    keep_live,
+    open_parts,
+    read_tracks_of,
+)
+from pipeline.schema import FRAMES, TABLES, TRACKS
+from pipeline.store.snapshot import find_versions
+from pipeline.storage import Options
+from pipeline.location import StoreLocation
+from pipeline.store.tables import open_table, read_columns
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    import polars as pl
+
+_MAX_FRAMES = 2**31 - 1  # of a track: Arrow's lists hold no more
+
+
+class FeatureStore:
+    """One snapshot of a feature store; what is committed later does not change what it returns.
+
+    Args:
+        url: The store: a folder or bucket prefix.
+        snapshot: ``published`` for the last closed run, ``latest`` for all that is committed, a version of
+            ``tracks``, or a time (the last run closed by then).
+        options: File system options of the store.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+        StoreFormatError: It has another format.
+        UsageError: There is no such snapshot.
+    """
+
+    def __init__(
+        self, url: str, snapshot: str | int | datetime = "published", options: Options | None = None
+    ) -> None:
+        self.location = StoreLocation(url, options)
+        self.version, self.frames_version = find_versions(self.location, snapshot)
+        versions = {"tracks": self.version, "frames": self.frames_version}
+        tables = {name: open_table(self.location, name, version) for name, version in versions.items()}
+        self._files = {name: pa.table(table.get_add_actions(flatten=True)) for name, table in tables.items()}
+
+    def recipes(self) -> pa.Table:
+        """Return the recipes in this snapshot: recipe, definition (JSON), checkpoint, created_time, num_tracks."""
+        counted = self._scan_tracks(["recipe"]).group_by("recipe").aggregate([([], "count_all")])
+        counted = counted.rename_columns(["recipe", "num_tracks"])
+        known = read_columns(open_table(self.location, "recipes"), TABLES["recipes"].names)
+        known = known.join(counted, "recipe", join_type="right outer").sort_by("recipe")
+        return known.select([*TABLES["recipes"].names, "num_tracks"])
+
+    def tracks(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,  # noqa: A002 - the word that Arrow's own readers use
+        recipe: str | None = None,
+    ) -> pa.Table:
+        """Return the ledger: one row per recipe and track.
+
+        Args:
+            columns: Of ``schema.TRACKS``; all by default.
+            filter: Arrow expression over any columns, such as ``pc.field("artist") == "X"``.
+            recipe: Only this recipe.
+
+        Raises:
+            UsageError: There is no such recipe.
+            StorageError: Files cannot be read, or a vacuum took those of this snapshot.
+        """
+        if recipe is not None:
+            own = pc.field("recipe") == self._choose_recipe(recipe)
+            filter = own if filter is None else own & filter  # noqa: A001
+        return self._scan_tracks(list(columns or TRACKS.names), filter)
+
+    def frames(
+        self,
+        track_ids: Sequence[str],
+        resolution: str,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        recipe: str | None = None,
+        as_of: datetime | None = None,
+    ) -> pa.Table:
+        """Return the features of some tracks, in the order asked for; tracks that are not there are left out.
+
+        Args:
+            track_ids: Which tracks.
+            resolution: Name of a resolution with frames, such as ``16hz``.
+            start_s: Leave out frames that end at or before this time.
+            end_s: Leave out frames that begin at or after this time.
+            recipe: Recipe id; may be left out where the snapshot has only one.
+            as_of: Read the snapshot of that time (with its zone) instead, as ``FeatureStore(url, as_of)`` does:
+                what a model that was trained then saw. A vacuum takes such history away.
+
+        Returns:
+            Table of track_id, content_hash, num_frames, frame_rate_hz, embeddings (num_frames × embed_dim).
+
+        Raises:
+            UsageError: No such recipe or resolution, the recipe has to be named, a time is not a number, or no run
+                had closed by ``as_of``.
+            StorageError: Files cannot be read, or a vacuum took those of this snapshot.
+        """
+        if as_of is not None:
+            then = FeatureStore(self.location.url, as_of, self.location.options)
+            return then.frames(track_ids, resolution, start_s, end_s, recipe)
+        recipe = self._choose_recipe(recipe)
+        frame_rate_hz = self._read_frame_rate(recipe, resolution)
+        track_ids = [str(track_id) for track_id in track_ids]  # they may be Arrow's or NumPy's
+        parts = self._list_files("frames", recipe, resolution)
+        ledger = self._list_files("tracks", recipe)
+        live = read_tracks_of(self.location, "tracks", ledger, track_ids, LIVE_COLUMNS)
+        found = keep_live(read_tracks_of(self.location, "frames", parts, track_ids, FRAME_COLUMNS), live)
+        wanted = pc.index_in(pa.array(track_ids, pa.string()), found.column("track_id")).drop_null()
+        return _cut_frames(take_rows(found, wanted), frame_rate_hz, start_s, end_s)
+
+    def vectors(self, resolution: str = "global", recipe: str | None = None) -> tuple[pa.Array, np.ndarray]:
+        """Return all vectors of one resolution as a matrix.
+
+        Args:
+            resolution: ``global``, or a resolution with frames: then every frame is a row.
+            recipe: Recipe id; may be left out where the snapshot has only one.
+
+        Returns:
+            Track ids, one a row, and float32 of shape (num_vectors, embed_dim), sorted by track id and time.
+        """
+        recipe = self._choose_recipe(recipe)
+        if resolution == "global":
+            table = self.tracks(["track_id", "embedding"], pc.field("embedding").is_valid(), recipe)
+            table = take_rows(table, pc.sort_indices(table.column("track_id")))
+            return table.column("track_id").combine_chunks(), _as_matrix(table.column("embedding"))
+        table = self.to_arrow(resolution, recipe)
+        ids = np.repeat(table.column("track_id").to_numpy(), table.column("num_frames").to_numpy())
+        return pa.array(ids, pa.string()), _as_matrix(pc.list_flatten(table.column("embeddings")))
+
+    def iter_frames(
+        self, resolution: str, recipe: str | None = None, shard: int = 0, num_shards: int = 1
+    ) -> Iterator[pa.Table]:
+        """Stream all live frames of a resolution, one table a part, in bounded memory.
+
+        Args:
+            resolution: Name of a resolution with frames.
+            recipe: Recipe id; may be left out where the snapshot has only one.
+            shard: Which share of the parts.
+            num_shards: How many shares there are.
+        """
+        parts = self.list_parts(resolution, recipe)
+        yield from (rows for path in parts.paths[shard::num_shards] if (rows := parts.read(path)).num_rows)
+
+    def list_parts(self, resolution: str, recipe: str | None = None) -> FrameParts:
+        """List the parts of a resolution, with all that is needed to read them elsewhere.
+
+        Args:
+            resolution: Name of a resolution with frames.
+            recipe: Recipe id; may be left out where the snapshot has only one.
+        """
+        recipe = self._choose_recipe(recipe)
+        self._read_frame_rate(recipe, resolution)
+        paths = sorted(self._list_files("frames", recipe, resolution).column("path").to_pylist())
+        live = self.tracks(LIVE_COLUMNS, recipe=recipe).sort_by("track_id")
+        return FrameParts(self.location, tuple(paths), live)
+
+    def to_arrow(self, resolution: str = "global", recipe: str | None = None) -> pa.Table:
+        """Return one resolution whole: the ledger with the vectors for ``global``, else all live frames."""
+        recipe = self._choose_recipe(recipe)
+        if resolution == "global":
+            return self.tracks(recipe=recipe)
+        empty = FRAMES.empty_table().select(list(FRAME_COLUMNS))
+        table = pa.concat_tables([empty, *self.iter_frames(resolution, recipe)])
+        return take_rows(table, pc.sort_indices(table.column("track_id")))
+
+    def to_pandas(self, resolution: str = "global", recipe: str | None = None) -> pd.DataFrame:
+        """Return one resolution whole as a pandas data frame."""
+        return self.to_arrow(resolution, recipe).to_pandas()
+
+    def to_polars(self, resolution: str = "global", recipe: str | None = None) -> pl.DataFrame:
+        """Return one resolution whole as a Polars data frame."""
+        import polars as pl
+
+        return pl.DataFrame(self.to_arrow(resolution, recipe))
+
+    def to_duckdb(
+        self, connection: duckdb.DuckDBPyConnection, resolution: str = "global", recipe: str | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """Return one resolution whole as a DuckDB relation on a connection."""
+        return connection.from_arrow(self.to_arrow(resolution, recipe))
+
+    def _choose_recipe(self, recipe: str | None) -> str:
+        known = sorted(pc.unique(self._list_files("tracks").column("partition.recipe")).to_pylist())
+        if recipe in known:
+            return str(recipe)
+        if recipe is None and len(known) == 1:
+            return str(known[0])
+        found = "no recipe named" if recipe is None else recipe
+        raise UsageError(f"expected one of the store's recipes ({', '.join(known) or 'none'}), found {found}")
+
+    def _read_frame_rate(self, recipe: str, resolution: str) -> float:
+        stored = set(self._list_files("frames", recipe).column("partition.resolution").to_pylist())
+        known = {name: RESOLUTIONS[name].frame_rate_hz for name in RESOLUTIONS if name in stored}
+        if frame_rate_hz := known.get(resolution):
+            return frame_rate_hz
+        raise UsageError(f"expected a resolution with frames ({', '.join(known) or 'none'}), found {resolution!r}")
+
+    def _list_files(self, table_name: str, recipe: str | None = None, resolution: str | None = None) -> pa.Table:
+        """List the snapshot's files of a table, of one partition or of all."""
+        files = self._files[table_name]
+        for name, value in (("recipe", recipe), ("resolution", resolution)):
+            if value is not None:
+                files = files.filter(pc.equal(files.column(f"partition.{name}"), value))
+        return files
+
+    def _scan_tracks(self, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
+        files = self._list_files("tracks")
+        recipes = [pc.field("recipe") == recipe for recipe in files.column("partition.recipe").to_pylist()]
+        parts = open_parts(self.location, "tracks", files.column("path").to_pylist(), recipes)
+        scanner = parts.scanner(columns=columns, filter=where)  # refuses what the caller's filter has wrong
+        with explain_unreadable(self.location.table_url("tracks")):
+            return scanner.to_table()
+
+
+def take_rows(table: pa.Table, rows: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Return some rows in some order, as slices: Arrow's own ``take`` gathers at most 2^31 values of a column."""
+    indices = np.asarray(rows)
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    return pa.concat_tables([table.slice(0, 0), *(table.slice(int(run[0]), len(run)) for run in runs if len(run))])
+
+
+def _cut_frames(frames: pa.Table, frame_rate_hz: float, start_s: float | None, end_s: float | None) -> pa.Table:
+    if start_s is None and end_s is None:
+        return frames
+    first, stop = find_frames(frame_rate_hz, start_s, end_s)
+    cut = pc.list_slice(frames.column("embeddings"), first, stop)
+    frames = frames.set_column(frames.schema.get_field_index("embeddings"), "embeddings", cut)
+    lengths = pc.list_value_length(cut).cast(pa.int32())
+    return frames.set_column(frames.schema.get_field_index("num_frames"), "num_frames", lengths)
+
+
+def find_frames(frame_rate_hz: float, start_s: float | None, end_s: float | None) -> tuple[int, int | None]:
+    """Return the first frame of a span of time and the one after its last; None is the end, however far.
+
+    Raises:
+        UsageError: A time is not a number.
+    """
+    for time_s in (start_s, end_s):
+        if time_s is not None and math.isnan(time_s):
+            raise UsageError(f"expected times in seconds, found {start_s} to {end_s}")
+    # Rounded, because 1.1 s · 50 Hz comes to a little over 55 frames in binary.
+    first, stop = (
+        round(min(max(time_s or 0.0, 0.0) * frame_rate_hz, _MAX_FRAMES), 6) for time_s in (start_s, end_s)
+    )
+    first_frame = math.floor(first)
+    return first_frame, None if end_s is None else max(first_frame, math.ceil(stop))
+
+
+def _as_matrix(vectors: pa.ChunkedArray) -> np.ndarray:
+    """Return a list column as float32 of shape (num_vectors, embed_dim)."""
+    if len(vectors) == 0:
+        return np.empty((0, 0), np.float32)
+    return np.asarray(pc.list_flatten(vectors), np.float32).reshape(len(vectors), -1)

@@ -1,0 +1,158 @@
+"""Parts of one snapshot, read with Arrow alone: whole, or only the row groups of some tracks.
+
+Not with delta-rs's ``to_pyarrow_dataset``: it takes a column without statistics for one that matches nothing,
+and its file system in Python now and then aborts the process at its end (apache/arrow issue 34314).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+
+from pipeline.errors import StorageError
+from pipeline.schema import TABLES
+from pipeline.storage import join_url
+from pipeline.location import StoreLocation, open_arrow_filesystem
+
+LIVE_COLUMNS = ("track_id", "content_hash")
+FRAME_COLUMNS = ("track_id", "content_hash", "num_frames", "frame_rate_hz", "embeddings")
+MAX_PARTS_AT_ONCE = 8  # read by one call: over S3 a part is mostly waiting
+_PARQUET = pyarrow.dataset.ParquetFileFormat()
+
+
+@dataclass(frozen=True)
+class FrameParts:
+    """The parts of one resolution in one snapshot, readable without Delta Lake's own reader.
+
+    That reader must not be used in a forked process (its runtime refuses), so this is what workers of a
+    ``DataLoader`` are given.
+
+    Args:
+        location: The store.
+        paths: Parts, relative to ``frames``, sorted.
+        live: track_id and content_hash of the ledger's rows, sorted by track_id.
+    """
+
+    location: StoreLocation
+    paths: tuple[str, ...]
+    live: pa.Table
+
+    def read(self, path: str) -> pa.Table:
+        """Return the live rows of one part, with ``FRAME_COLUMNS``.
+
+        Raises:
+            StorageError: It cannot be read, or a vacuum took it.
+        """
+        with explain_unreadable(self.location.table_url("frames")):
+            frames = open_parts(self.location, "frames", [path]).to_table(columns=list(FRAME_COLUMNS))
+        # Only the ledger's rows of the part's span: to hash a million ids takes longer than to read a part.
+        span = pc.min_max(frames.column("track_id")).as_py()
+        ids = self.live.column("track_id")
+        first = bisect_left(ids, span["min"], key=pa.StringScalar.as_py)
+        stop = bisect_right(ids, span["max"], key=pa.StringScalar.as_py)
+        return keep_live(frames, self.live.slice(first, stop - first))
+
+
+def read_tracks_of(
+    location: StoreLocation, table_name: str, files: pa.Table, track_ids: Sequence[str], columns: Sequence[str]
+) -> pa.Table:
+    """Read the rows of some tracks: only parts, and row groups, whose span of ids holds one of them.
+
+    Args:
+        location: The store.
+        table_name: Key of ``schema.TABLES``.
+        files: Parts as the table's log lists them: path, size_bytes, min.track_id, max.track_id.
+        track_ids: Which tracks.
+        columns: Of the files, so no partition columns.
+
+    Raises:
+        StorageError: A part cannot be read, or a vacuum took it.
+    """
+    names = ("path", "size_bytes", "min.track_id", "max.track_id")
+    wanted = sorted(set(track_ids))
+    fs, root = open_arrow_filesystem(location.table_url(table_name), location.options)
+
+    def read(path: str, size_bytes: int, ids: Sequence[str]) -> pa.Table:
+        # A range beside the set: row groups are skipped by their minimum and maximum.
+        own = pc.field("track_id")
+        where = (own >= ids[0]) & (own <= ids[-1]) & own.isin(ids)
+        # The log knows the file's size: nobody has to ask for it.
+        part = _PARQUET.make_fragment(join_url(root, path), fs, file_size=size_bytes)
+        return part.to_table(TABLES[table_name], columns=list(columns), filter=where, use_threads=False)
+
+    asked = []
+    for path, size_bytes, low, high in zip(*(files.column(name).to_pylist() for name in names), strict=True):
+        # A file without statistics may hold anything.
+        ids = wanted if low is None else wanted[bisect_left(wanted, low) : bisect_right(wanted, high)]
+        if ids:
+            asked.append((path, size_bytes, ids))
+    empty = TABLES[table_name].empty_table().select(list(columns))
+    with (
+        ThreadPoolExecutor(max_workers=MAX_PARTS_AT_ONCE) as pool,
+        explain_unreadable(location.table_url(table_name)),
+    ):
+        return pa.concat_tables([empty, *pool.map(lambda part: read(*part), asked)])
+
+
+def open_parts(
+    location: StoreLocation, table_name: str, paths: Sequence[str], partitions: list[pc.Expression] | None = None
+) -> pyarrow.dataset.Dataset:
+    """Open parts as one dataset.
+
+    Args:
+        location: The store.
+        table_name: Key of ``schema.TABLES``.
+        paths: Relative to the table.
+        partitions: What each part's partition columns hold, for the columns that files leave out.
+    """
+    fs, root = open_arrow_filesystem(location.table_url(table_name), location.options)
+    return pyarrow.dataset.FileSystemDataset.from_paths(
+        [join_url(root, path) for path in paths],
+        schema=TABLES[table_name],
+        format=_PARQUET,
+        filesystem=fs,
+        partitions=partitions,
+    )
+
+
+@contextmanager
+def explain_unreadable(table_url: str) -> Iterator[None]:
+    """Say of files of a table that cannot be read whose they are, and what to do.
+
+    Args:
+        table_url: The table.
+
+    Raises:
+        StorageError: In place of what Arrow raises.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"expected all files of the version of {table_url} that was opened, found one gone "
+            f"({_as_one_line(error)}): a vacuum takes those of earlier versions; open the newest, and bring "
+            "indexes up to date with jobs/build_index.py. What the newest lacks jobs/check_store.py says"
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(
+            f"cannot read the files of {table_url}: {_as_one_line(error)}; check the credentials and the network; "
+            "jobs/check_store.py --deep finds damaged files"
+        ) from error
+
+
+def _as_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def keep_live(frames: pa.Table, live: pa.Table) -> pa.Table:
+    """Keep the rows whose content the ledger names."""
+    position = pc.index_in(frames.column("track_id"), live.column("track_id"))
+    named = live.column("content_hash").take(position)
+    return frames.filter(pc.fill_null(pc.equal(frames.column("content_hash"), named), False))

@@ -1,0 +1,309 @@
+"""The store's Delta Lake tables: where they are, how they are made and recognised, and one atomic commit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from pipeline.store.retry import commit_once, retry_broken
+from pipeline.errors import StorageError, StoreFormatError
+from pipeline.schema import PARTITION_COLUMNS, TABLES
+from pipeline.location import StoreLocation, delta_storage_options
+
+STORE_FORMAT = 1
+MAX_LISTED_IDS = 100  # more make a predicate slower than the rows that it spares
+FORMAT_PROPERTY = "musicfm.storeFormat"
+PUBLISHING_EVENTS = ("close", "maintain", "delete", "drop_recipe")  # commits of the ledger that readers open
+
+# delta-rs takes these for parts of a URL even in a local path: it then loses sight of a table's files or history.
+_CONFUSING_IN_URL = re.compile("[#?]|%[0-9A-Fa-f]{2}")
+
+
+def create_tables(store: StoreLocation) -> None:
+    """Create the tables that are not there yet, and check the format of those that are.
+
+    The ledger is made last: where it is, all tables are.
+
+    Raises:
+        StoreFormatError: A table has another format; nothing is created beside it.
+        StorageError: The store cannot be written, or has lost a table.
+    """
+    present = [name for name in TABLES if _is_there(store, name)]  # the ledger first
+    for name in present:
+        open_table(store, name)
+    missing = [name for name in reversed(TABLES) if name not in present]
+    if missing and "tracks" in present:
+        raise StorageError(
+            f"expected the tables {', '.join(TABLES)} in the store at {store.url}, found no "
+            f"{' and no '.join(missing)} beside the ledger: bring the whole store back from one backup, "
+            "or choose another --store"
+        )
+    for name in missing:
+        try:
+            retry_broken(
+                partial(
+                    DeltaTable.create,
+                    _locate_table(store, name),
+                    TABLES[name],
+                    mode="ignore",
+                    partition_by=PARTITION_COLUMNS[name],
+                    configuration=_choose_properties(name),
+                    storage_options=delta_storage_options(store.options),
+                    raise_if_key_not_exists=False,
+                )
+            )
+        except (DeltaError, OSError) as error:
+            raise _describe_store_error(store.table_url(name), error) from error
+
+
+def _choose_properties(table_name: str) -> dict[str, str]:
+    # A checkpoint every ten commits: whoever opens the table reads at most nine more files of its log.
+    # No part of the log is dropped for its age, as would be after 30 days: a snapshot can be read until a vacuum.
+    properties = {
+        FORMAT_PROPERTY: str(STORE_FORMAT),
+        "delta.checkpointInterval": "10",
+        "delta.enableExpiredLogCleanup": "false",
+    }
+    if "track_id" in TABLES[table_name].names:
+        # Our parts state the span of their track ids alone. Told so, delta-rs's pyarrow reader does not take the
+        # statistics that it misses on other columns for "no row can meet this filter".
+        properties["delta.dataSkippingStatsColumns"] = "track_id"
+    return properties
+
+
+def open_table(store: StoreLocation, table_name: str, version: int | None = None) -> DeltaTable:
+    """Open one table at its newest or at a given version.
+
+    Raises:
+        StorageError: There is no such table, or it cannot be read.
+        StoreFormatError: It was written in another format.
+    """
+    url = _locate_table(store, table_name)
+    try:
+        options = delta_storage_options(store.options)
+        table = retry_broken(partial(DeltaTable, url, version=version, storage_options=options))
+    except TableNotFoundError as error:
+        raise StorageError(
+            f"no feature store at {store.url}: expected a Delta table at {url}, found none; "
+            "make one with jobs/embed_catalog.py"
+        ) from error
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(url, error) from error
+    found = table.metadata().configuration.get(FORMAT_PROPERTY)
+    if found != str(STORE_FORMAT):
+        raise StoreFormatError(
+            f"the store at {store.url} has format {found or 'unknown'}, this version reads and writes format "
+            f"{STORE_FORMAT}; use the version that wrote it, or another --store"
+        )
+    return table
+
+
+def read_history(table: DeltaTable, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return what a table's commits say of themselves, newest first.
+
+    Args:
+        table: The table.
+        limit: How many commits; all by default.
+
+    Raises:
+        StorageError: The log cannot be read.
+    """
+    try:
+        return retry_broken(partial(table.history, limit))
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
+
+
+def has_tables(store: StoreLocation) -> bool:
+    """Say whether there is a store.
+
+    Raises:
+        StorageError: The place cannot be read at all.
+    """
+    return _is_there(store, "tracks")
+
+
+def commit_actions(
+    table: DeltaTable,
+    table_name: str,
+    actions: Sequence[AddAction | RemoveAction],
+    metadata: Mapping[str, str],
+    transaction: Transaction | None = None,
+) -> int:
+    """Commit file actions in one transaction and bring the table object up to date.
+
+    Args:
+        table: The table at the version that the actions were made for.
+        table_name: Its key in ``schema.TABLES``.
+        actions: Files to add and to remove; may be empty, for a commit that only says something.
+        metadata: Keys and values that the commit carries.
+        transaction: Application transaction: of two writers with the same, one fails.
+
+    Returns:
+        The version that the commit made.
+
+    Raises:
+        deltalake.exceptions.CommitFailedError: Another writer removed one of the files, or used the same
+            application transaction, since this table object was opened.
+        StorageError: The table cannot be written.
+    """
+    try:
+        commit = partial(
+            table.create_write_transaction,
+            list(actions),
+            mode="append",
+            schema=table.schema(),
+            partition_by=PARTITION_COLUMNS[table_name],
+        )
+        commit_once(table, commit, metadata, transaction)
+    except CommitFailedError:
+        raise
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
+    return table.version()
+
+
+def append_rows(table: DeltaTable, rows: pa.Table) -> None:
+    """Append a few rows to a table, in a commit of their own.
+
+    Raises:
+        StorageError: The table cannot be written.
+    """
+    try:
+        commit_once(table, partial(write_deltalake, table, rows, mode="append"), {})
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
+
+
+def restore_table(
+    table: DeltaTable, version: int, metadata: Mapping[str, str], transaction: Transaction | None = None
+) -> None:
+    """Bring a table back to the files of an earlier version, in a new commit.
+
+    Args:
+        table: The table at its newest version.
+        version: An earlier one.
+        metadata: Keys and values that the commit carries.
+        transaction: Application transaction.
+
+    Raises:
+        deltalake.exceptions.CommitFailedError: Another writer committed since this table object was opened.
+        StorageError: The table cannot be written, or files of that version are gone.
+    """
+    try:
+        commit_once(table, partial(table.restore, version), metadata, transaction)
+    except CommitFailedError:
+        raise
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
+
+
+def vacuum_table(table: DeltaTable, retention_hours: int) -> list[str]:
+    """Remove files under a table's folder that are not in its newest version, if they are old enough.
+
+    Args:
+        table: The table.
+        retention_hours: Files that left the table, or were written, later than so long ago stay.
+
+    Returns:
+        Paths of the removed files.
+
+    Raises:
+        StorageError: The table cannot be read or written.
+    """
+    try:
+        retry_broken(table.update_incremental)
+        # "full": parts of killed runs as well, which no commit ever named.
+        clean = partial(table.vacuum, retention_hours, dry_run=False, enforce_retention_duration=False, full=True)
+        return list(retry_broken(clean))
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
+
+
+def read_columns(
+    table: DeltaTable,
+    columns: Sequence[str],
+    recipe: str | None = None,
+    track_ids: Sequence[str] | None = None,
+) -> pa.Table:
+    """Read some columns of a table, of one recipe or of all.
+
+    Uses delta-rs's own engine: pyarrow's leaves threads behind that now and then abort the process as it exits
+    (apache/arrow issue 34314).
+
+    Args:
+        table: The table.
+        columns: Names of its columns.
+        recipe: Only rows of this recipe.
+        track_ids: Files without any of these tracks need not be read; where there are many ids, rows of others
+            may come along.
+
+    Returns:
+        Arrow table with the columns asked for, in that order; the rows in none.
+
+    Raises:
+        StorageError: A file cannot be read.
+    """
+    conditions = [f"recipe = '{recipe}'"] if recipe is not None else []
+    if track_ids:
+        quoted = ["'" + track_id.replace("'", "''") + "'" for track_id in sorted(track_ids)]
+        if len(quoted) <= MAX_LISTED_IDS:
+            conditions.append(f"track_id IN ({', '.join(quoted)})")
+        else:
+            conditions.append(f"track_id BETWEEN {quoted[0]} AND {quoted[-1]}")
+    predicate = " AND ".join(conditions) or None
+    schema = pa.schema(table.schema().to_arrow())
+    schema = pa.schema([schema.field(name) for name in columns])
+    try:
+        return pa.RecordBatchReader.from_stream(table.scan(list(columns), predicate)).cast(schema).read_all()
+    except (DeltaError, OSError, pa.ArrowException) as error:
+        raise _describe_store_error(table.table_uri, error) from error
+
+
+def _locate_table(store: StoreLocation, table_name: str) -> str:
+    """Return a table's URL.
+
+    Raises:
+        StorageError: delta-rs cannot work there.
+    """
+    url = store.table_url(table_name)
+    if found := _CONFUSING_IN_URL.search(url):
+        raise StorageError(
+            f"a store's path may not hold '#', '?' or an escape such as '%20', found {found[0]!r} in {store.url}; "
+            "choose another --store"
+        )
+    return url
+
+
+def _is_there(store: StoreLocation, table_name: str) -> bool:
+    try:
+        options = delta_storage_options(store.options)
+        return retry_broken(partial(DeltaTable.is_deltatable, _locate_table(store, table_name), options))
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(store.table_url(table_name), error) from error
+
+
+def _describe_store_error(url: str, error: Exception) -> StorageError:
+    """Say in one line what delta-rs says in many, coloured for a terminal: its first link and its last.
+
+    An S3 server's own words stand in XML (S3 API Reference, "Error responses"), beside others that help nobody.
+    """
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    text = re.sub(r"\s+0: <unknown>.*", "", text, flags=re.DOTALL)  # a stack of delta-rs's own
+    if said := re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)\.?</Message>", text, re.DOTALL):
+        return StorageError(
+            f"cannot use the store at {url}: {' '.join(said[2].split())} ({said[1]}); check the bucket's name, "
+            "the credentials and what they permit"
+        )
+    links = [" ".join(link.split()) for link in text.split("↳")]
+    detail = ": ".join(dict.fromkeys([links[0], links[-1]]))
+    if len(detail) > 300:  # paths stand in the middle, the reason at the end
+        detail = f"{detail[:100]} … {detail[-200:]}"
+    return StorageError(f"cannot use the store at {url}: {detail}; jobs/check_store.py looks for damage")

@@ -1,0 +1,228 @@
+"""Write: embedded rows, pooled to each resolution, to Parquet parts, and one small row for the driver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from pipeline.config import RESOLUTIONS, Recipe
+from pipeline.store.long_rows import encode_long_rows
+from pipeline.store.parts import choose_rows_per_group, encode_part, round_mantissa, store_part, to_ipc
+from pipeline.embed.pool import count_pooled, pool_in_chunks
+from pipeline.schema import EMBEDDED, FAILURES, FRAMES, RESULTS, TRACKS, UNCHANGED
+from pipeline.storage import Options
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    """Where parts go and what stands in their rows.
+
+    Args:
+        frames_url: URL of the ``frames`` table.
+        mantissa_bits: Mantissa bits kept, by recipe id.
+        run_id: The run that writes.
+        options: File system options of the store; never logged.
+    """
+
+    frames_url: str
+    mantissa_bits: Mapping[str, int]
+    run_id: str
+    options: Options | None = field(default=None, repr=False)
+
+
+def keep_mantissa_bits(recipes: Mapping[str, Recipe]) -> dict[str, int]:
+    """Return the mantissa bits that each recipe keeps, by its id."""
+    return {recipe_id: recipe.mantissa_bits for recipe_id, recipe in recipes.items()}
+
+
+def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
+    """Write the features of some tracks: one part per recipe and resolution.
+
+    Nothing is committed: until the driver does, no reader sees the parts.
+
+    Args:
+        embedded: Rows of ``schema.EMBEDDED``.
+        settings: Where to, and how.
+
+    Returns:
+        One row of ``schema.RESULTS``.
+
+    Raises:
+        StorageError: A part cannot be written; the run cannot go on.
+    """
+    event_time = datetime.now(UTC)
+    order = pc.sort_indices(embedded.column("track_id"))
+    facts = embedded.drop_columns(["features"]).take(order)  # the features are large: they are not moved about
+    failed = pc.is_valid(facts.column("stage"))
+    wants_nothing = pc.equal(pc.list_value_length(facts.column("wanted")), 0)
+    unchanged = pc.and_(pc.invert(failed), wants_nothing)
+    is_done = pc.invert(pc.or_(failed, unchanged))
+    done = facts.filter(is_done)
+    kept = [embedded.column("features")[row] for row in order.filter(is_done.combine_chunks()).to_pylist()]
+    features = _list_features(kept, done.column("wanted").to_pylist(), settings.mantissa_bits)
+    parts = [
+        store_part(
+            _encode_frames(facts, group),
+            facts.column("track_id"),
+            settings.frames_url,
+            {"recipe": group[0].recipe, "resolution": group[0].resolution},
+            settings.run_id,
+            settings.options,
+        )
+        for facts, group in _build_frame_rows(done, features, event_time)
+    ]
+    result = {
+        "parts": [part.as_row() for part in parts],
+        "tracks": to_ipc(_build_track_rows(done, features, event_time, settings.run_id)),
+        "failures": to_ipc(_build_failure_rows(facts.filter(failed), event_time, settings.run_id)),
+        "unchanged": to_ipc(facts.filter(unchanged).select(UNCHANGED.names)),
+    }
+    return pa.Table.from_pylist([result], schema=RESULTS)
+
+
+@dataclass(frozen=True)
+class _Feature:
+    """One track's features at one recipe and resolution, neither pooled nor rounded before they are wanted.
+
+    Args:
+        row: The track's row.
+        recipe: Recipe id.
+        resolution: Name of the resolution.
+        values: float32, shape (num_frames, embed_dim): the track's frames, or these features, pooled already.
+        frame_rate_hz: Of the values; it says which of the two they are.
+        mantissa_bits: Mantissa bits that are stored.
+    """
+
+    row: int
+    recipe: str
+    resolution: str
+    values: Tensor
+    frame_rate_hz: float | None
+    mantissa_bits: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of vectors at the resolution, and their width."""
+        num_frames, embed_dim = self.values.shape
+        return count_pooled(num_frames, RESOLUTIONS[self.resolution], self.frame_rate_hz), embed_dim
+
+    def pool(self) -> Iterator[np.ndarray]:
+        """Yield the vectors in chunks, not rounded: nothing of a long track is there twice."""
+        chunks = pool_in_chunks(self.values, RESOLUTIONS[self.resolution], self.frame_rate_hz)
+        return (chunk.numpy() for chunk in chunks)
+
+    def round_into(self, place: np.ndarray) -> None:
+        """Pool and round into an array of ``shape``."""
+        start = 0
+        for chunk in self.pool():
+            round_mantissa(chunk, self.mantissa_bits, out=place[start : start + len(chunk)])
+            start += len(chunk)
+
+
+def _list_features(
+    rows: Sequence[pa.ListScalar], wanted: Sequence[Sequence[str]], mantissa_bits: Mapping[str, int]
+) -> list[_Feature]:
+    """List what is to be written, track by track, in the order in which it is wanted."""
+    features = []
+    for row, items in enumerate(rows):
+        by_name = {}
+        for item in items.values:
+            rate_hz, num_frames = item["frame_rate_hz"].as_py(), item["num_frames"].as_py()
+            values = from_dlpack(item["values"].values).view(num_frames, -1)
+            for name in item["wanted"].as_py():
+                recipe, resolution = name.split("/")
+                by_name[name] = _Feature(row, recipe, resolution, values, rate_hz, mantissa_bits[recipe])
+        features += [by_name[name] for name in dict.fromkeys(wanted[row])]
+    return features
+
+
+def _build_frame_rows(
+    done: pa.Table, features: list[_Feature], event_time: datetime
+) -> Iterator[tuple[pa.Table, list[_Feature]]]:
+    """Yield ``frames`` rows without embeddings, and their features, by recipe and resolution."""
+    grouped: dict[tuple[str, str], list[_Feature]] = {}
+    stored, hashes = done.column("stored").to_pylist(), done.column("content_hash").to_pylist()
+    for feature in features:
+        fact = f"{feature.recipe}/{feature.resolution}@{hashes[feature.row]}"
+        if RESOLUTIONS[feature.resolution].frame_rate_hz is not None and fact not in (stored[feature.row] or ()):
+            grouped.setdefault((feature.recipe, feature.resolution), []).append(feature)
+    for (recipe, resolution), group in grouped.items():
+        source = done.take([feature.row for feature in group])
+        columns: dict[str, Any] = {
+            "recipe": pa.repeat(recipe, len(group)),
+            "resolution": pa.repeat(resolution, len(group)),
+            "track_id": source.column("track_id"),
+            "content_hash": source.column("content_hash"),
+            "event_time": pa.repeat(pa.scalar(event_time, FRAMES.field("event_time").type), len(group)),
+            "num_frames": np.array([feature.shape[0] for feature in group], np.int32),
+            "frame_rate_hz": pa.repeat(RESOLUTIONS[resolution].frame_rate_hz, len(group)),
+        }
+        yield pa.table(columns, schema=pa.schema([FRAMES.field(name) for name in columns])), group
+
+
+def _encode_frames(facts: pa.Table, group: Sequence[_Feature]) -> bytes:
+    """Encode ``frames`` rows: long ones piece by piece, so that their embeddings are never there all at once."""
+    if choose_rows_per_group(sum(math.prod(feature.shape) for feature in group), len(group)) == 1:
+        pieces = ((round_mantissa(chunk, feature.mantissa_bits) for chunk in feature.pool()) for feature in group)
+        return encode_long_rows(facts, pieces)
+    return encode_part("frames", facts.append_column(FRAMES.field("embeddings"), _as_nested_lists(group)))
+
+
+def _as_nested_lists(group: Sequence[_Feature]) -> pa.Array:
+    """Return rounded frames as a list<list<float>> column, one row a track."""
+    embed_dim = group[0].shape[1]
+    ends = np.cumsum([0, *(feature.shape[0] for feature in group)])
+    vectors = np.empty((ends[-1], embed_dim), np.float32)
+    for feature, start, end in zip(group, ends[:-1], ends[1:], strict=True):
+        feature.round_into(vectors[start:end])
+    offsets = np.arange(0, vectors.size + 1, embed_dim)  # Arrow refuses those that are no int32
+    values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(vectors.reshape(-1)))
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
+
+
+def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: datetime, run_id: str) -> pa.Table:
+    """Build one ledger row per track and recipe."""
+    by_key: dict[tuple[int, str], list[_Feature]] = {}
+    for feature in features:
+        by_key.setdefault((feature.row, feature.recipe), []).append(feature)
+    rows = done.take(pa.array([row for row, _ in by_key], pa.int64()))
+    vectors = [
+        next((_round_vector(feature) for feature in group if feature.resolution == "global"), None)
+        for group in by_key.values()
+    ]
+    columns: dict[str, Any] = {name: rows.column(name) for name in TRACKS.names if name in EMBEDDED.names}
+    columns |= {
+        "recipe": pa.array([recipe for _, recipe in by_key], pa.string()),
+        "resolutions": [[feature.resolution for feature in group] for group in by_key.values()],
+        "embedding": pa.array(vectors, TRACKS.field("embedding").type),
+        "event_time": pa.repeat(pa.scalar(event_time, TRACKS.field("event_time").type), len(by_key)),
+        "run_id": pa.repeat(run_id, len(by_key)),
+    }
+    return pa.table({name: columns[name] for name in TRACKS.names}, schema=TRACKS)
+
+
+def _round_vector(feature: _Feature) -> np.ndarray:
+    """Return a global vector."""
+    vectors = np.empty(feature.shape, np.float32)
+    feature.round_into(vectors)
+    vector: np.ndarray = vectors[0]
+    return vector
+
+
+def _build_failure_rows(failed: pa.Table, event_time: datetime, run_id: str) -> pa.Table:
+    """Build one failure row per track and recipe that was wanted of it."""
+    rows = []
+    for row in failed.to_pylist():
+        recipes = dict.fromkeys(name.split("/")[0] for name in row["wanted"])
+        kept = {name: row[name] for name in FAILURES.names if name in row}
+        rows += [{**kept, "recipe": recipe, "event_time": event_time, "run_id": run_id} for recipe in recipes]
+    return pa.Table.from_pylist(rows, schema=FAILURES)
