@@ -38,10 +38,10 @@ from musicfm_model.cost import count_window_tflop
 from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
-from pipeline.run.placement import Placement, place_actors
-from pipeline.run.trial import Trial, choose_files, run_trial
-from pipeline.run.run import build_recipes, plan_run
 from pipeline.location import StoreLocation
+from pipeline.run.placement import Placement, place_actors
+from pipeline.run.run import build_recipes, plan_run
+from pipeline.run.trial import Trial, choose_files, run_trial
 from tests.checkpoints import write_random_checkpoint
 
 LAYER = 7

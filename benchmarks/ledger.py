@@ -25,11 +25,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import Recipe
-from pipeline.store.parts import write_part
-from pipeline.store.read import FeatureStore
+from pipeline.location import StoreLocation
 from pipeline.run.run import plan_against_store
 from pipeline.schema import CATALOG, TRACKS
-from pipeline.location import StoreLocation
+from pipeline.store.parts import write_part
+from pipeline.store.read import FeatureStore
 from pipeline.store.tables import create_tables
 from pipeline.store.writer import StoreWriter
 

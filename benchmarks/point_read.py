@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.ledger import RECIPE, build_catalog, build_ledger_parts, take_time
+from pipeline.location import StoreLocation
+from pipeline.schema import FRAMES
 from pipeline.store.parts import write_part
 from pipeline.store.read import FeatureStore
-from pipeline.schema import FRAMES
-from pipeline.location import StoreLocation
 from pipeline.store.tables import create_tables
 from pipeline.store.writer import StoreWriter
 from tests.fault_proxy import run_fault_proxy

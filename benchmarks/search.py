@@ -41,8 +41,8 @@ from pipeline.index.draft import IndexSettings
 from pipeline.index.manifest import IndexManifest
 from pipeline.index.quality import K, leave_out, measure_quality, one_thread
 from pipeline.index.vector_index import VectorIndex
-from pipeline.store.read import FeatureStore
 from pipeline.location import StoreLocation
+from pipeline.store.read import FeatureStore
 
 NUM_QUERIES = 200
 HEADER = (

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.config import Recipe
+from pipeline.location import StoreLocation
+from pipeline.schema import RECIPES, TRACKS
 from pipeline.store.ledger import Actions, extract_rows
 from pipeline.store.parts import write_part
-from pipeline.schema import RECIPES, TRACKS
-from pipeline.location import StoreLocation
 from pipeline.store.tables import append_rows, create_tables, open_table
 from pipeline.store.writer import StoreWriter
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, add_switch, run_or_explain
-from pipeline.store.check import check_store
 from pipeline.location import StoreLocation
+from pipeline.store.check import check_store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.errors import StorageError, UsageError
-from pipeline.store.maintain import delete_tracks, find_stored_ids, vacuum_store
+from pipeline.location import StoreLocation
 from pipeline.report.publish import remove_reports_of
 from pipeline.storage import list_files, read_file
-from pipeline.location import StoreLocation
+from pipeline.store.maintain import delete_tracks, find_stored_ids, vacuum_store
 from pipeline.store.writer import StoreWriter
 
 DERIVED = ("indexes", "neighbors")

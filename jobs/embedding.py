@@ -24,9 +24,9 @@ from jobs.arguments import (
 )
 from jobs.configuration import describe_flags
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
+from pipeline.location import StoreLocation
 from pipeline.run.estimate import describe_estimate
 from pipeline.run.run import RunReport, embed_catalog, preview_catalog
-from pipeline.location import StoreLocation
 
 
 def build_embed_parser(description: str, default_checkpoint: str | None = None) -> OneLineParser:

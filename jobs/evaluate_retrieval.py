@@ -14,6 +14,7 @@ import numpy as np
 from jobs.arguments import OneLineParser, add_storage_option, run_or_explain, whole_number
 from pipeline.errors import UsageError
 from pipeline.index.vector_index import VectorIndex
+from pipeline.location import StoreLocation
 from pipeline.search.evaluate import RetrievalReport, evaluate_rankings
 from pipeline.search.ground_truth import (
     GroundTruth,
@@ -26,7 +27,6 @@ from pipeline.search.ground_truth import (
 )
 from pipeline.search.neighbors import find_neighbors
 from pipeline.storage import Options
-from pipeline.location import StoreLocation
 
 LOADERS: dict[str, Callable[[str, Options], GroundTruth]] = {
     "pairs": read_pairs,

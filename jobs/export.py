@@ -11,8 +11,8 @@ from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
 from pipeline.config import RESOLUTIONS
-from pipeline.store.export import FORMATS, export_features
 from pipeline.location import StoreLocation
+from pipeline.store.export import FORMATS, export_features
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain, whole_number
 from pipeline.index.manifest import list_indexes, remove_index
+from pipeline.location import StoreLocation
 from pipeline.store.maintain import (
     DEFAULT_DEAD_SHARE,
     PartitionReport,
@@ -19,7 +20,6 @@ from pipeline.store.maintain import (
     vacuum_store,
 )
 from pipeline.store.read import FeatureStore
-from pipeline.location import StoreLocation
 from pipeline.store.writer import StoreWriter
 
 WEEK_HOURS = 168

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
-from pipeline.search.neighbors import TABLE_NAME, write_neighbors
 from pipeline.location import StoreLocation
+from pipeline.search.neighbors import TABLE_NAME, write_neighbors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

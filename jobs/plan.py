@@ -15,8 +15,8 @@ from jobs.arguments import EXIT_OPEN_BOOKS, positive_number, run_or_explain
 from jobs.configuration import describe_flags
 from jobs.embedding import build_embed_parser, print_report, read_settings
 from pipeline.catalog.load import load_catalog
-from pipeline.run.estimate import GPU_TFLOPS, Prices
 from pipeline.report.publish import save_plan
+from pipeline.run.estimate import GPU_TFLOPS, Prices
 from pipeline.run.run import preview_catalog
 
 logger = logging.getLogger(__name__)

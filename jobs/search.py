@@ -11,9 +11,9 @@ from dataclasses import asdict
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
 from pipeline.errors import TrackError, UsageError
 from pipeline.index.vector_index import VectorIndex
+from pipeline.location import StoreLocation
 from pipeline.search.searcher import Hit, Searcher
 from pipeline.storage import read_file
-from pipeline.location import StoreLocation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from jobs.arguments import OneLineParser, add_storage_option, parse_resolutions, run_or_explain, whole_number
 from pipeline.errors import UsageError
+from pipeline.location import StoreLocation
 from pipeline.service.guard import Access
 from pipeline.service.serve import run_service
 from pipeline.service.state import ServiceSettings
-from pipeline.location import StoreLocation
 
 TOKEN_VARIABLE = "MUSICFM_SERVE_TOKEN"
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musicfm_model.checkpoint import Checkpoint
-from musicfm_model.frontend import ConvFrontend, ResidualBlock
 from musicfm_model.cpu.winograd import WinogradConv
+from musicfm_model.frontend import ConvFrontend, ResidualBlock
 
 MIN_WINOGRAD_CHANNELS = 64  # with fewer, transforms cost more than the multiplications that they spare
 

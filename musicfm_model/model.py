@@ -14,10 +14,10 @@ from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.checkpoint_files import MEAN_KEY, PUBLISHED, STD_KEY, read_stats
 from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, ModelConfig, check_sizes
 from musicfm_model.conformer import Conformer
+from musicfm_model.cpu.packed_linear import pack_linears
 from musicfm_model.folded_frontend import FoldedFrontend, fold_checkpoint
 from musicfm_model.frontend import ConvFrontend
 from musicfm_model.log_mel import LogMel
-from musicfm_model.cpu.packed_linear import pack_linears
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 from musicfm_model.pretraining import mask_waveform, masked_prediction_loss
 from musicfm_model.quantizer import RandomProjectionQuantizer

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from pipeline.storage import Options
 from pipeline.location import StoreLocation
+from pipeline.storage import Options
 
 SAMPLE_RATE_HZ = 24_000
 HOP_LENGTH = 240  # samples between mel frames: 100 Hz

@@ -22,10 +22,10 @@ from pipeline.index.codes import (
 from pipeline.index.draft import Draft, IndexSettings, add_places, describe_draft, save_file
 from pipeline.index.files import IndexLocation, working_folder
 from pipeline.index.segments import join_segments, write_segments
-from pipeline.store.source import METADATA, Source, VectorBatch
 from pipeline.index.vector_index import VectorIndex
-from pipeline.schema import TABLES
 from pipeline.location import StoreLocation
+from pipeline.schema import TABLES
+from pipeline.store.source import METADATA, Source, VectorBatch
 
 Matrix = npt.NDArray[np.float32]
 

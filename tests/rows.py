@@ -14,9 +14,9 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipeline.config import RESOLUTIONS
+from pipeline.location import StoreLocation
 from pipeline.run.plan import FAILURE_COLUMNS, LEDGER_COLUMNS
 from pipeline.schema import CATALOG, EMBEDDED, FAILURES, TABLES, TRACKS
-from pipeline.location import StoreLocation
 
 EMBED_DIM = 3
 

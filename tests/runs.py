@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.store.commit import RunCommitter
 from pipeline.config import Recipe
+from pipeline.location import StoreLocation
 from pipeline.run.plan import Plan
 from pipeline.run.run import plan_against_store
-from pipeline.location import StoreLocation
+from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import open_table
 from pipeline.store.write import WriteSettings, write_parts
 from tests.rows import Audio, at_second, build_catalog, fake_embedding, read_store

@@ -9,16 +9,16 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.catalog.manifest import learn_facts
-from pipeline.store.commit import RunCommitter
 from pipeline.config import RunSettings
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
+from pipeline.location import StoreLocation
 from pipeline.run.run import build_recipes, load_model, plan_run
 from pipeline.schema import CATALOG
 from pipeline.storage import Options
-from pipeline.location import StoreLocation
+from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables
 from pipeline.store.write import WriteSettings, write_parts
 from tests.corpus import MUSIC

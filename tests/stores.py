@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.store.commit import RunCommitter
 from pipeline.config import RESOLUTIONS, Recipe, RunSettings
+from pipeline.location import StoreLocation
 from pipeline.run.run import plan_run
 from pipeline.schema import EMBEDDED
-from pipeline.location import StoreLocation
+from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables
 from pipeline.store.write import WriteSettings, write_parts
 from tests.rows import build_catalog, pool

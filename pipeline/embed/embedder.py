@@ -26,7 +26,6 @@ from pipeline.config import (
     WindowPolicy,
     window_length_s,
 )
-from pipeline.errors import Reason, Stage, TrackError
 from pipeline.embed.infer import (
     FULL_WINDOW_SAMPLES,
     Inference,
@@ -36,8 +35,9 @@ from pipeline.embed.infer import (
     list_inputs,
 )
 from pipeline.embed.pool import FRAMES_PER_CHUNK, count_pooled, pool_frames
-from pipeline.schema import EMBEDDED, FEATURES
 from pipeline.embed.window import plan_windows
+from pipeline.errors import Reason, Stage, TrackError
+from pipeline.schema import EMBEDDED, FEATURES
 
 MODEL_BATCHES_PER_GROUP = 4  # tracks are taken in groups of so many batches, so that equal lengths meet
 

@@ -29,8 +29,8 @@ from musicfm_model.shared_frontend import (
     plan_window,
 )
 from pipeline.config import HOP_LENGTH, SAMPLE_RATE_HZ, SHARED_WINDOW_S
-from pipeline.errors import DeviceError, Reason, Stage, TrackError
 from pipeline.embed.window import plan_windows
+from pipeline.errors import DeviceError, Reason, Stage, TrackError
 
 FULL_WINDOW_SAMPLES = round(SHARED_WINDOW_S * SAMPLE_RATE_HZ)
 

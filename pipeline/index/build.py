@@ -51,9 +51,9 @@ from pipeline.index.segments import (
     sample_rows,
     write_shard,
 )
-from pipeline.store.source import NoVectorsError, Source, open_source
 from pipeline.index.vector_index import VectorIndex, mark_rows
 from pipeline.location import StoreLocation
+from pipeline.store.source import NoVectorsError, Source, open_source
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from pipeline.run.dataflow import start_ray
 from pipeline.errors import FeatureStoreError, RunError
+from pipeline.run.dataflow import start_ray
 
 TASKS_AHEAD = 4  # a CPU: so many results may wait for their turn
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import StorageError
-from pipeline.storage import absolute_url, is_local, join_url, open_filesystem, remove_file
 from pipeline.location import StoreLocation
+from pipeline.storage import absolute_url, is_local, join_url, open_filesystem, remove_file
 
 DEFAULT_CACHE = "~/.cache/musicfm-index"
 CACHE_DAYS = 14  # a cached file that nobody opened for so long is removed

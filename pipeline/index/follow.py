@@ -19,8 +19,8 @@ from pipeline.index.draft import Draft, IndexSettings, add_places, choose_kind, 
 from pipeline.index.files import IndexLocation, fetch_file, remove_files
 from pipeline.index.manifest import IndexManifest
 from pipeline.index.segments import OWNERS, iterate_rows, join_segments, place_rows, write_segments
-from pipeline.store.source import Source, VectorBatch, read_vectors
 from pipeline.index.vector_index import VectorIndex, mark_rows
+from pipeline.store.source import Source, VectorBatch, read_vectors
 
 logger = logging.getLogger(__name__)
 

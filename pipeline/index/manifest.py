@@ -24,8 +24,8 @@ from typing import Any
 
 from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.index.files import IndexFile, IndexLocation, describe_error, remove_files
-from pipeline.storage import absolute_url, join_url, list_files, open_filesystem, read_file, remove_file
 from pipeline.location import StoreLocation
+from pipeline.storage import absolute_url, join_url, list_files, open_filesystem, read_file, remove_file
 
 INDEX_FORMAT = 1
 ORPHAN_HOURS = 24  # a file that no version names may belong to a build that still runs

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import StorageError
+from pipeline.location import StoreLocation
 from pipeline.report.health import draw_map, find_clusters, measure_drift, measure_health, summarise
 from pipeline.report.page import build_page
 from pipeline.report.sample import Sample, sample_tracks, summarise_failures
 from pipeline.storage import absolute_url, join_url, list_files, read_file, remove_file, write_file
-from pipeline.location import StoreLocation
 
 logger = logging.getLogger(__name__)
 

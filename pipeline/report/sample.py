@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.store.ledger import list_table_files
+from pipeline.location import StoreLocation, open_arrow_filesystem
 from pipeline.schema import TRACKS
 from pipeline.storage import join_url
-from pipeline.location import StoreLocation, open_arrow_filesystem
+from pipeline.store.ledger import list_table_files
 from pipeline.store.tables import open_table, read_columns
 
 MAX_SAMPLED = 6000

@@ -18,11 +18,11 @@ import ray.exceptions
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
-from pipeline.store.commit import RunCommitter
 from pipeline.config import RunSettings
 from pipeline.errors import RunError
 from pipeline.run.placement import Placement, describe_stall
 from pipeline.run.watch import ProgressLine, RunWatch
+from pipeline.store.commit import RunCommitter
 
 logger = logging.getLogger(__name__)
 

@@ -28,18 +28,18 @@ from ray.util.annotations import RayDeprecationWarning
 from musicfm_model.checkpoint import Checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.cost import count_window_tflop
-from pipeline.run.collect import Collector
-from pipeline.store.commit import RunCommitter
 from pipeline.config import Recipe, RunSettings
 from pipeline.decode.isolation import decode_audio_apart, decode_audio_in_time
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.errors import DeviceError, Reason, RunError, Stage, StorageError
+from pipeline.run.collect import Collector
 from pipeline.run.metrics import measure, name_node, name_worker, start_monitor
-from pipeline.store.parts import from_ipc, to_ipc
 from pipeline.run.placement import WORKER_ENVIRONMENT, Placement, place_actors
-from pipeline.schema import EMBEDDED, RESULTS
 from pipeline.run.watch import ProgressLine, RunWatch
+from pipeline.schema import EMBEDDED, RESULTS
+from pipeline.store.commit import RunCommitter
+from pipeline.store.parts import from_ipc, to_ipc
 from pipeline.store.write import WriteSettings, keep_mantissa_bits, write_parts
 
 logger = logging.getLogger(__name__)

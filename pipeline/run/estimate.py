@@ -20,8 +20,8 @@ from pipeline.config import (
     WindowPolicy,
     list_window_lengths_s,
 )
-from pipeline.store.parts import STORED_BYTES_PER_VALUE
 from pipeline.run.trial import Trial, size_pools
+from pipeline.store.parts import STORED_BYTES_PER_VALUE
 
 LEDGER_ROW_BYTES = 300  # of `tracks` without the vector, in parts of a thousand rows
 CLOSING_S = 1.5  # the last commits and the report

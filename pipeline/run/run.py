@@ -14,20 +14,20 @@ import pyarrow as pa
 
 from musicfm_model.attention import check_attention
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
-from pipeline.store.commit import RunCommitter, RunCounts
 from pipeline.config import Recipe, RunSettings
-from pipeline.run.dataflow import choose_placement, process_tracks
 from pipeline.errors import FeatureStoreError, RunError, StorageError, UsageError
-from pipeline.run.estimate import Cluster, Prices, RunEstimate, estimate_run, transfer_trial
+from pipeline.location import StoreLocation
 from pipeline.logs import RUN_ID
+from pipeline.report.publish import RunFacts, publish_report
+from pipeline.run.dataflow import choose_placement, process_tracks
+from pipeline.run.estimate import Cluster, Prices, RunEstimate, estimate_run, transfer_trial
 from pipeline.run.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
 from pipeline.run.trial import size_pools
 from pipeline.run.trial_dataflow import run_cluster_trial
-from pipeline.report.publish import RunFacts, publish_report
-from pipeline.schema import TABLES
-from pipeline.location import StoreLocation
-from pipeline.store.tables import create_tables, has_tables, open_table, read_columns
 from pipeline.run.watch import RunWatch
+from pipeline.schema import TABLES
+from pipeline.store.commit import RunCommitter, RunCounts
+from pipeline.store.tables import create_tables, has_tables, open_table, read_columns
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import torch
 from pipeline.config import SAMPLE_RATE_HZ, Recipe, RunSettings, list_window_lengths_s
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder
-from pipeline.schema import DECODED, FEATURE_LIST
 from pipeline.embed.window import plan_windows
+from pipeline.schema import DECODED, FEATURE_LIST
 from pipeline.store.write import WriteSettings, keep_mantissa_bits, write_parts
 
 NUM_TRIED = 50

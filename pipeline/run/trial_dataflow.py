@@ -16,8 +16,8 @@ import ray.data
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
-from pipeline.run.dataflow import EmbedderStart, choose_placement, open_plan, share_plan
 from pipeline.errors import RunError
+from pipeline.run.dataflow import EmbedderStart, choose_placement, open_plan, share_plan
 from pipeline.run.metrics import start_monitor
 from pipeline.run.placement import Placement
 from pipeline.run.trial import Trial, choose_files, run_trial

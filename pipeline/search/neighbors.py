@@ -22,15 +22,15 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from pipeline.store.retry import commit_once, retry_broken
 from pipeline.errors import RunError, StorageError
 from pipeline.index.files import IndexLocation
 from pipeline.index.manifest import read_manifest
 from pipeline.index.vector_index import VectorIndex
-from pipeline.store.parts import Part
+from pipeline.location import StoreLocation, delta_storage_options
 from pipeline.schema import TIMESTAMP
 from pipeline.storage import join_url, write_file
-from pipeline.location import StoreLocation, delta_storage_options
+from pipeline.store.parts import Part
+from pipeline.store.retry import commit_once, retry_broken
 from pipeline.store.tables import vacuum_table
 
 Matrix = npt.NDArray[np.float32]

@@ -19,8 +19,8 @@ from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Recipe, window_length_s
 from pipeline.decode.audio import decode_audio
 from pipeline.embed.embedder import Embedder, EmbedderSettings, choose_batch_size, choose_device
 from pipeline.errors import UsageError
-from pipeline.store.parts import round_mantissa
 from pipeline.search.recognise import MOMENTS, Heard
+from pipeline.store.parts import round_mantissa
 
 Matrix = npt.NDArray[np.float32]
 

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
 from pipeline.index.codes import normalise_rows
-from pipeline.store.read import FeatureStore
 from pipeline.search.align import Matrix, align_passage, fit_whitening
+from pipeline.store.read import FeatureStore
 
 MOMENTS = "0.5hz"
 SURE_SCORE = 0.5  # of a passage: strangers reach 0.44 at most

@@ -21,12 +21,12 @@ from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.index.codes import normalise_rows
 from pipeline.index.vector_index import VectorIndex
-from pipeline.store.read import FeatureStore, find_frames
 from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
 from pipeline.search.candidates import find_candidates
 from pipeline.search.filters import filter_tracks
 from pipeline.search.near_duplicates import choose_near_duplicate_score
 from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
+from pipeline.store.read import FeatureStore, find_frames
 
 logger = logging.getLogger(__name__)
 

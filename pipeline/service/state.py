@@ -18,7 +18,7 @@ from pipeline.errors import FeatureStoreError, StorageError, UsageError
 from pipeline.index.files import IndexLocation
 from pipeline.index.manifest import find_index, is_removed
 from pipeline.index.vector_index import VectorIndex
-from pipeline.store.read import FeatureStore
+from pipeline.location import StoreLocation
 from pipeline.search.query import AudioQuery
 from pipeline.search.searcher import Searcher
 from pipeline.service.catalog import TrackNames
@@ -26,7 +26,7 @@ from pipeline.service.guard import Access, Metrics
 from pipeline.service.similarity import SIMILARITY_RESOLUTION, SelfSimilarity, compare_with_itself
 from pipeline.service.uploads import UploadEmbedder
 from pipeline.storage import Options
-from pipeline.location import StoreLocation
+from pipeline.store.read import FeatureStore
 
 logger = logging.getLogger(__name__)
 

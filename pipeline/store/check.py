@@ -13,10 +13,10 @@ from deltalake import DeltaTable
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError
-from pipeline.store.read import FeatureStore
+from pipeline.location import StoreLocation
 from pipeline.schema import TABLES
 from pipeline.storage import list_files
-from pipeline.location import StoreLocation
+from pipeline.store.read import FeatureStore
 from pipeline.store.tables import open_table, read_columns, read_history
 
 MAX_EXAMPLES = 3

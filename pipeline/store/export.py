@@ -26,10 +26,10 @@ from pyarrow import parquet
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import RunError, StorageError, UsageError
-from pipeline.store.source import METADATA, Source, VectorBatch, open_source, read_vectors
+from pipeline.location import StoreLocation
 from pipeline.schema import FEATURE_LIST, TRACKS
 from pipeline.storage import Options, absolute_url, join_url, list_files, write_file
-from pipeline.location import StoreLocation
+from pipeline.store.source import METADATA, Source, VectorBatch, open_source, read_vectors
 
 FORMATS = ("webdataset", "huggingface")
 SHARD_BYTES = 128 << 20

@@ -20,10 +20,10 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import StorageError
-from pipeline.store.parts import write_part
+from pipeline.location import StoreLocation
 from pipeline.schema import CATALOG, PARTITION_COLUMNS, TABLES, TRACKS
 from pipeline.storage import join_url, read_file
-from pipeline.location import StoreLocation
+from pipeline.store.parts import write_part
 
 Actions = list[AddAction | RemoveAction]
 

@@ -17,11 +17,11 @@ from deltalake import DeltaTable
 from deltalake.transaction import RemoveAction
 
 from pipeline.errors import UsageError
-from pipeline.store.ledger import Actions, build_removal, extract_rows, list_table_files, read_rows
-from pipeline.store.parts import write_part
+from pipeline.location import StoreLocation
 from pipeline.schema import FRAMES
 from pipeline.storage import join_url, list_files, read_file
-from pipeline.location import StoreLocation
+from pipeline.store.ledger import Actions, build_removal, extract_rows, list_table_files, read_rows
+from pipeline.store.parts import write_part
 from pipeline.store.tables import open_table, read_columns, vacuum_table
 from pipeline.store.writer import StoreWriter
 

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from pipeline.store.long_rows import ZSTD_LEVEL, encode_long_rows
 from pipeline.schema import PARTITION_COLUMNS
 from pipeline.storage import Options, join_url, write_file
+from pipeline.store.long_rows import ZSTD_LEVEL, encode_long_rows
 
 FLOAT32_MANTISSA_BITS = 23
 ROW_GROUP_BYTES = 2_500_000  # the smallest read of one track: measured best at 1–3 MB, local and over S3

@@ -18,6 +18,9 @@ import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
+from pipeline.location import StoreLocation
+from pipeline.schema import FRAMES, TABLES, TRACKS
+from pipeline.storage import Options
 from pipeline.store.read_parts import (
     FRAME_COLUMNS,
     LIVE_COLUMNS,
@@ -27,10 +30,7 @@ from pipeline.store.read_parts import (
     open_parts,
     read_tracks_of,
 )
-from pipeline.schema import FRAMES, TABLES, TRACKS
 from pipeline.store.snapshot import find_versions
-from pipeline.storage import Options
-from pipeline.location import StoreLocation
 from pipeline.store.tables import open_table, read_columns
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from pipeline.errors import StorageError
+from pipeline.location import StoreLocation, open_arrow_filesystem
 from pipeline.schema import TABLES
 from pipeline.storage import join_url
-from pipeline.location import StoreLocation, open_arrow_filesystem
 
 LIVE_COLUMNS = ("track_id", "content_hash")
 FRAME_COLUMNS = ("track_id", "content_hash", "num_frames", "frame_rate_hz", "embeddings")

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
+from pipeline.location import StoreLocation
+from pipeline.schema import TABLES
 from pipeline.store.read import FeatureStore
 from pipeline.store.read_parts import explain_unreadable, open_parts
-from pipeline.schema import TABLES
-from pipeline.location import StoreLocation
 from pipeline.store.tables import open_table, read_columns
 
 KEYS = ("track_id", "content_hash")

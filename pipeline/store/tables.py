@@ -12,10 +12,10 @@ from deltalake import DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipeline.store.retry import commit_once, retry_broken
 from pipeline.errors import StorageError, StoreFormatError
-from pipeline.schema import PARTITION_COLUMNS, TABLES
 from pipeline.location import StoreLocation, delta_storage_options
+from pipeline.schema import PARTITION_COLUMNS, TABLES
+from pipeline.store.retry import commit_once, retry_broken
 
 STORE_FORMAT = 1
 MAX_LISTED_IDS = 100  # more make a predicate slower than the rows that it spares

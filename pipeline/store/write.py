@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.config import RESOLUTIONS, Recipe
-from pipeline.store.long_rows import encode_long_rows
-from pipeline.store.parts import choose_rows_per_group, encode_part, round_mantissa, store_part, to_ipc
 from pipeline.embed.pool import count_pooled, pool_in_chunks
 from pipeline.schema import EMBEDDED, FAILURES, FRAMES, RESULTS, TRACKS, UNCHANGED
 from pipeline.storage import Options
+from pipeline.store.long_rows import encode_long_rows
+from pipeline.store.parts import choose_rows_per_group, encode_part, round_mantissa, store_part, to_ipc
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from pipeline.errors import RunError, StorageError, UsageError
-from pipeline.store.ledger import Actions
 from pipeline.location import StoreLocation
+from pipeline.store.ledger import Actions
 from pipeline.store.tables import PUBLISHING_EVENTS, commit_actions, open_table, read_history, restore_table
 
 WRITER_APP_ID = "music-feature-store.writer"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.store.read import FeatureStore
 from pipeline.location import StoreLocation
+from pipeline.store.read import FeatureStore
 from tests.stores import KnownStore
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.store.read import FeatureStore
 from pipeline.location import StoreLocation
+from pipeline.store.read import FeatureStore
 from tests.stores import KnownStore
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install '.[notebook]'")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store.read import FeatureStore
 from pipeline.location import StoreLocation
+from pipeline.store.read import FeatureStore
 from tests.stores import EMBED_DIM, KnownStore
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "read_with_spark.py"

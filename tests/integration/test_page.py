@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import uvicorn
 
+from pipeline.location import StoreLocation
 from pipeline.service.app import create_app
 from pipeline.service.guard import Access
 from pipeline.service.state import ServiceSettings, ServiceState
-from pipeline.location import StoreLocation
 from tests.corpus import MUSIC
 from tests.processes import find_free_ports
 from tests.served import HOSTILE, SLASHED, TRACKS, build_indexes, embed_here, make_catalog

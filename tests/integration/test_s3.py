@@ -17,9 +17,9 @@ from deltalake import DeltaTable
 
 from jobs import check_store, embed_catalog, maintain_store
 from pipeline.config import DEFAULT_RESOLUTIONS
+from pipeline.location import StoreLocation, delta_storage_options
 from pipeline.store.maintain import delete_tracks, find_stored_ids, vacuum_store
 from pipeline.store.read import FeatureStore
-from pipeline.location import StoreLocation, delta_storage_options
 from pipeline.store.tables import open_table
 from pipeline.store.writer import StoreWriter
 from tests.corpus import encode_clip, load_music

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from jobs import build_index, neighbors, search
 from pipeline.catalog.load import load_catalog
-from pipeline.store.commit import RunCommitter
 from pipeline.config import RunSettings
 from pipeline.decode.audio import decode_audio
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, EmbedderSettings
-from pipeline.run.run import build_recipes, load_model, plan_run
 from pipeline.location import StoreLocation
+from pipeline.run.run import build_recipes, load_model, plan_run
+from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables
 from pipeline.store.write import WriteSettings, write_parts
 from tests.corpus import MUSIC

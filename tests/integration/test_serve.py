@@ -18,9 +18,9 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from pipeline.location import StoreLocation
 from pipeline.service.app import create_app
 from pipeline.service.state import ServiceSettings, ServiceState
-from pipeline.location import StoreLocation
 from tests.corpus import MUSIC, make_failures
 from tests.s3_server import AUDIO, AUDIO_BUCKET, STORE, STORE_BUCKET, STORE_READER, S3Server
 from tests.served import TRACKS, build_indexes, embed_here, make_catalog

@@ -22,11 +22,11 @@ import pytest
 from deltalake import DeltaTable
 from ray.cluster_utils import Cluster
 
-from pipeline.store.check import check_store
 from pipeline.config import DEFAULT_RESOLUTIONS
 from pipeline.errors import FeatureStoreError
-from pipeline.store.read import FeatureStore
 from pipeline.location import StoreLocation
+from pipeline.store.check import check_store
+from pipeline.store.read import FeatureStore
 from tests.corpus import encode_clip, load_music
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from jobs.check_store import main
-from pipeline.store.parts import write_part
-from pipeline.schema import TRACKS
 from pipeline.location import StoreLocation
+from pipeline.schema import TRACKS
+from pipeline.store.parts import write_part
 from pipeline.store.tables import FORMAT_PROPERTY, commit_actions, open_table
 from tests.stores import BAD, KnownStore, make_recipe
 

@@ -14,11 +14,11 @@ import pytest
 from jobs import embed_catalog, embed_fma, embed_msd
 from jobs.arguments import parse_resolutions
 from jobs.embedding import build_embed_parser, parse_layers, print_report, run_embed_command
-from pipeline.store.commit import RunCounts
 from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS
 from pipeline.errors import RunError
-from pipeline.run.run import RunReport
 from pipeline.location import StoreLocation
+from pipeline.run.run import RunReport
+from pipeline.store.commit import RunCounts
 from pipeline.store.tables import FORMAT_PROPERTY, create_tables, open_table
 from tests.corpus import encode_clip, load_music
 

@@ -10,8 +10,8 @@ from jobs import evaluate_retrieval
 from pipeline.errors import UsageError
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
-from pipeline.search.ground_truth import GroundTruth
 from pipeline.location import StoreLocation
+from pipeline.search.ground_truth import GroundTruth
 from tests.indexes import draw_tracks, make_index
 from tests.stores import KnownStore, make_recipe
 

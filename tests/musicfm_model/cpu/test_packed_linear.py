@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from musicfm_model import packed_linear
 from musicfm_model.checkpoint import Checkpoint
-from musicfm_model.model import MusicFM25Hz
 from musicfm_model.cpu.packed_linear import (
     PackedLinear,
     PointwiseConv,
@@ -20,6 +19,7 @@ from musicfm_model.cpu.packed_linear import (
     pack_linears,
     pack_weight,
 )
+from musicfm_model.model import MusicFM25Hz
 from tests.musicfm_model.oracles import relative_error
 
 needs_packing = pytest.mark.skipif(not can_pack(), reason="this PyTorch does not multiply by oneDNN")

@@ -8,8 +8,8 @@ import pytest
 from jobs import embed_catalog
 from pipeline.catalog.load import load_catalog
 from pipeline.errors import CatalogError, UsageError
-from pipeline.store.read import FeatureStore
 from pipeline.schema import CATALOG
+from pipeline.store.read import FeatureStore
 from tests.corpus import load_music
 from tests.encoders import encode_bytes
 from tests.rows import read_store

@@ -11,8 +11,8 @@ from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Resolution, WindowPolicy
 from pipeline.embed.embedder import Embedder, EmbedderSettings, Features, as_column, choose_batch_size
-from pipeline.errors import Reason, TrackError
 from pipeline.embed.pool import pool_frames
+from pipeline.errors import Reason, TrackError
 from pipeline.schema import DECODED, FEATURES
 from tests.checkpoints import TINY, write_random_checkpoint
 

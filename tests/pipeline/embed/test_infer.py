@@ -12,9 +12,9 @@ from torch import Tensor
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ
-from pipeline.errors import DeviceError
 from pipeline.embed.infer import Inference, Track, list_inputs
 from pipeline.embed.window import plan_windows
+from pipeline.errors import DeviceError
 from tests.checkpoints import TINY, write_random_checkpoint
 
 TASK_LENGTHS_S = sorted({resolution.task_window_s for resolution in RESOLUTIONS.values()})

@@ -14,9 +14,9 @@ from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.files import upload_file
 from pipeline.index.manifest import list_indexes, list_versions, publish
-from pipeline.store.source import open_source
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
+from pipeline.store.source import open_source
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 from tests.stores import KnownStore, make_features, make_recipe
 

@@ -12,10 +12,10 @@ from pipeline.index import build as index_build
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.quality import measure_quality
-from pipeline.store.source import Source, VectorBatch, read_vectors
 from pipeline.index.vector_index import VectorIndex
-from pipeline.store.maintain import compact_store, vacuum_store
 from pipeline.location import StoreLocation
+from pipeline.store.maintain import compact_store, vacuum_store
+from pipeline.store.source import Source, VectorBatch, read_vectors
 from pipeline.store.writer import StoreWriter
 from tests.stores import KnownStore
 

@@ -16,8 +16,8 @@ from pipeline.index.segments import (
     sample_rows,
     write_segments,
 )
-from pipeline.store.source import VectorBatch
 from pipeline.location import StoreLocation
+from pipeline.store.source import VectorBatch
 from tests.indexes import Matrix, draw_tracks, make_batch
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.store.commit import RunCounts
 from pipeline.errors import Reason
+from pipeline.location import StoreLocation
 from pipeline.report.advice import ADVICE
 from pipeline.report.page import build_page, say_bytes, say_time
 from pipeline.report.publish import RunFacts, gather_facts, publish_report, remove_reports_of, save_plan
 from pipeline.storage import read_file
-from pipeline.location import StoreLocation
+from pipeline.store.commit import RunCounts
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 from tests.stores import BAD, KnownStore, make_features, make_recipe
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.report.sample import sample_tracks, summarise_failures
 from pipeline.location import StoreLocation
+from pipeline.report.sample import sample_tracks, summarise_failures
 from pipeline.store.tables import open_table
 from tests.stores import BAD, KnownStore, make_features, make_recipe
 

@@ -14,13 +14,13 @@ import ray.data
 
 from musicfm_model.checkpoint import load_checkpoint
 from pipeline.catalog.load import load_catalog
-from pipeline.store.commit import RunCommitter
 from pipeline.config import RunSettings
+from pipeline.location import StoreLocation
 from pipeline.run.dataflow import process_tracks
 from pipeline.run.run import build_recipes, plan_run
-from pipeline.location import StoreLocation
-from pipeline.store.tables import create_tables
 from pipeline.run.watch import RunWatch
+from pipeline.store.commit import RunCommitter
+from pipeline.store.tables import create_tables
 from tests.corpus import encode_clip, load_music
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]

@@ -10,9 +10,12 @@ import ray.data
 
 from musicfm_model.checkpoint import load_checkpoint
 from pipeline.catalog.load import load_catalog
-from pipeline.run.collect import Collector
-from pipeline.store.commit import RunCommitter
 from pipeline.config import RunSettings
+from pipeline.decode import isolation
+from pipeline.decode.audio import DecodedAudio, decode_audio
+from pipeline.errors import RunError
+from pipeline.location import StoreLocation
+from pipeline.run.collect import Collector
 from pipeline.run.dataflow import (
     EmbedderActor,
     EmbedderStart,
@@ -24,16 +27,13 @@ from pipeline.run.dataflow import (
     start_ray,
     write_or_refuse,
 )
-from pipeline.decode import isolation
-from pipeline.decode.audio import DecodedAudio, decode_audio
-from pipeline.errors import RunError
-from pipeline.store.parts import from_ipc
 from pipeline.run.placement import Placement
 from pipeline.run.run import build_recipes, plan_run
-from pipeline.schema import EMBEDDED, PLAN, RESULTS
-from pipeline.location import StoreLocation
-from pipeline.store.tables import create_tables, open_table
 from pipeline.run.watch import RunWatch
+from pipeline.schema import EMBEDDED, PLAN, RESULTS
+from pipeline.store.commit import RunCommitter
+from pipeline.store.parts import from_ipc
+from pipeline.store.tables import create_tables, open_table
 from pipeline.store.write import WriteSettings
 from tests.corpus import encode_clip, load_music
 

@@ -10,6 +10,7 @@ import pytest
 from musicfm_model.config import ModelConfig
 from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
+from pipeline.location import StoreLocation
 from pipeline.run.estimate import (
     CLOSING_S,
     GPU_SHARE,
@@ -22,10 +23,9 @@ from pipeline.run.estimate import (
     estimate_run,
     transfer_trial,
 )
-from pipeline.run.trial import Trial
 from pipeline.run.run import embed_catalog, preview_catalog
+from pipeline.run.trial import Trial
 from pipeline.schema import PLAN
-from pipeline.location import StoreLocation
 from tests.corpus import encode_clip, load_music
 
 SECONDS = (3.0, 5.0, 8.0, 12.0)

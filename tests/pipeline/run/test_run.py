@@ -11,13 +11,13 @@ import torch
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import load_checkpoint
 from pipeline.catalog.load import load_catalog
-from pipeline.store.check import check_store
 from pipeline.config import RunSettings
 from pipeline.decode.audio import decode_audio
 from pipeline.errors import RunError, UsageError
-from pipeline.store.read import FeatureStore
-from pipeline.run.run import RunReport, build_recipes, embed_catalog, preview_catalog
 from pipeline.location import StoreLocation
+from pipeline.run.run import RunReport, build_recipes, embed_catalog, preview_catalog
+from pipeline.store.check import check_store
+from pipeline.store.read import FeatureStore
 from pipeline.store.tables import create_tables, open_table
 from tests.corpus import encode_clip, load_music
 

@@ -9,9 +9,9 @@ from musicfm_model.checkpoint import load_checkpoint
 from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
-from pipeline.run.trial import Trial, choose_files, run_trial, size_pools
-from pipeline.run.run import build_recipes, plan_run
 from pipeline.location import StoreLocation
+from pipeline.run.run import build_recipes, plan_run
+from pipeline.run.trial import Trial, choose_files, run_trial, size_pools
 from tests.corpus import encode_clip, load_music
 
 # One model on a GPU takes 10 ms for a window of 30 s; decoding 15 ms and writing 30 ms of a core.

@@ -12,8 +12,8 @@ from pipeline.errors import RunError, UsageError
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.vector_index import VectorIndex
-from pipeline.search.neighbors import find_neighbors, write_neighbors
 from pipeline.location import StoreLocation, delta_storage_options
+from pipeline.search.neighbors import find_neighbors, write_neighbors
 from tests.indexes import draw_tracks, make_index
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 from tests.stores import KnownStore, make_recipe

@@ -9,9 +9,9 @@ from musicfm_model.checkpoint import load_checkpoint
 from pipeline.config import Recipe, ResamplerSettings
 from pipeline.decode.audio import decode_audio
 from pipeline.errors import TrackError, UsageError
-from pipeline.store.read import FeatureStore
-from pipeline.search.query import AudioQuery, count_filled_frames, match_recipe
 from pipeline.location import StoreLocation
+from pipeline.search.query import AudioQuery, count_filled_frames, match_recipe
+from pipeline.store.read import FeatureStore
 from tests.corpus import MUSIC, load_music
 from tests.encoders import encode_bytes
 from tests.served import TRACKS, embed_here, make_catalog

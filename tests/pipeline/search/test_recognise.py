@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from pipeline.store.read import FeatureStore
-from pipeline.search.recognise import read_moments, recognise
 from pipeline.location import StoreLocation
+from pipeline.search.recognise import read_moments, recognise
+from pipeline.store.read import FeatureStore
 from tests.served import TRACKS, embed_here, make_catalog
 
 EMBED_DIM = 32

@@ -9,8 +9,8 @@ from pipeline.errors import UsageError
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.vector_index import VectorIndex
-from pipeline.search.searcher import Hit, Searcher
 from pipeline.location import StoreLocation
+from pipeline.search.searcher import Hit, Searcher
 from tests.indexes import draw_tracks, make_index
 from tests.stores import KnownStore
 

@@ -14,13 +14,13 @@ from starlette.testclient import TestClient
 
 from pipeline.index.manifest import list_indexes, remove_index
 from pipeline.index.vector_index import VectorIndex
-from pipeline.store.maintain import compact_store, vacuum_store
-from pipeline.store.read import FeatureStore
+from pipeline.location import StoreLocation
 from pipeline.service.app import PAGE_FOLDER, create_app
 from pipeline.service.guard import Access
 from pipeline.service.similarity import compare_with_itself
 from pipeline.service.state import ServiceSettings, ServiceState
-from pipeline.location import StoreLocation
+from pipeline.store.maintain import compact_store, vacuum_store
+from pipeline.store.read import FeatureStore
 from pipeline.store.writer import StoreWriter
 from tests.corpus import MUSIC, make_failures
 from tests.served import HOSTILE, SLASHED, TRACKS, build_indexes, embed_here, make_catalog

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import StorageError, StoreFormatError
+from pipeline.location import StoreLocation
+from pipeline.schema import TABLES
 from pipeline.store import ledger
 from pipeline.store.check import check_store
-from pipeline.errors import StorageError, StoreFormatError
 from pipeline.store.parts import write_part
-from pipeline.schema import TABLES
-from pipeline.location import StoreLocation
 from pipeline.store.tables import FORMAT_PROPERTY, commit_actions, create_tables, open_table
 from tests.stores import BAD, EMBED_DIM, KnownStore, make_recipe
 

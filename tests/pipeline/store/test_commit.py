@@ -9,9 +9,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.store.commit import RunCommitter
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
+from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables, open_table
 from tests.rows import read_store
 from tests.runs import (

@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import RunError, UsageError
+from pipeline.location import StoreLocation
+from pipeline.storage import list_files
 from pipeline.store.export import (
     FORMATS,
     ExportedTrack,
@@ -25,8 +27,6 @@ from pipeline.store.export import (
     make_key,
 )
 from pipeline.store.read import FeatureStore
-from pipeline.storage import list_files
-from pipeline.location import StoreLocation
 from tests.stores import EMBED_DIM, KnownStore, make_recipe
 
 Matrix = npt.NDArray[np.float32]

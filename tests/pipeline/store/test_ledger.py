@@ -10,10 +10,10 @@ from deltalake.transaction import AddAction, RemoveAction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.location import StoreLocation
+from pipeline.schema import CATALOG, TABLES, TRACKS
 from pipeline.store.ledger import extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.store.parts import write_part
-from pipeline.schema import CATALOG, TABLES, TRACKS
-from pipeline.location import StoreLocation
 from pipeline.store.tables import commit_actions, create_tables, open_table
 from tests.rows import at_second, build_catalog, read_store
 

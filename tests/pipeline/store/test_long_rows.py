@@ -20,10 +20,10 @@ from thrift.protocol.TCompactProtocol import TCompactProtocol
 from thrift.Thrift import TType
 from thrift.transport.TTransport import TMemoryBuffer
 
+from pipeline.schema import FRAMES
 from pipeline.store import parts
 from pipeline.store.long_rows import PAGE_VALUES, encode_long_rows
 from pipeline.store.parts import encode_part, list_vectors
-from pipeline.schema import FRAMES
 
 
 def build_rows(lengths: list[int], embed_dim: int, seed: int = 0) -> pa.Table:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.check import check_store
 from pipeline.errors import UsageError
+from pipeline.location import StoreLocation
+from pipeline.store.check import check_store
 from pipeline.store.maintain import (
     compact_store,
     delete_tracks,
@@ -15,7 +16,6 @@ from pipeline.store.maintain import (
     vacuum_store,
 )
 from pipeline.store.read import FeatureStore
-from pipeline.location import StoreLocation
 from pipeline.store.tables import create_tables, open_table
 from pipeline.store.writer import LEASE_S, StoreWriter
 from tests.rows import fake_features, read_store

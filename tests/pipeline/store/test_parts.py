@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.store.parts import encode_part, from_ipc, round_mantissa, to_ipc, write_part
 from pipeline.schema import FRAMES, TRACKS
+from pipeline.store.parts import encode_part, from_ipc, round_mantissa, to_ipc, write_part
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100)
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, StoreFormatError, UsageError
+from pipeline.location import StoreLocation
+from pipeline.schema import TRACKS
 from pipeline.store.maintain import compact_store, vacuum_store
 from pipeline.store.read import FeatureStore, take_rows
-from pipeline.schema import TRACKS
-from pipeline.location import StoreLocation
 from pipeline.store.tables import FORMAT_PROPERTY, open_table
 from pipeline.store.writer import StoreWriter
 from tests.stores import BAD, EMBED_DIM, KnownStore, Matrix, make_recipe

@@ -8,9 +8,8 @@ import pytest
 from deltalake import DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from pipeline.store import retry
-from pipeline.store.retry import commit_once, retry_broken
 from pipeline.location import delta_storage_options
+from pipeline.store.retry import commit_once, retry_broken
 from tests.fault_proxy import Fault, run_fault_proxy
 from tests.processes import find_free_ports
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
@@ -94,7 +93,7 @@ def test_a_refused_commit_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_it_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta_retry, "RETRY_FOR_S", 0.5)
+    monkeypatch.setattr(retry, "RETRY_FOR_S", 0.5)
     calls = []
 
     def fail() -> None:

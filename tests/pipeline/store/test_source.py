@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.store.source import KEYS, open_source, read_vectors
 from pipeline.location import StoreLocation
+from pipeline.store.source import KEYS, open_source, read_vectors
 from tests.stores import KnownStore, make_recipe
 
 CATALOG = {f"track{number:02d}": f"content {number}" for number in range(9)}

@@ -9,9 +9,9 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from pipeline.errors import StorageError, StoreFormatError
-from pipeline.store.parts import write_part
-from pipeline.schema import FAILURES, PARTITION_COLUMNS, TABLES, TRACKS
 from pipeline.location import StoreLocation
+from pipeline.schema import FAILURES, PARTITION_COLUMNS, TABLES, TRACKS
+from pipeline.store.parts import write_part
 from pipeline.store.tables import (
     FORMAT_PROPERTY,
     append_rows,

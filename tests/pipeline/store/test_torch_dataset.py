@@ -6,8 +6,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.errors import UsageError
-from pipeline.store.read import FeatureStore
 from pipeline.location import StoreLocation
+from pipeline.store.read import FeatureStore
 from pipeline.store.torch_dataset import FrameDataset
 from tests.stores import EMBED_DIM, KnownStore, make_recipe
 

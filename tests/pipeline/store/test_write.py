@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.config import RESOLUTIONS
-from pipeline.store.parts import ROW_GROUP_BYTES, from_ipc
 from pipeline.schema import EMBEDDED, FAILURES, RESULTS, TRACKS, UNCHANGED
+from pipeline.store.parts import ROW_GROUP_BYTES, from_ipc
 from pipeline.store.write import WriteSettings, write_parts
 from tests.rows import EMBED_DIM, fake_features, pool
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import writer
 from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.location import StoreLocation
+from pipeline.store import writer
 from pipeline.store.tables import create_tables, open_table
 from pipeline.store.writer import StoreWriter
 
