@@ -9,6 +9,7 @@ from deltalake import DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from pipeline.location import delta_storage_options
+from pipeline.store import retry
 from pipeline.store.retry import commit_once, retry_broken
 from tests.fault_proxy import Fault, run_fault_proxy
 from tests.processes import find_free_ports
