@@ -56,6 +56,8 @@ class MusicFM25Hz(nn.Module):
         model_path: Checkpoint (see ``load_checkpoint``), or None for a fresh model.
         attention: Back end ``sdpa``, ``eager`` or ``flash``.
         precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
+        num_heads: Attention heads of a fresh model; they divide ``encoder_dim`` into heads of an even width.
+        ffn_dim: Inner width of a fresh model's feed-forward modules.
 
     Raises:
         CheckpointError: A file is missing, damaged, or not what is expected.
@@ -83,6 +85,8 @@ class MusicFM25Hz(nn.Module):
         *,
         attention: str = "sdpa",
         precision: str = "float32",
+        num_heads: int = ModelConfig.num_heads,
+        ffn_dim: int = ModelConfig.ffn_dim,
     ) -> None:
         super().__init__()
         if list(features) != [FEATURE]:
@@ -99,6 +103,8 @@ class MusicFM25Hz(nn.Module):
             conv_dim=conv_dim,
             embed_dim=encoder_dim,
             num_layers=encoder_depth,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
         )
         checkpoint = _resolve_checkpoint(model_path, stat_path)
         if checkpoint is not None:
