@@ -2,8 +2,8 @@
 
     python -m training.prepare_pack --pack DIR --corpus DIR
 
-A pack is a folder with ``manifest.csv`` (columns ``path``, ``track_id``, ``group``, ``split``) and the files that it
-names. All processors decode; the log-mels are computed on the GPU where there is one.
+A pack is a folder with ``manifest.csv`` (columns ``file``, ``track_id``, ``artist``, ``split``) and the files that
+it names. All processors decode; the log-mels are computed on the GPU where there is one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,8 @@ def main() -> int:
     transform = LogMel().to(device)
     writer = CorpusWriter(flags.corpus)
     num_samples = num_failed = 0
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    # Spawned: a process that is forked while torch's threads run may wait for them for ever.
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         for row, waveform in zip(rows, pool.map(decode, (row["path"] for row in rows)), strict=True):
             if isinstance(waveform, str):
                 num_failed += 1
@@ -64,9 +66,9 @@ def read_manifest(pack: Path) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     return [
         {
-            "path": str(pack / row["path"]),
+            "path": str(pack / row["file"]),
             "track_id": row["track_id"],
-            "group": row["group"],
+            "group": row["artist"],
             "part": TRAIN if row["split"] == "train" else HELD_OUT,
         }
         for row in rows

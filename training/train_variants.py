@@ -3,14 +3,15 @@
     python -m training.train_variants --corpus DIR [--corpus DIR] --out DIR --budget-s 300 [--variants a,b]
 
 Each variant is a process of its own; they share the GPU, whose gaps between small kernels one alone cannot fill. A
-variant first measures how fast steps are while the others do the same, and plans as many as fit. What is under --out
-is whole at every moment: a checkpoint of the published form for each variant, the statistics, and all curves.
+variant first measures how fast steps are while the others do the same, and plans as many as fit. What is under
+--out is whole at every moment: a checkpoint of the published form for each variant, statistics, and all curves.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from pathlib import Path
 
 import torch
 
+from musicfm_model.config import ModelConfig
 from pipeline.training.corpus import HELD_OUT, TRAIN, Corpus, join_corpora, open_corpus
 from pipeline.training.export import export_checkpoint
 from pipeline.training.loop import Intervals, TrainingRun, build_model
 from pipeline.training.recipe import NANO, Augmentation, Recipe
 
-START_S = time.monotonic()
+# The parent's, for all variants: the machine has one monotonic clock.
+START_S = float(os.environ.get("TRAINING_START_S", time.monotonic()))
 LIGHT = Augmentation(prob=0.5, max_gain_db=6.0, max_filter_db=2.0, low_pass_prob=0.2)
 HEAVY = Augmentation(prob=0.7, max_semitones=2.5, max_gain_db=8.0, max_filter_db=3.0)
 BASE = Recipe(
@@ -34,6 +37,7 @@ BASE = Recipe(
     masked_s=400.0,
     contrast_s=640.0,
     contrast_weight=0.5,
+    weight_decay=0.02,
     precision="bfloat16",
     augmentation=LIGHT,
 )
@@ -72,9 +76,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("/tmp/train_variants"), help="states and logs")
     parser.add_argument("--budget-s", type=float, default=300.0, help="wall time of the whole")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated names")
-    parser.add_argument(
-        "--audio-share", type=float, default=1.0, help="of the audio of a step: small on a processor"
-    )
+    parser.add_argument("--rehearse", action="store_true", help="a tiny model, to try the whole on a processor")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     names = flags.variants.split(",")
@@ -92,7 +94,8 @@ def watch_variants(flags: argparse.Namespace, names: list[str]) -> int:
     for name in names:
         command = [sys.executable, "-m", "training.train_variants", *sys.argv[1:], "--only", name]
         log = (flags.work / f"{name}.log").open("w")
-        processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        environment = os.environ | {"TRAINING_START_S": str(START_S), "PYTHONUNBUFFERED": "1"}
+        processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     while any(process.poll() is None for process in processes.values()):
         time.sleep(2)
         gather(flags, names)
@@ -130,15 +133,16 @@ def train_variant(flags: argparse.Namespace, name: str, num_variants: int) -> in
     """Train one variant within the budget."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
-    share = flags.audio_share
-    recipe = VARIANTS[name]
-    recipe = replace(recipe, masked_s=recipe.masked_s * share, contrast_s=recipe.contrast_s * share)
-    train = join_corpora(open_corpus(folder, TRAIN) for folder in flags.corpus)
+    recipe, sizes = VARIANTS[name], NANO
+    if flags.rehearse:
+        recipe = replace(recipe, masked_s=8.0, contrast_s=16.0, crop_lengths_s=(4.0, 2.0))
+        sizes = replace(NANO, embed_dim=32, ffn_dim=32, conv_dim=4)
+    train = join_corpora(open_corpus(folder, TRAIN) for folder in flags.corpus).to(device)
     held_out = join_corpora(open_corpus(folder, HELD_OUT) for folder in flags.corpus)
+    held_out = replace(held_out, log_mels=train.log_mels)  # both parts lie in the same rows
     shared = sorted(set(train.groups) & set(held_out.groups))
     if shared:
         print(f"groups in both parts: {shared}", flush=True)
-    train, held_out = train.to(device), held_out.to(device)
     stats = train.measure_stats()
     print(
         f"{name} on {device}: {len(train.track_ids)} tracks of {train.duration_s / 3600:.2f} h to train on, "
@@ -148,12 +152,12 @@ def train_variant(flags: argparse.Namespace, name: str, num_variants: int) -> in
     )
     wait_for_others(flags.work, name, num_variants)
     deadline_s = START_S + flags.budget_s - RESERVED_S
-    seconds_per_step = time_steps(recipe, train, stats, flags.work / f"{name}_trial", device)
+    seconds_per_step = time_steps(recipe, sizes, train, stats, flags.work / f"{name}_trial", device)
     num_steps = int((deadline_s - time.monotonic()) / seconds_per_step * 0.93)
     num_steps = max(10, num_steps)
     recipe = replace(recipe, num_steps=num_steps, num_warmup_steps=max(1, int(num_steps * WARMUP_SHARE)))
     print(f"{seconds_per_step * 1000:.1f} ms a step, so {num_steps} steps", flush=True)
-    train_to_deadline(flags, name, recipe, train, held_out, stats, device, deadline_s)
+    train_to_deadline(flags, name, recipe, sizes, train, held_out, stats, device, deadline_s)
     return 0
 
 
@@ -167,12 +171,17 @@ def wait_for_others(work: Path, name: str, num_variants: int) -> None:
 
 
 def time_steps(
-    recipe: Recipe, train: Corpus, stats: tuple[float, float], folder: Path, device: torch.device
+    recipe: Recipe,
+    sizes: ModelConfig,
+    train: Corpus,
+    stats: tuple[float, float],
+    folder: Path,
+    device: torch.device,
 ) -> float:
     """Return seconds a step takes, once every length of crop has been seen."""
     stop_at_s = [time.monotonic() + TRIAL_S]
     trial = replace(recipe, num_steps=100_000)
-    model = build_model(NANO, trial, stats, folder).to(device)
+    model = build_model(sizes, trial, stats, folder).to(device)
     use_channels_last(model, device)
     times: list[float] = []
 
@@ -193,6 +202,7 @@ def train_to_deadline(
     flags: argparse.Namespace,
     name: str,
     recipe: Recipe,
+    sizes: ModelConfig,
     train: Corpus,
     held_out: Corpus,
     stats: tuple[float, float],
@@ -200,7 +210,7 @@ def train_to_deadline(
     deadline_s: float,
 ) -> None:
     """Train, writing checkpoint and curve at every measurement."""
-    model = build_model(NANO, recipe, stats, flags.work / f"{name}_state").to(device)
+    model = build_model(sizes, recipe, stats, flags.work / f"{name}_state").to(device)
     use_channels_last(model, device)
     curve: list[dict[str, float]] = []
 
