@@ -191,7 +191,7 @@ def _read_safetensors(local: Path, url: str) -> tuple[dict[str, Tensor], dict[st
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    """Return a copy, in float32 where a file keeps half precision to be small: every half is a float32, exactly."""
+    """Return a copy, in float32 where a file keeps half precision to be small: each half is a float32, exactly."""
     return tensor.float() if tensor.dtype == torch.float16 else tensor.clone()
 
 

@@ -1,4 +1,4 @@
-"""Scores of features: recall of a track by another excerpt of it, and what a linear probe reads off single frames."""
+"""Scores of features: recall of a track by another excerpt of it, and what a linear probe reads off frames."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ PARTS = {"train": "background", "held_out": "clean"}
 
 
 def fit_and_score(train: Any, train_target: Any, held_out: Any, held_out_target: Any) -> NDArray[Any]:
-    """Fit a ridge regression on standardised frames; return each held-out track's R², against the training mean."""
+    """Fit a ridge regression on standardised frames; return each held-out track's R²."""
     count = min(train.shape[1], len(train_target[0]))
     x = train[:, :count].reshape(-1, train.shape[2])
     y = np.concatenate([target[:count] for target in train_target])

@@ -17,8 +17,8 @@ def export_checkpoint(model: MusicFM25Hz, path: Path, half: bool = True) -> None
     Args:
         model: What was trained.
         path: Ends in ``.pt``; its folder exists.
-        half: Whether weights are written in half precision, which halves the file. What must be exact (the codebook
-            and its projection, the filter bank, the running statistics) keeps its float32.
+        half: Whether weights are written in half precision, which halves the file. What must be exact (the
+            codebook and its projection, the filter bank, the running statistics) keeps its float32.
     """
     trained = {name for name, _ in model.named_parameters()}
     state_dict = {

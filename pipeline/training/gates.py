@@ -1,8 +1,8 @@
 """What a model is worth while it trains, on tracks that it is not trained on.
 
-Retrieval: two excerpts of every held-out track that do not overlap; the first is a hit where the second of the same
-track is nearer (by cosine) than those of all other tracks. Prediction: cross-entropy over masked tokens, beside that
-of the corpus's own token frequencies, which a model that hears nothing can know.
+Retrieval: two excerpts of every held-out track that do not overlap; the first is a hit where the second of the
+same track is nearer (by cosine) than those of all other tracks. Prediction: cross-entropy over masked tokens,
+beside that of the corpus's own token frequencies, which a model that hears nothing can know.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipeline.training.objectives import Pretraining, pool_over_time
 from pipeline.training.recipe import MASK_FRAMES, MASK_PROB
 
 EXCERPT_FRAMES = 1000  # 10 s
+MIN_HELD_OUT_FRAMES = 2 * EXCERPT_FRAMES + 2
 BATCH_CROPS = 64
 MAX_WHITENING_CROPS = 2000
 PITCHED_SEMITONES = 1.0
@@ -55,9 +56,9 @@ def choose_gate_crops(model: Pretraining, train: Corpus, held_out: Corpus) -> Ga
         train: The tracks that it is trained on.
         held_out: Tracks by nobody that it is trained on.
     """
-    long_enough = held_out.num_frames >= 2 * EXCERPT_FRAMES + 2
+    long_enough = held_out.num_frames >= MIN_HELD_OUT_FRAMES
     first, num = held_out.first_rows[long_enough], held_out.num_frames[long_enough]
-    spare = num - 2 * EXCERPT_FRAMES - 2
+    spare = num - MIN_HELD_OUT_FRAMES
     queries = first + spare // 4
     references = first + num - EXCERPT_FRAMES - 1 - spare // 4
     usable = train.num_frames >= EXCERPT_FRAMES + 2
@@ -92,9 +93,10 @@ def measure_gates(
     """Measure a model, which is left in the mode that it was in.
 
     Returns:
-        ``cross_entropy``, ``unigram_cross_entropy`` (of the same tokens), ``accuracy``, ``codes_used`` (share of the
-        codebook that the targets use), and ``layer<i>.<what>.<processing>`` recall@1 for every hidden state, where
-        ``what`` is ``mean``, ``mean_std`` and ``processing`` is ``centred``, ``whitened``, each also ``_pitched``.
+        ``cross_entropy``, ``unigram_cross_entropy`` (of the same tokens), ``accuracy``, ``codes_used`` (share of
+        the codebook that the targets use), and ``layer<i>.<what>.<processing>`` recall@1 for every hidden state,
+        where ``what`` is ``mean``, ``mean_std``, and ``processing`` ``centred``, ``whitened``, each also
+        ``_pitched``.
     """
     was_training = model.training
     model.eval()
@@ -201,4 +203,5 @@ def fit_whitening(vectors: Tensor) -> Tensor:
     shrinkage = shrinkage.clamp(0, 1)
     covariance = (1 - shrinkage) * covariance + shrinkage * trace / dim * torch.eye(dim).to(covariance)
     values, directions = torch.linalg.eigh(covariance)
-    return (directions * values.clamp(min=1e-12 * float(values.max())).rsqrt()).to(vectors.dtype)
+    whitening: Tensor = directions * values.clamp(min=1e-12 * values.max()).rsqrt()
+    return whitening.to(vectors.dtype)

@@ -16,7 +16,7 @@ from pipeline.training.corpus import Corpus
 from pipeline.training.crops import Batch, make_batch
 from pipeline.training.draws import draw_batch, make_generator
 from pipeline.training.export import write_stats
-from pipeline.training.gates import GateCrops, choose_gate_crops, measure_gates
+from pipeline.training.gates import MIN_HELD_OUT_FRAMES, GateCrops, choose_gate_crops, measure_gates
 from pipeline.training.masking import make_noise_bank
 from pipeline.training.objectives import Pretraining
 from pipeline.training.recipe import Recipe
@@ -112,7 +112,7 @@ class TrainingRun:
     folder: Path
     intervals: Intervals = Intervals()
     worker: Worker = Worker()
-    on_report: Callable[[dict[str, float]], None] = lambda line: None
+    on_report: Callable[[dict[str, float]], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
 
     def run(self) -> Progress:
@@ -124,7 +124,7 @@ class TrainingRun:
         """
         recipe, worker = self.model.recipe, self.worker
         optimizer = make_optimizer(self.model, recipe)
-        progress = load_state(self.folder, self.model, optimizer)
+        progress = load_state(self.folder, self.model, optimizer, recipe)
         noise_bank = make_noise_bank(self.model.musicfm.preprocessor_melspec_2048)
         gate_crops = choose_gate_crops(self.model, self.train, self.held_out) if self._measures() else None
         skips = SkipCounter(progress.num_skipped)
@@ -136,22 +136,24 @@ class TrainingRun:
             batches = self._make_batches(step, slots, noise_bank)
             result = take_step(self.wrapped, optimizer, batches, recipe, lr, len(slots))
             skips.count(result.is_skipped, step)
-            meter.add(result, self._step_audio_s(step))
+            meter.add(result, self._step_audio_s())
             progress.next_step, progress.num_skipped = step + 1, skips.num_skipped
             is_last = step + 1 == recipe.num_steps or self.should_stop()
             if is_last or is_due(step + 1, self.intervals.report):
+                # Every worker of a group reports as often as the others: Ray waits for all.
                 self._report(progress, {**meter.read(), "lr": lr, "num_skipped": skips.num_skipped})
-            if gate_crops is not None and (is_last or is_due(step + 1, self.intervals.gates)):
+            if self.intervals.gates and (is_last or is_due(step + 1, self.intervals.gates)):
                 self._report(progress, self._measure(gate_crops, noise_bank))
                 meter = Meter()
             if worker.rank == 0 and (is_last or is_due(step + 1, self.intervals.save)):
-                save_state(self.folder, self.model, optimizer, progress)
+                save_state(self.folder, self.model, optimizer, progress, recipe)
             if is_last:
                 break
         return progress
 
     def _measures(self) -> bool:
-        return self.worker.rank == 0 and bool(self.intervals.gates) and len(self.held_out.track_ids) > 1
+        num_usable = int((self.held_out.num_frames >= MIN_HELD_OUT_FRAMES).sum())
+        return self.worker.rank == 0 and bool(self.intervals.gates) and num_usable > 1
 
     def _make_batches(self, step: int, slots: range, noise_bank: Tensor) -> Iterator[Callable[[], Batch]]:
         recipe = self.model.recipe
@@ -160,19 +162,20 @@ class TrainingRun:
             torch.manual_seed(make_generator(recipe.seed, step, DROPOUT_STREAM + slot).initial_seed())
             yield lambda draws=draws: make_batch(self.train, draws, noise_bank)  # type: ignore[misc]
 
-    def _step_audio_s(self, step: int) -> float:
+    def _step_audio_s(self) -> float:
         recipe = self.model.recipe
         return (recipe.masked_s + recipe.contrast_s) * recipe.num_slots
 
-    def _measure(self, gate_crops: GateCrops, noise_bank: Tensor) -> dict[str, float]:
+    def _measure(self, gate_crops: GateCrops | None, noise_bank: Tensor) -> dict[str, float]:
+        if gate_crops is None:
+            return {}
         figures = measure_gates(self.model, self.train, self.held_out, gate_crops, noise_bank)
         return {f"held_out.{name}": value for name, value in figures.items()}
 
     def _report(self, progress: Progress, figures: dict[str, float]) -> None:
-        if self.worker.rank == 0:
-            line = {"step": progress.next_step, **figures}
-            progress.curve.append(line)
-            self.on_report(line)
+        line = {"step": progress.next_step, **figures}
+        progress.curve.append(line)
+        self.on_report(line)
 
 
 class Meter:

@@ -1,8 +1,8 @@
 """The published masking, drawn on log-mels as it would come out of the masked waveform.
 
-The published code (``model/musicfm_25hz.py``, ``masking``) replaces 400 ms stretches of the waveform by noise. A mel
-frame sees 85 ms, so that beside a stretch's edges it sees some of both. There the powers add up in the share that
-each has of the window's energy; the cross term between music and noise is zero on average and is left out.
+The published code (``model/musicfm_25hz.py``, ``masking``) replaces 400 ms stretches of the waveform by noise. A
+mel frame sees 85 ms, so that beside a stretch's edges it sees some of both. There the powers add up in the share
+that each has of the window's energy; the cross term between music and noise is zero on average and is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def make_noise_bank(transform: LogMel, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     noise = NOISE_STD * torch.randn(1, NOISE_BANK_S * SAMPLE_RATE, generator=generator)
     device = transform.mel_stft.mel_scale.fb.device
-    return transform(noise.to(device))[0].T.contiguous()
+    log_mel: Tensor = transform(noise.to(device))
+    return log_mel[0].T.contiguous()
 
 
 def noise_shares(is_masked: Tensor) -> Tensor:

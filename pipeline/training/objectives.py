@@ -87,8 +87,8 @@ class Pretraining(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its parts, detached: scalars in float32.
 
-        Parts are ``cross_entropy``, ``accuracy``, ``regression``, ``contrast`` and ``vector``, as far as the recipe
-        has them.
+        Parts are ``cross_entropy``, ``accuracy``, ``regression``, ``contrast_<layer>`` and ``vector_<layer>``, as
+        far as the recipe has them.
         """
         recipe, last, num_masked = self.recipe, self.musicfm.num_layers, len(batch.masked)
         crops = torch.cat([batch.masked, batch.contrast])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import RunError
+from pipeline.training.recipe import Recipe
 
 STATE_FILE = "state.pt"
 
@@ -30,7 +31,9 @@ class Progress:
     curve: list[dict[str, float]]
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, recipe: Recipe
+) -> None:
     """Write a state in place of the last one, which stays until the new one is whole.
 
     Raises:
@@ -40,7 +43,8 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), **vars(progress)}, file)
+            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "recipe": repr(recipe)}
+            torch.save({**parts, **vars(progress)}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, folder / STATE_FILE)
@@ -52,7 +56,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         ) from error
 
 
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Progress:
     """Put a saved state into a model and its optimiser; a folder without one means the beginning.
 
     Raises:
@@ -63,12 +67,14 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
         return Progress(0, 0, [])
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if content["recipe"] != repr(recipe):
+            raise ValueError("it was trained by another recipe")
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
         return Progress(content["next_step"], content["num_skipped"], content["curve"])
     except Exception as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
-            f"{path}: expected the state of a run of the same sizes, found another or a damaged one ({first_line}): "
-            "name another run"
+            f"{path}: expected the state of a run of the same sizes and recipe, found another or a damaged one "
+            f"({first_line}): name another run"
         ) from error

@@ -49,8 +49,8 @@ class SkipCounter:
         self.num_in_a_row = self.num_in_a_row + 1 if is_skipped else 0
         if self.num_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise RunError(
-                f"{self.num_in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite: "
-                "lower the learning rate, or go on from an earlier checkpoint"
+                f"{self.num_in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not "
+                "finite: lower the learning rate, or go on from an earlier checkpoint"
             )
 
 
