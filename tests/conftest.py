@@ -7,6 +7,11 @@ import ray
 
 from tests.checkpoints import TINY, write_random_checkpoint
 from tests.s3_server import S3Server, find_server, run_s3_server
+from tests.skips import SkipGuard
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SkipGuard())
 
 
 @pytest.fixture(scope="session")
