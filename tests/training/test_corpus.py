@@ -179,3 +179,4 @@ def test_the_review_in_the_box_names_free_licences_alone_and_agrees_with_the_att
     terms = {(paragraph.package, paragraph.author, paragraph.licence) for paragraph in review.paragraphs}
     assert {(track["package"], track["author"], track["licence"]) for track in tracks} == terms
     assert all((track["split"] == "held_out") == (track["package"] in review.held_out) for track in tracks)
+    assert not {track["licence"] for track in tracks if track["split"] == "train"} & {"GPL-2"}  # not with GPL-3
