@@ -26,7 +26,7 @@ demo: setup ## embed a dozen real clips with an untrained model, then query the 
 test: setup ## run the tests (about five minutes on two cores)
 	$(BIN)/python -m pytest $(IN_TWO)
 
-test-slow: setup ## a thousand tracks refreshed, a full disk, and the whole job against a real S3 server with faults (minutes)
+test-slow: setup ## runs broken on purpose, clusters of several nodes, a thousand tracks, a full disk, S3 with faults (many minutes)
 	$(BIN)/python -m pytest -m slow
 
 torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)

@@ -17,15 +17,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipGuard())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell two processes of tests how to share them: one takes all that starts Ray, the other file by file.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell two processes how to share the tests: one takes all that use ``local_ray``, the other file by file.
 
-    So there is one Ray, and what a file's tests share is made once. Ray's come first, for they take longest.
+    So there is one such Ray, and what a file's tests share is made once. Ray's come first, for they take longest.
     """
+    if not config.pluginmanager.has_plugin("xdist"):
+        return
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        group = "ray" if _uses_local_ray(item) else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    items.sort(key=_uses_local_ray, reverse=True)
+
+
+def _uses_local_ray(item: pytest.Item) -> bool:
+    return "local_ray" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session", autouse=True)
