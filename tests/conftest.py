@@ -17,6 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipGuard())
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tell two processes how to share the tests: one takes all that use ``local_ray``, the other file by file.
 
