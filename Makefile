@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# Two processes share the tests, as tests/conftest.py says: one has all that starts Ray.
-IN_TWO := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow torture bench feast check format clean
@@ -23,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## embed a dozen real clips with an untrained model, then query the store
 	$(BIN)/python demo/run_demo.py
 
-test: setup ## run the tests (about five minutes on two cores)
-	$(BIN)/python -m pytest $(IN_TWO)
+test: setup ## run the tests (minutes)
+	$(BIN)/python -m pytest
 
 test-slow: setup ## runs broken on purpose, clusters of several nodes, a thousand tracks, a full disk, S3 with faults (many minutes)
 	$(BIN)/python -m pytest -m slow

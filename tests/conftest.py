@@ -17,27 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipGuard())
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tell two processes how to share the tests: one takes all that use ``local_ray``, the other file by file.
-
-    So there is one such Ray, and what a file's tests share is made once. Ray's come first, for they take longest.
-    """
-    if not config.pluginmanager.has_plugin("xdist"):
-        return
-    for item in items:
-        group = "ray" if _uses_local_ray(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_uses_local_ray, reverse=True)
-
-
-def _uses_local_ray(item: pytest.Item) -> bool:
-    return "local_ray" in getattr(item, "fixturenames", ())
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    # Small tensors lose more to waiting for a second thread than they gain, and two processes share the tests.
+    # Small tensors lose more to waiting for a second thread than they gain.
     torch.set_num_threads(1)
 
 
