@@ -15,8 +15,10 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "read_with_spark.py
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="pyspark is not installed")
-@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
+@pytest.mark.skipif(
+    importlib.util.find_spec("pyspark") is None or shutil.which("java") is None,
+    reason="Spark needs Java, and its package: pip install '.[spark]'",
+)
 def test_spark_reads_live_frames_as_the_project_does(tmp_path: Path) -> None:
     known = KnownStore(StoreLocation(str(tmp_path / "store")))
     known.run({"a": "old", "b": "same", "gone": "soon"})

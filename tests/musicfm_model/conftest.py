@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,18 @@ from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.model import MusicFM25Hz
 from tests.checkpoints import TINY, write_random_checkpoint
 
-
-@pytest.fixture(scope="session")
-def golden_dir() -> Path:
-    path = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
-    if not path.is_dir():
-        pytest.skip(f"the published model's golden figures are not at {path}")
-    return path
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 @pytest.fixture(scope="session")
-def golden(golden_dir: Path) -> dict[str, Tensor]:
-    return load_file(golden_dir / "expected.safetensors")
+def golden() -> dict[str, Tensor]:
+    """What the published code computes, by the names that tests/golden/README.md lists."""
+    return load_file(GOLDEN / "expected.safetensors")
 
 
 @pytest.fixture(scope="session")
-def golden_checkpoint(golden_dir: Path) -> Checkpoint:
-    return load_checkpoint(str(golden_dir / "checkpoint.pt"))
+def golden_checkpoint() -> Checkpoint:
+    return load_checkpoint(str(GOLDEN / "checkpoint.pt"))
 
 
 @pytest.fixture
@@ -56,12 +50,3 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> MusicFM25Hz:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20240213)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Tensors this small lose more to waiting for a second thread than they gain.
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)

@@ -223,7 +223,7 @@ def test_read_errors_are_classified() -> None:
     assert storage.classify_read_error(TimeoutError()) == Reason.FETCH_FAILED
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs another user than root, who may read everything")
 def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     with pytest.raises(StorageError, match="refused"):

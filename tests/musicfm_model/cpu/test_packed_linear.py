@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from musicfm_model import packed_linear
 from musicfm_model.checkpoint import Checkpoint
+from musicfm_model.cpu import packed_linear
 from musicfm_model.cpu.packed_linear import (
     PackedLinear,
     PointwiseConv,

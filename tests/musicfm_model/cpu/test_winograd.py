@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from musicfm_model import winograd
+from musicfm_model.cpu import winograd
 from musicfm_model.cpu.winograd import WinogradConv, make_algorithm
 from tests.musicfm_model.oracles import relative_error
 
