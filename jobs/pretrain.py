@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.arguments import OneLineParser, add_storage_option, positive_number, run_or_explain, whole_number
-from musicfm_model.config import ModelConfig
-from pipeline.catalog.load import load_catalog
+from jobs.program import run_script
 from pipeline.errors import UsageError
-from pipeline.training.loop import Intervals
-from pipeline.training.prepare import split_catalog
-from pipeline.training.pretrain import PretrainReport, PretrainSettings, choose_device, pretrain
-from pipeline.training.recipe import PRESETS
+
+if TYPE_CHECKING:
+    from musicfm_model.config import ModelConfig
+    from pipeline.training.pretrain import PretrainReport, PretrainSettings
 
 SIZES = {"embed_dim": 8, "num_layers": 1, "num_heads": 1, "ffn_dim": 1, "conv_dim": 1, "codebook_size": 2}
+"""The sizes that can be chosen, and the least of each."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 when done, 1 when it broke off, 2 for a mistake in the call."""
-    parser = build_parser()
+    parser = build_parser(program)
     flags = parser.parse_args(arguments)
 
     def run() -> int:
+        with parser.loading("PyTorch and Ray"):
+            from pipeline.catalog.load import load_catalog
+            from pipeline.training.prepare import split_catalog
+            from pipeline.training.pretrain import pretrain
+
         settings = read_settings(flags)
         options = dict(flags.audio_option)
         catalog = load_catalog(flags.audio, options)
@@ -43,46 +48,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_or_explain(parser, run)
 
 
-def build_parser() -> OneLineParser:
+def build_parser(program: str | None) -> OneLineParser:
     """Build the command's parser."""
-    parser = OneLineParser(
-        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    example = "--audio ~/Music --out ~/pretraining --name first --preset nano"
+    parser = OneLineParser(program, __doc__, example)
     parser.add_argument("--audio", required=True, metavar="URL_OR_MANIFEST", help="what to train on")
+    parser.add_argument("--held-out", metavar="URL_OR_MANIFEST", help="what to measure on, none of it trained on")
     parser.add_argument(
-        "--held-out", metavar="URL_OR_MANIFEST", help="what to measure on; none of it is trained on"
-    )
-    parser.add_argument(
-        "--held-out-share",
-        type=positive_number,
-        default=0.05,
-        metavar="X",
-        help="of the artists, without --held-out",
+        "--held-out-share", type=positive_number, default=0.05, metavar="X", help="of artists, without --held-out"
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="corpus, states, checkpoint: every node sees it"
     )
     parser.add_argument("--name", required=True, help="of the run: the same name goes on where it ended")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="nano", help="sizes and recipe")
-    sizes = parser.add_argument_group("sizes (by default the preset's)")
+    parser.add_argument(
+        "--preset", choices=("nano", "small", "published"), default="nano", help="sizes and recipe"
+    )
+    sizes = parser.add_group("sizes (by default the preset's)")
     for name, least in SIZES.items():
         sizes.add_argument(f"--{name.replace('_', '-')}", type=whole_number(least), metavar="N")
-    course = parser.add_argument_group("the course (by default the preset's)")
+    course = parser.add_group("the course (by default the preset's)")
     course.add_argument("--num-steps", type=whole_number(1), metavar="N", help="steps of the optimiser")
-    course.add_argument("--num-warmup-steps", type=whole_number(1), metavar="N")
-    course.add_argument("--peak-lr", type=positive_number, metavar="X")
+    course.add_argument("--num-warmup-steps", type=whole_number(1), metavar="N", help="until the peak")
+    course.add_argument("--peak-lr", type=positive_number, metavar="X", help="learning rate")
     course.add_argument("--masked-s", type=positive_number, metavar="S", help="masked audio of a micro-batch")
     course.add_argument("--contrast-s", type=float, metavar="S", help="audio in pairs of one track; 0 for none")
     course.add_argument("--crop-lengths-s", type=parse_lengths, metavar="S,…", help="one a step in turn")
-    course.add_argument("--micro-batches", dest="num_slots", type=whole_number(1), metavar="N", help="of a step")
-    course.add_argument("--precision", choices=("float32", "bfloat16"))
-    course.add_argument("--seed", type=whole_number(0), metavar="N")
-    run = parser.add_argument_group("the run")
+    course.add_argument("--num-slots", type=whole_number(1), metavar="N", help="micro-batches of a step")
+    course.add_argument("--precision", choices=("float32", "bfloat16"), help="of the arithmetic")
+    course.add_argument("--seed", type=whole_number(0), metavar="N", help="of weights, crops and masks")
+    run = parser.add_group("the run")
     run.add_argument("--num-workers", type=whole_number(0), default=0, metavar="N", help="0: in this process")
-    run.add_argument("--report-every", type=whole_number(1), default=50, metavar="STEPS")
+    run.add_argument(
+        "--report-every", type=whole_number(1), default=50, metavar="STEPS", help="a line of the curve"
+    )
     run.add_argument("--measure-every", type=whole_number(0), default=500, metavar="STEPS", help="0 for never")
-    run.add_argument("--save-every", type=whole_number(1), default=500, metavar="STEPS")
-    add_storage_option(run, "--audio-option", "the audio")
+    run.add_argument("--save-every", type=whole_number(1), default=500, metavar="STEPS", help="the state")
+    add_storage_option(parser, "--audio-option", "the audio")
     return parser
 
 
@@ -92,6 +94,10 @@ def read_settings(flags: argparse.Namespace) -> PretrainSettings:
     Raises:
         UsageError: They contradict each other.
     """
+    from pipeline.training.loop import Intervals
+    from pipeline.training.pretrain import PretrainSettings, choose_device
+    from pipeline.training.recipe import PRESETS
+
     config, recipe = PRESETS[flags.preset]
     config = replace(config, **{name: value for name in SIZES if (value := getattr(flags, name)) is not None})
     check_heads(config)
@@ -153,4 +159,4 @@ def parse_lengths(text: str) -> tuple[float, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

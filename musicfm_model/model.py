@@ -56,8 +56,8 @@ class MusicFM25Hz(nn.Module):
         model_path: Checkpoint (see ``load_checkpoint``), or None for a fresh model.
         attention: Back end ``sdpa``, ``eager`` or ``flash``.
         precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
-        num_heads: Attention heads of a fresh model; they divide ``encoder_dim`` into heads of an even width.
-        ffn_dim: Inner width of a fresh model's feed-forward modules.
+        num_heads: Attention heads of a fresh model, of an even width each.
+        ffn_dim: Inner width of its feed-forward modules.
 
     Raises:
         CheckpointError: A file is missing, damaged, or not what is expected.

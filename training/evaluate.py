@@ -3,10 +3,10 @@
     python -m training.evaluate prepare --corpus FOLDER --excerpts FILE.npz
     python -m training.evaluate measure --excerpts FILE.npz --out FILE.json NAME=CHECKPOINT [NAME=CHECKPOINT …]
 
-``prepare`` reads two excerpts of 10 s of every held-out track and one of every track trained on, from the files
-as they were published, and makes the queries: clean, a semitone up or down, through a telephone's band, and through
-MP3 at 64 kbit/s. ``measure`` pools hidden states of those and scores retrieval (see ``scores``) and frame-wise
-regression of onset strength and chroma. Features of a model are kept beside the excerpts, so that only new models cost time.
+``prepare`` reads two excerpts of 10 s of every held-out track and one of every other track trained on, from the
+files as they were published, and makes the queries: clean, a semitone up or down, through a telephone's band, and
+files as they were published, and makes the queries: clean, a semitone up or down, through a telephone band, through
+onset strength and chroma (see ``scores``). Features are kept beside the excerpts: only new models cost time.
 """
 
 from __future__ import annotations

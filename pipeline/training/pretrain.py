@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def pretrain(
     if settings.recipe.num_slots % max(1, settings.num_workers):
         raise UsageError(
             f"expected micro-batches that {settings.num_workers} workers can share evenly, found "
-            f"{settings.recipe.num_slots} a step: give --micro-batches a multiple of --num-workers"
+            f"{settings.recipe.num_slots} a step: give --num-slots a multiple of --num-workers"
         )
     corpus = prepare_corpus(train, held_out, settings.corpus_folder, settings.config.n_mels, options)
     if settings.num_workers == 0:
@@ -135,7 +135,7 @@ def train_worker(
     """
     corpus, held_out = (open_corpus(settings.corpus_folder, part) for part in (TRAIN, HELD_OUT))
     stats = corpus.measure_stats()
-    recipe = replace(settings.recipe, num_steps=settings.recipe.num_steps)
+    recipe = settings.recipe
     model = build_model(settings.config, recipe, stats, settings.run_folder).to(device)
     line = ProgressLine(recipe.num_steps) if show else None
 
@@ -214,8 +214,3 @@ def find_cause(error: BaseException) -> str:
 def choose_device() -> torch.device:
     """Return a GPU where this process has one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def describe_settings(settings: PretrainSettings) -> dict[str, Any]:
-    """Return a run's settings as plain values."""
-    return {"name": settings.name, "model": asdict(settings.config), "recipe": asdict(settings.recipe)}

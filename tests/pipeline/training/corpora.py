@@ -27,7 +27,9 @@ def write_corpus(folder: Path, num_tracks: int = 3) -> Path:
     writer = CorpusWriter(folder)
     transform = LogMel()
     for number in range(num_tracks):
-        music = torch.from_numpy(load_music(seconds=6.0 + number, sample_rate=16_000 + 4_000 * number).mean(axis=1))
+        music = torch.from_numpy(
+            load_music(seconds=6.0 + number, sample_rate=16_000 + 4_000 * number).mean(axis=1)
+        )
         part = HELD_OUT if number == num_tracks - 1 else TRAIN
         writer.add(f"track-{number}", compute_log_mel(transform, music).numpy(), f"artist-{number}", part)
     writer.close()

@@ -42,7 +42,9 @@ def test_masking_log_mels_is_masking_the_waveform() -> None:
     assert torch.equal(mine[unseen], clean[unseen])
     assert float((theirs[unseen] - clean[unseen]).abs().max()) < 0.02
     # Noise alone: the same distribution in every band, of which each way drew its own.
-    print("noise", (theirs[alone].mean(0) - mine[alone].mean(0)).abs().max(), theirs[alone].std(), mine[alone].std())
+    print(
+        "noise", (theirs[alone].mean(0) - mine[alone].mean(0)).abs().max(), theirs[alone].std(), mine[alone].std()
+    )
     assert float((theirs[alone].mean(dim=0) - mine[alone].mean(dim=0)).abs().max()) < 0.5
     assert float((theirs[alone].std(dim=0) - mine[alone].std(dim=0)).abs().max()) < 0.5
     # Edges: the powers add up to what the mixed window has, on average within a decibel.

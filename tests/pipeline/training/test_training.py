@@ -4,6 +4,7 @@ import copy
 import math
 import resource
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def start(corpus_folder: Path, folder: Path, recipe: Recipe = RECIPE, stop_after: int | None = None) -> TrainingRun:
+def start(
+    corpus_folder: Path, folder: Path, recipe: Recipe = RECIPE, stop_after: int | None = None
+) -> TrainingRun:
     train = open_train(corpus_folder)
     model = build_model(SIZES, recipe, train.measure_stats(), folder)
     run = TrainingRun(
@@ -62,8 +65,9 @@ def test_a_killed_run_goes_on_to_the_same_curve(corpus_folder: Path, tmp_path: P
 
 def test_another_recipe_is_another_run(corpus_folder: Path, tmp_path: Path) -> None:
     start(corpus_folder, tmp_path).run()
+    other = start(corpus_folder, tmp_path, replace(RECIPE, seed=1))
     with pytest.raises(RunError, match="name another run"):
-        start(corpus_folder, tmp_path, replace(RECIPE, seed=1)).run()
+        other.run()
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_ends_the_run_when_it_repeats(corpus_folder: Path) -> None:
@@ -81,9 +85,10 @@ def test_a_step_that_is_not_finite_changes_nothing_and_ends_the_run_when_it_repe
     for step in range(4):
         counter.count(result.is_skipped, step)
     counter.count(False, 4)
+    for step in range(5, 9):
+        counter.count(True, step)
     with pytest.raises(RunError, match="5 steps in a row"):
-        for step in range(5, 10):
-            counter.count(True, step)
+        counter.count(True, 9)
     assert counter.num_skipped == 9
 
 
@@ -140,5 +145,5 @@ def test_the_learning_rate_rises_and_falls() -> None:
     rates = [learning_rate(recipe, step) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[55] == pytest.approx(0.01 + 0.99 / 2, abs=1e-6)
-    assert all(later < earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.01, abs=1e-3)
