@@ -64,7 +64,7 @@ def run_service(
 
     Raises:
         UsageError: The port is taken, there is no index, or the checkpoint is not its recipe's.
-        musicfm_model.checkpoint.CheckpointError: The checkpoint is none, or not whole.
+        CheckpointError: The checkpoint is none, or not whole.
     """
     port = claim_port(host, port)
     ServiceState(
