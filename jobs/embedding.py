@@ -8,9 +8,8 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import NoReturn
-
-import pyarrow as pa
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from jobs.arguments import (
     EXIT_OPEN_BOOKS,
@@ -24,9 +23,12 @@ from jobs.arguments import (
 )
 from jobs.configuration import describe_flags
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
-from pipeline.location import StoreLocation
-from pipeline.run.estimate import describe_estimate
-from pipeline.run.run import RunReport, embed_catalog, preview_catalog
+from pipeline.run.start import start_preview, start_run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.run.run import RunReport
 
 
 def build_embed_parser(description: str, default_checkpoint: str | None = None) -> OneLineParser:
@@ -111,14 +113,17 @@ def run_embed_command(
 
     def run() -> int:
         settings = read_settings(flags, describe_flags(parser, flags))
-        catalog = load_catalog(flags)
-        if flags.limit:
-            catalog = catalog.slice(0, flags.limit)
-        report = (preview_catalog if flags.dry_run else embed_catalog)(catalog, settings)
+        load = partial(load_limited, load_catalog, flags)
+        report = (start_preview if flags.dry_run else start_run)(load, settings)
         print_report(report, flags.store, flags.dry_run)
         return 0 if report.closed else EXIT_OPEN_BOOKS
 
     return run_or_explain(parser, run, flags.log_format)
+
+
+def load_limited(load_catalog: Callable[[argparse.Namespace], pa.Table], flags: argparse.Namespace) -> pa.Table:
+    """Return the catalog, cut where ``--limit`` says."""
+    return load_catalog(flags).slice(0, flags.limit)
 
 
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:
@@ -131,6 +136,8 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         f"{report.bytes_written / 1e6:.3f} MB written"
     )
     if report.estimate is not None:
+        from pipeline.run.estimate import describe_estimate
+
         print("\n".join(f"  {line}" for line in describe_estimate(report.estimate)))
     for reason, number in sorted(counts.failures_by_reason.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {number:>8}  {reason}")
@@ -178,6 +185,8 @@ def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object]
         flags: What the parser of ``build_embed_parser`` read.
         configuration: What the run keeps of them, from ``describe_flags``.
     """
+    from pipeline.location import StoreLocation
+
     return RunSettings(
         store=StoreLocation(flags.store, dict(flags.storage_option)),
         checkpoint=flags.checkpoint,

@@ -11,13 +11,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import pyarrow as pa
+
 from jobs.arguments import EXIT_OPEN_BOOKS, positive_number, run_or_explain
 from jobs.configuration import describe_flags
 from jobs.embedding import build_embed_parser, print_report, read_settings
 from pipeline.catalog.load import load_catalog
-from pipeline.report.publish import save_plan
+from pipeline.report.plan_file import save_plan
 from pipeline.run.estimate import GPU_TFLOPS, Prices
-from pipeline.run.run import preview_catalog
+from pipeline.run.start import start_preview
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         settings = read_settings(flags, describe_flags(parser, flags))
-        catalog = load_catalog(flags.audio, dict(flags.audio_option))
-        if flags.limit:
-            catalog = catalog.slice(0, flags.limit)
+
+        def load() -> pa.Table:
+            return load_catalog(flags.audio, dict(flags.audio_option)).slice(0, flags.limit)
+
         prices = Prices(flags.price_gpu_hour, flags.price_core_hour, flags.price_gb_month)
-        report = preview_catalog(catalog, settings, prices, flags.gpu)
+        report = start_preview(load, settings, prices, flags.gpu)
         if report.estimate is not None and report.estimate.num_tracks and flags.gpu is None:
             save_plan(settings.store, list(report.recipes), report.store_version, asdict(report.estimate))
         print_report(report, flags.store, dry_run=True)

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.location import StoreLocation
-from pipeline.storage import Options
+if TYPE_CHECKING:  # these bring Arrow, for which whoever only asks for names need not wait
+    from pipeline.location import StoreLocation
+    from pipeline.storage import Options
 
 SAMPLE_RATE_HZ = 24_000
 HOP_LENGTH = 240  # samples between mel frames: 100 Hz

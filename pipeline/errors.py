@@ -70,7 +70,7 @@ class StoreFormatError(UsageError):
 
 
 class StorageError(FeatureStoreError):
-    """Storage as a whole refuses: no such bucket or folder, wrong credentials, no answer, nothing can be written."""
+    """Storage as a whole refuses: no such bucket or folder, wrong credentials, no answer, no room."""
 
 
 class RunError(FeatureStoreError):
