@@ -6,15 +6,16 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.embedding import build_embed_parser, leave, run_embed_command
+from jobs.embedding import build_embed_parser, run_embed_command
+from jobs.program import run_script
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = build_embed_parser(__doc__ or "")
+    parser = build_embed_parser(program, __doc__, "--audio ~/Music --store ~/features --checkpoint msd")
     parser.add_argument(
         "--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket, manifest or mirdata:NAME"
     )
@@ -29,4 +30,4 @@ def load(flags: argparse.Namespace) -> pa.Table:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_script(main)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from jobs.arguments import (
-    EXIT_OPEN_BOOKS,
     OneLineParser,
     add_storage_option,
     add_switch,
@@ -22,6 +20,7 @@ from jobs.arguments import (
     whole_number,
 )
 from jobs.configuration import describe_flags
+from jobs.program import EXIT_OPEN_BOOKS
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
 from pipeline.run.start import start_preview, start_run
 
@@ -31,14 +30,18 @@ if TYPE_CHECKING:
     from pipeline.run.run import RunReport
 
 
-def build_embed_parser(description: str, default_checkpoint: str | None = None) -> OneLineParser:
+def build_embed_parser(
+    program: str | None, description: str | None, example: str, default_checkpoint: str | None = None
+) -> OneLineParser:
     """Build a parser with the flags that all embedding commands share.
 
     Args:
+        program: As ``OneLineParser`` takes it.
         description: What the command does, for ``--help``.
+        example: As ``OneLineParser`` takes it.
         default_checkpoint: Name or URL; None makes the flag required.
     """
-    parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(program, description, example)
     parser.add_argument("--store", required=True, metavar="URL", help="feature store: a folder or bucket prefix")
     add_model_arguments(parser, default_checkpoint)
     parser.add_argument(
@@ -51,7 +54,7 @@ def build_embed_parser(description: str, default_checkpoint: str | None = None) 
     parser.add_argument(
         "--mantissa-bits", type=whole_number(1, 23), default=10, help="kept of each stored float32"
     )
-    run = parser.add_argument_group("the run")
+    run = parser.add_group("the run")
     run.add_argument("--limit", type=whole_number(1), metavar="N", help="only the catalog's first N tracks, by id")
     add_switch(run, "--dry-run", "say what would be done, write nothing")
     add_switch(run, "--prune", "take tracks out that left the catalog")
@@ -63,15 +66,15 @@ def build_embed_parser(description: str, default_checkpoint: str | None = None) 
         "--stall-timeout-s", type=positive_number, default=3600.0, help="give up after such a silence"
     )
     run.add_argument("--log-format", choices=("text", "json"), default="text", help="of standard error")
-    storage = parser.add_argument_group("storage (credentials come from the standard places, such as AWS_*)")
+    storage = parser.add_group("storage (credentials come from the standard places, such as AWS_*)")
     add_storage_option(storage, "--storage-option", "the store")
     add_storage_option(storage, "--audio-option", "the audio")
     return parser
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default_checkpoint: str | None) -> None:
+def add_model_arguments(parser: OneLineParser, default_checkpoint: str | None) -> None:
     """Add the flags that say which model runs, and how."""
-    model = parser.add_argument_group("the model")
+    model = parser.add_group("the model")
     model.add_argument(
         "--checkpoint",
         default=default_checkpoint,
@@ -112,10 +115,12 @@ def run_embed_command(
         parser.error("--prune with --limit would delete every track past the limit; give one of them")
 
     def run() -> int:
-        settings = read_settings(flags, describe_flags(parser, flags))
+        settings = read_settings(flags, describe_flags(parser.table, flags))
         load = partial(load_limited, load_catalog, flags)
         report = (start_preview if flags.dry_run else start_run)(load, settings)
         print_report(report, flags.store, flags.dry_run)
+        if parser.is_program:  # the collector would look through what torch and Ray built up for a second
+            gc.freeze()
         return 0 if report.closed else EXIT_OPEN_BOOKS
 
     return run_or_explain(parser, run, flags.log_format)
@@ -208,12 +213,3 @@ def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object]
         prune=flags.prune,
         configuration=configuration or {},
     )
-
-
-def leave(code: int) -> NoReturn:
-    """End the process with an exit code.
-
-    All its memory goes at once: the garbage collector would look through what torch and Ray built up for a second.
-    """
-    gc.freeze()
-    sys.exit(code)

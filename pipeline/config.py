@@ -68,6 +68,11 @@ def list_window_lengths_s(resolutions: Iterable[str], windows: WindowPolicy) -> 
     return {window_length_s(RESOLUTIONS[name], windows) for name in resolutions}
 
 
+EXPORT_FORMATS = ("webdataset", "huggingface")
+DEFAULT_DEAD_SHARE = 0.2  # a part of which more is dead is rewritten
+DEFAULT_INDEX_CACHE = "~/.cache/musicfm-index"
+
+
 @dataclass(frozen=True)
 class ResamplerSettings:
     """``torchaudio.transforms.Resample``'s defaults, spelled out because they move embeddings measurably."""

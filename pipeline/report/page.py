@@ -196,7 +196,7 @@ def _draw_plan(plan: Facts | None) -> str:
         ""
         if predicted
         else (
-            '<p class="note">No plan was made of this run. <code>jobs/plan.py</code> with the same flags predicts '
+            '<p class="note">No plan was made of this run. <code>musicfm plan</code> with the same flags predicts '
             "these figures before a run, and its report then shows both.</p>"
         )
     )

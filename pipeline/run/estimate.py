@@ -21,22 +21,12 @@ from pipeline.config import (
     WindowPolicy,
     list_window_lengths_s,
 )
+from pipeline.run.gpus import GPU_TFLOPS
 from pipeline.run.trial import Trial, size_pools
 from pipeline.store.parts import STORED_BYTES_PER_VALUE
 
 LEDGER_ROW_BYTES = 300  # of `tracks` without the vector, in parts of a thousand rows
 CLOSING_S = 1.5  # the last commits and the report
-
-GPU_TFLOPS: dict[str, tuple[float, float, float]] = {
-    "t4": (8.1, 8.1, 65.0),
-    "a10": (31.2, 62.5, 125.0),
-    "l4": (30.3, 60.0, 121.0),
-    "l40s": (91.6, 183.0, 362.0),
-    "a100": (19.5, 156.0, 312.0),
-    "h100": (67.0, 495.0, 989.0),
-    "h200": (67.0, 495.0, 989.0),
-}
-"""Dense rates in float32, tf32 and half precision, from NVIDIA's data sheets (SXM where there is a choice)."""
 
 GPU_SHARE = 0.4  # of those rates that a whole extraction is taken to reach; `make bench` measures it
 
@@ -203,7 +193,7 @@ def transfer_trial(
 
     Args:
         trial: Made here.
-        gpu: Key of ``GPU_TFLOPS``.
+        gpu: Key of ``gpus.GPU_TFLOPS``.
         config: Sizes of the model.
         layer: The deepest layer that is stored.
         windows: Window policy: under ``task`` each window length passes the model.

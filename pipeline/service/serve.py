@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -19,9 +18,9 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.errors import UsageError
 from pipeline.logs import say
 from pipeline.service.app import create_app
+from pipeline.service.port import claim_port
 from pipeline.service.state import ServiceSettings, ServiceState, find_locations
 
 logger = logging.getLogger(__name__)
@@ -133,24 +132,3 @@ def start_serve(host: str, port: int) -> Iterator[str]:
         finally:
             serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
-
-
-def claim_port(host: str, port: int) -> int:
-    """Return the port to listen on, after a look whether that is possible.
-
-    Raises:
-        UsageError: It is taken, or not ours to take; or there is no such address here.
-    """
-    try:
-        if not 0 <= port < 2**16:
-            raise OverflowError("expected a port from 0 to 65535")
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
-    except (OSError, OverflowError) as error:
-        detail = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {detail}; choose others by --host and --port"
-        ) from error

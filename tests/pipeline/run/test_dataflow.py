@@ -145,6 +145,7 @@ def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_results_come_back_while_others_wait_to_be_decoded(
     plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,6 @@ from pipeline.location import StoreLocation
 from pipeline.run.estimate import (
     CLOSING_S,
     GPU_SHARE,
-    GPU_TFLOPS,
     LEDGER_ROW_BYTES,
     Cluster,
     Prices,
@@ -23,6 +22,7 @@ from pipeline.run.estimate import (
     estimate_run,
     transfer_trial,
 )
+from pipeline.run.gpus import GPU_TFLOPS
 from pipeline.run.preview import preview_catalog
 from pipeline.run.run import embed_catalog
 from pipeline.run.trial import Trial
