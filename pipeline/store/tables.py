@@ -125,9 +125,9 @@ def _explain_format(store: StoreLocation, found: int | None, version: int | None
     if found not in OLDER_FORMATS:
         return f"{has}; use the version that wrote it, or another --store"
     if version is None:
-        return f"{has}; bring it up to date with jobs/maintain_store.py --store {store.url}"
+        return f"{has}; bring it up to date with musicfm maintain --store {store.url}"
     return (
-        f"{has}, and so it was at version {version}: bring it up to date with jobs/maintain_store.py "
+        f"{has}, and so it was at version {version}: bring it up to date with musicfm maintain "
         f"--store {store.url}, unless somebody has, and open a later snapshot"
     )
 
