@@ -15,7 +15,8 @@ from pipeline.location import StoreLocation
 from pipeline.schema import RECIPES, TRACKS
 from pipeline.store.ledger import Actions, extract_rows
 from pipeline.store.parts import write_part
-from pipeline.store.tables import append_rows, create_tables, open_table
+from pipeline.store.table_commits import append_rows
+from pipeline.store.tables import create_tables, open_table
 from pipeline.store.writer import StoreWriter
 
 Matrix = npt.NDArray[np.float32]

@@ -103,7 +103,7 @@ FROM tracks ORDER BY track_id
 """
 FAILURES = "SELECT track_id, stage, error_type, error_message FROM failures"
 RESOLUTIONS = """
-SELECT frames.resolution, count(*) AS tracks, sum(num_frames)::INT AS frames,
+SELECT frames.resolution, count(DISTINCT track_id) AS tracks, sum(num_frames)::INT AS frames,
        any_value(len(embeddings[1])) AS vector_length
 FROM frames JOIN tracks USING (recipe, track_id, content_hash)
 GROUP BY ALL ORDER BY frames DESC

@@ -20,9 +20,8 @@ from typing import Any, NoReturn
 from jobs.configuration import add_configuration
 from jobs.flags import FlagTable, KeyValueFlag
 from jobs.program import EXIT_INTERRUPTED, EXIT_OPEN_BOOKS, EXIT_USAGE
-from musicfm_model.errors import CheckpointError
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import FeatureStoreError, UsageError
+from pipeline.errors import FeatureStoreError, StorageError, UsageError
 from pipeline.logs import start_logging
 
 logger = logging.getLogger(__name__)
@@ -172,7 +171,7 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # from schedulers, as ^C from people
     try:
         return run()
-    except (UsageError, CheckpointError) as error:
+    except (UsageError, StorageError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except FeatureStoreError as error:

@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs.arguments import (
@@ -21,6 +22,7 @@ from jobs.arguments import (
 from jobs.configuration import describe_flags
 from jobs.program import EXIT_OPEN_BOOKS
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
+from pipeline.run.start import start_preview, start_run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,20 +115,20 @@ def run_embed_command(
         parser.error("--prune with --limit would delete every track past the limit; give one of them")
 
     def run() -> int:
-        with parser.loading("PyTorch and Ray"):
-            from pipeline.run.run import embed_catalog, preview_catalog
-
         settings = read_settings(flags, describe_flags(parser.table, flags))
-        catalog = load_catalog(flags)
-        if flags.limit:
-            catalog = catalog.slice(0, flags.limit)
-        report = (preview_catalog if flags.dry_run else embed_catalog)(catalog, settings)
+        load = partial(load_limited, load_catalog, flags)
+        report = (start_preview if flags.dry_run else start_run)(load, settings)
         print_report(report, flags.store, flags.dry_run)
         if parser.is_program:  # the collector would look through what torch and Ray built up for a second
             gc.freeze()
         return 0 if report.closed else EXIT_OPEN_BOOKS
 
     return run_or_explain(parser, run, flags.log_format)
+
+
+def load_limited(load_catalog: Callable[[argparse.Namespace], pa.Table], flags: argparse.Namespace) -> pa.Table:
+    """Return the catalog, cut where ``--limit`` says."""
+    return load_catalog(flags).slice(0, flags.limit)
 
 
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:

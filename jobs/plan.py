@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from jobs.arguments import positive_number, run_or_explain
 from jobs.configuration import describe_flags
-from jobs.embedding import build_embed_parser, print_report, read_settings
+from jobs.embed_catalog import load as load_catalog
+from jobs.embedding import build_embed_parser, load_limited, print_report, read_settings
 from jobs.program import EXIT_OPEN_BOOKS, run_script
 from pipeline.run.gpus import GPU_TFLOPS
+from pipeline.run.start import start_preview
 
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -31,18 +34,14 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     flags = parser.parse_args(arguments)
 
     def run() -> int:
-        with parser.loading("PyTorch and Ray"):
-            from pipeline.catalog.load import load_catalog
-            from pipeline.report.publish import save_plan
+        with parser.loading("PyTorch"):
+            from pipeline.report.plan_file import save_plan
             from pipeline.run.estimate import Prices
-            from pipeline.run.run import preview_catalog
 
         settings = read_settings(flags, describe_flags(parser.table, flags))
-        catalog = load_catalog(flags.audio, dict(flags.audio_option))
-        if flags.limit:
-            catalog = catalog.slice(0, flags.limit)
+        load = partial(load_limited, load_catalog, flags)
         prices = Prices(flags.price_gpu_hour, flags.price_core_hour, flags.price_gb_month)
-        report = preview_catalog(catalog, settings, prices, flags.gpu)
+        report = start_preview(load, settings, prices, flags.gpu)
         if report.estimate is not None and report.estimate.num_tracks and flags.gpu is None:
             save_plan(settings.store, list(report.recipes), report.store_version, asdict(report.estimate))
         print_report(report, flags.store, dry_run=True)

@@ -132,13 +132,18 @@ FRAMES = pa.schema(
         pa.field("resolution", pa.string(), nullable=False),
         pa.field("track_id", pa.string(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("start_frame", pa.int32()),  # of the track: 0, and more in the later rows of a long one
         pa.field("event_time", TIMESTAMP),
-        pa.field("num_frames", pa.int32()),
+        pa.field("num_frames", pa.int32()),  # of the row
         pa.field("frame_rate_hz", pa.float64()),
         pa.field("embeddings", pa.list_(FEATURE_LIST)),  # num_frames × embed_dim
     ]
 )
-"""Table ``frames``, by ``recipe`` and ``resolution``: facts, live while ``tracks`` names their hash."""
+"""Table ``frames``, by ``recipe`` and ``resolution``: facts, live while ``tracks`` names their hash.
+
+A row holds some minutes of a track (``store.segments``), so nearly every track is one row; those of a longer one
+stand one after the other in one file.
+"""
 
 FAILURES = pa.schema(
     [

@@ -8,14 +8,13 @@ of a row or a recipe.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -25,8 +24,6 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import Reason, StorageError
 from pipeline.local_files import find_local_files, require_regular
 from pipeline.schema import TIMESTAMP
-
-logger = logging.getLogger(__name__)
 
 Options = Mapping[str, str]
 
@@ -226,6 +223,27 @@ def write_file(url: str, data: bytes, options: Options | None = None) -> None:
         raise _whole_store_error(url, error) from error
 
 
+@contextmanager
+def create_file(url: str, options: Options | None = None) -> Iterator[IO[bytes]]:
+    """Open a new object for writing it piece by piece; what ``write_file`` does, without all of it in memory.
+
+    Args:
+        url: The object. It may be there in part where writing it breaks off.
+        options: File system options.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    fs, path = open_filesystem(url, options)
+    try:
+        if not fs.async_impl:  # as in `write_file`
+            fs.makedirs(fs._parent(path), exist_ok=True)
+        with fs.open(path, "wb") as file:
+            yield file
+    except Exception as error:
+        raise _whole_store_error(url, error) from error
+
+
 def remove_file(url: str, options: Options | None = None) -> None:
     """Remove one object; nothing happens where there is none.
 
@@ -239,37 +257,6 @@ def remove_file(url: str, options: Options | None = None) -> None:
         return
     except Exception as error:
         raise _whole_store_error(url, error) from error
-
-
-def honours_exclusive_writes(url: str, options: Options | None = None) -> bool:
-    """Say whether storage refuses to create an object that is there: what commits on it rest on.
-
-    Object stores are asked by a conditional PUT (``If-None-Match: *``), which several servers take for a plain
-    one. Local disks create files exclusively by themselves.
-
-    Args:
-        url: An object to try it on; it is gone afterwards.
-        options: File system options.
-
-    Raises:
-        StorageError: Nothing can be written there.
-    """
-    write_file(url, b"", options)
-    fs, path = open_filesystem(url, options)
-    try:
-        if fs.async_impl:
-            fs.pipe_file(path, b"", mode="create")
-            return False
-    except NotImplementedError:
-        return True  # this driver cannot ask; delta-rs, which can, will say what it finds
-    except Exception as error:
-        # The refusal (412, or 409 where two such requests meet) comes in many guises: anything else would have
-        # stopped the plain write above.
-        logger.debug("an exclusive write was refused at %s: %s", url, type(error).__name__)
-    finally:
-        with suppress(StorageError):  # a credential may write and not delete: an empty object stays
-            remove_file(url, options)
-    return True
 
 
 def _whole_store_error(url: str, error: Exception) -> StorageError:

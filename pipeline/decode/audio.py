@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from pipeline.config import MIN_SAMPLES, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from pipeline.decode.decoders import Declined, Mixdown, decode_with_ffmpeg, decode_with_soundfile
-from pipeline.decode.resample import resample
 from pipeline.decode.stated_length import cut_leading_tags
 from pipeline.errors import Reason, Stage, TrackError
 
@@ -72,7 +71,7 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
         mixdown = decode_with_soundfile(data, max_duration_s)
     except Declined as declined:
         mixdown = decode_with_ffmpeg(data, max_duration_s, declined)
-    waveform = resample(mixdown.waveform, mixdown.sample_rate_hz)
+    waveform = mixdown.waveform
     with np.errstate(invalid="ignore", over="ignore"):
         rms = float(np.sqrt(np.einsum("i,i->", waveform, waveform, dtype=np.float64) / max(1, waveform.size)))
     _require_music(mixdown, waveform, rms)

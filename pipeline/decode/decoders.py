@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from pipeline.decode.resample import Resampler
 from pipeline.decode.stated_length import asf_duration_s, find_present_share, mp3_duration_s
 from pipeline.errors import Reason, Stage, TrackError
 
@@ -59,7 +60,7 @@ class Declined(Exception):  # noqa: N818 - no error: FFmpeg is asked next
 
 
 class Mixdown:
-    """The mean of the channels, gathered block by block, and what only the channels can tell.
+    """The mean of the channels, resampled block by block, and what only the channels can tell.
 
     Args:
         codec: Name of the codec.
@@ -84,7 +85,7 @@ class Mixdown:
         self.num_clipped = 0
         self.peak = 0.0
         self._max_duration_s = max_duration_s
-        self._mono = bytearray()  # grows in place, where joining a list of blocks would copy the whole
+        self._resampler: Resampler | None = None  # HE-AAC tells its rate in its first frame
         self._require_short_enough(stated_s or 0.0)
 
     @property
@@ -94,8 +95,8 @@ class Mixdown:
 
     @property
     def waveform(self) -> NDArray[np.float32]:
-        """Mono float32 samples at the source's rate, (num_samples,)."""
-        return np.frombuffer(self._mono, np.float32)
+        """Mono float32 samples at 24 kHz, (num_samples,), once all blocks are added."""
+        return self._resampler.finish() if self._resampler else np.empty(0, np.float32)
 
     def add(self, block: NDArray[np.float32]) -> None:
         """Take a block of samples, (num_samples, num_channels), full scale 1.
@@ -110,12 +111,11 @@ class Mixdown:
         self.peak = float(np.max([self.peak, block.max(), -block.min()]))  # NaN where there is one
         if not self.peak < CLIPPED_AMPLITUDE:
             self.num_clipped += int(np.count_nonzero(np.abs(block) >= CLIPPED_AMPLITUDE))
-        if self.num_channels == 1:
-            self._mono += np.ascontiguousarray(block).data
-            return
+        self._resampler = self._resampler or Resampler(self.sample_rate_hz)
         with np.errstate(invalid="ignore", over="ignore"):
             # The mean, in a fraction of the time that `mean` takes over so short an axis.
-            self._mono += (block @ np.full(self.num_channels, 1 / self.num_channels, np.float32)).data
+            weights = np.full(self.num_channels, 1 / self.num_channels, np.float32)
+            self._resampler.add(block[:, 0] if self.num_channels == 1 else block @ weights)
 
     def require_whole(self, data: bytes) -> None:
         """Compare what was decoded with what the file's header states.

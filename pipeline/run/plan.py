@@ -123,8 +123,8 @@ def add_stored_facts(rows: pa.Table, facts: Mapping[str, pa.Table]) -> pa.Table:
         table = table.filter(pc.is_in(table.column("track_id"), rows.column("track_id").combine_chunks()))
         columns = (table.column(name).to_pylist() for name in ("track_id", "resolution", "content_hash"))
         for track_id, resolution, content_hash in zip(*columns, strict=True):
-            stored[track_id].append(f"{recipe}/{resolution}@{content_hash}")
-    column = pa.array([stored[track_id] for track_id in ids], PLAN.field("stored").type)
+            stored[track_id].append(f"{recipe}/{resolution}@{content_hash}")  # once a row of a long track
+    column = pa.array([list(dict.fromkeys(stored[track_id])) for track_id in ids], PLAN.field("stored").type)
     return rows.set_column(rows.schema.get_field_index("stored"), PLAN.field("stored"), column)
 
 

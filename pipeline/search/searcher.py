@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -18,12 +18,13 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import UsageError
+from pipeline.errors import StorageError, UsageError
 from pipeline.index.codes import normalise_rows
 from pipeline.index.vector_index import VectorIndex
 from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
 from pipeline.search.candidates import find_candidates
 from pipeline.search.filters import filter_tracks
+from pipeline.search.hits import Hit, Match
 from pipeline.search.near_duplicates import choose_near_duplicate_score
 from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
 from pipeline.store.read import FeatureStore, find_frames
@@ -39,44 +40,6 @@ MAX_COMPARED_S = 100_000.0  # of music: some 200 MB of frames
 SECTION_RESOLUTIONS = ("25hz", "50hz", "16hz", "8hz", "0.5hz")  # what a section's vector is averaged from
 
 FILTER_COLUMNS = ("track_id", "content_hash", "uri", "title", "artist", "album", "genre", "duration_s")
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result.
-
-    Args:
-        rank: From 1.
-        track_id: The track.
-        score: Higher is nearer, at most 1: the cosine of global vectors, or how well the passage fits.
-        title: As the catalog has it; likewise artist and album.
-        artist: See title.
-        album: See title.
-        start_s: Where the passage begins in the track; None for global vectors, unless it was recognised.
-        end_s: Where it ends.
-        near_duplicate: Whether it is likely the very recording that was asked with. One that is recognised by how
-            the music changes comes first whatever its cosine, with the passage that was heard.
-    """
-
-    rank: int
-    track_id: str
-    score: float
-    title: str | None
-    artist: str | None
-    album: str | None
-    start_s: float | None
-    end_s: float | None
-    near_duplicate: bool
-
-
-@dataclass(frozen=True)
-class _Match:
-    """A track's row in the index, its score, and the passage in which it fits."""
-
-    position: int
-    score: float
-    passage_s: tuple[float, float] | None = None
-    is_recognised: bool = False
 
 
 class Searcher:
@@ -264,16 +227,15 @@ class Searcher:
         matches = match_tracks(vectors, k, allowed)
         return [self._as_hit(rank, match) for rank, match in enumerate(matches[:k], start=1)]
 
-    def _match_globals(self, vectors: Matrix, k: int, allowed: Mask) -> list[_Match]:
+    def _match_globals(self, vectors: Matrix, k: int, allowed: Mask) -> list[Match]:
         scores, rows = self.index.search(vectors, min(k, len(allowed)), None if allowed.all() else allowed)
         found = rows[0] >= 0
         positions = self.index.track_of(rows[0][found])
         return [
-            _Match(int(position), float(score))
-            for position, score in zip(positions, scores[0][found], strict=True)
+            Match(int(position), float(score)) for position, score in zip(positions, scores[0][found], strict=True)
         ]
 
-    def _recognise(self, passage: Matrix, matches: list[_Match]) -> list[_Match]:
+    def _recognise(self, passage: Matrix, matches: list[Match]) -> list[Match]:
         """Return those of the matches that a passage was cut out of, with their places."""
         facts = self.index.tracks.take([match.position for match in matches])
         durations_s = pc.fill_null(facts.column("duration_s"), 0.0).to_numpy()
@@ -281,7 +243,7 @@ class Searcher:
         track_ids = facts.column("track_id").to_pylist()[: len(matches)]
         try:
             tracks = read_moments(self._reader, track_ids, self.index.manifest.recipe)
-        except UsageError as error:  # the snapshot or its files are gone: the hits are there all the same
+        except (UsageError, StorageError) as error:  # the snapshot is gone: the hits are there all the same
             logger.warning("the clip was not compared moment by moment: %s", error)
             return []
         rate_hz = RESOLUTIONS[MOMENTS].frame_rate_hz or 1.0
@@ -291,7 +253,7 @@ class Searcher:
             found.append(replace(matches[fit.track], passage_s=passage_s, is_recognised=True))
         return found
 
-    def _match_moments(self, vectors: Matrix, k: int, allowed: Mask) -> list[_Match]:
+    def _match_moments(self, vectors: Matrix, k: int, allowed: Mask) -> list[Match]:
         passage = self.whitening.apply(normalise_rows(vectors))
         rate_hz = self.frame_rate_hz or 1.0
         matches = []
@@ -299,10 +261,10 @@ class Searcher:
             track = self.whitening.apply(self.index.vectors_of(position))
             score, first, num_frames = align_passage(passage, track)
             passage_s = (first / rate_hz, (first + num_frames) / rate_hz)
-            matches.append(_Match(position, score, passage_s))
+            matches.append(Match(position, score, passage_s))
         return sorted(matches, key=lambda match: (-match.score, match.position))
 
-    def _as_hit(self, rank: int, match: _Match) -> Hit:
+    def _as_hit(self, rank: int, match: Match) -> Hit:
         row = {name: self.index.tracks.column(name)[match.position].as_py() for name in FILTER_COLUMNS}
         start_s = end_s = None
         if match.passage_s is not None:

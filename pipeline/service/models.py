@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, Field
 
 from pipeline.index.manifest import IndexManifest
-from pipeline.search.searcher import Hit
+from pipeline.search.hits import Hit
 from pipeline.service.catalog import TrackNames
 from pipeline.service.similarity import SelfSimilarity
 

@@ -18,9 +18,10 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
+from pipeline.logs import say
 from pipeline.service.app import create_app
 from pipeline.service.port import claim_port
-from pipeline.service.state import ServiceSettings, ServiceState
+from pipeline.service.state import ServiceSettings, ServiceState, find_locations
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +64,25 @@ def run_service(
 
     Raises:
         UsageError: The port is taken, there is no index, or the checkpoint is not its recipe's.
-        musicfm_model.checkpoint.CheckpointError: The checkpoint is none, or not whole.
+        CheckpointError: The checkpoint is none, or not whole.
     """
     port = claim_port(host, port)
-    ServiceState(
-        settings
-    )  # a mistake is told here, in one line; a replica would tell it in a hundred, three times
+    say(f"opening the index of {settings.store.url}")
+    find_locations(settings)  # that there is none is told at once
+    starting = threading.Thread(target=start_ray, daemon=True, name="start Ray")
+    starting.start()
+    try:
+        say(
+            "opening the index" if settings.checkpoint is None else f"loading the checkpoint {settings.checkpoint}"
+        )
+        # A mistake is told here, in one line; a replica would tell it in a hundred, three times.
+        ServiceState(settings)
+        say("starting Ray")
+    finally:
+        starting.join()
     ended = threading.Event()
     with start_serve(host, port) as shared_folder:
+        say(f"starting {num_replicas} {'process' if num_replicas == 1 else 'processes'} to answer")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
         deployment: Any = serve.deployment(
@@ -89,18 +101,25 @@ def run_service(
         ended.wait()
 
 
+def start_ray() -> None:
+    """Join the Ray that ``RAY_ADDRESS`` names, or start one."""
+    if not ray.is_initialized():
+        # Ray's notice of a token that it makes and uses by itself, and that a thread cannot have its SIGTERM.
+        for name in ("ray._private.authentication", "ray._private.worker"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        # Not whatever cluster runs on this machine: it may be another command's, and end with it.
+        address = os.environ.get("RAY_ADDRESS", "local")
+        ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False)
+
+
 @contextmanager
 def start_serve(host: str, port: int) -> Iterator[str]:
-    """Join the Ray that ``RAY_ADDRESS`` names or start one, start Serve on it, and end both at last.
+    """Start Serve on the Ray that ``start_ray`` gives, and end both at last.
 
     Yields:
         A folder that the replicas share, for their metrics.
     """
-    if not ray.is_initialized():
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        # Not whatever cluster runs on this machine: it may be another command's, and end with it.
-        address = os.environ.get("RAY_ADDRESS", "local")
-        ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False)
+    start_ray()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="musicfm-metrics-") as folder:
         try:

@@ -24,7 +24,8 @@ from pipeline.location import StoreLocation
 from pipeline.schema import FAILURES, RECIPES, TRACKS, UNCHANGED
 from pipeline.store.ledger import Actions, extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.store.parts import Part, from_ipc, write_part
-from pipeline.store.tables import append_rows, open_table, read_columns
+from pipeline.store.table_commits import append_rows
+from pipeline.store.tables import open_table, read_columns
 from pipeline.store.writer import StoreWriter
 
 

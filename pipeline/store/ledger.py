@@ -24,6 +24,7 @@ from pipeline.location import StoreLocation
 from pipeline.schema import CATALOG, PARTITION_COLUMNS, TABLES, TRACKS
 from pipeline.storage import join_url, read_file
 from pipeline.store.parts import write_part
+from pipeline.store.tables import read_columns
 
 Actions = list[AddAction | RemoveAction]
 
@@ -187,6 +188,17 @@ def read_rows(
     for name in partition:
         rows = rows.append_column(name, pa.repeat(file[f"partition.{name}"], rows.num_rows))
     return rows.select(names).cast(pa.schema([TABLES[table_name].field(name) for name in names]))
+
+
+def join_keys(rows: pa.Table) -> pa.Array:
+    """Return each row's track and content as one text with a line break between."""
+    keys = pc.binary_join_element_wise(rows.column("track_id"), rows.column("content_hash"), "\n")
+    return keys.combine_chunks()
+
+
+def read_live_keys(tracks: DeltaTable, recipe: str) -> pa.Array:
+    """Return the tracks and contents of a recipe that the ledger names, as ``join_keys`` gives them."""
+    return join_keys(read_columns(tracks, ["track_id", "content_hash"], recipe))
 
 
 def build_removal(table_name: str, file: dict[str, Any]) -> RemoveAction:

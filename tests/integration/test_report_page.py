@@ -133,7 +133,7 @@ def test_a_run_with_nothing_to_do_leaves_a_small_one(
 ) -> None:
     found = look(browser, reports["idle"], "phone", tmp_path)
     assert found["complaints"] == []
-    assert found["headings"] == ["Configuration"]
+    assert found["headings"] == ["Where the time went", "Configuration"]
     assert "Nothing had changed" in found["text"]
     assert reports["idle"].stat().st_size < 25_000
 

@@ -12,8 +12,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import Reason, StorageError
-from pipeline.location import StoreLocation
-from pipeline.storage import honours_exclusive_writes
+from pipeline.location import StoreLocation, honours_exclusive_writes
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 
 ODD_NAMES = [

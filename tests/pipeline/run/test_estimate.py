@@ -23,7 +23,8 @@ from pipeline.run.estimate import (
     transfer_trial,
 )
 from pipeline.run.gpus import GPU_TFLOPS
-from pipeline.run.run import embed_catalog, preview_catalog
+from pipeline.run.preview import preview_catalog
+from pipeline.run.run import embed_catalog
 from pipeline.run.trial import Trial
 from pipeline.schema import PLAN
 from tests.corpus import encode_clip, load_music
