@@ -1,7 +1,7 @@
 """The main job on a dozen real clips, then a first look at the store with DuckDB.
 
-Run it with ``make demo``. The model, musicfm-nano, is small enough to ship with the code; what it is good for is in
-``demo/musicfm_nano.md``. Every line of SQL works on a store of the published model.
+Run it with ``make demo``. The model, musicfm-nano, is small enough to ship with the code; what it is good for is
+in ``demo/musicfm_nano.md``. Every line of SQL works on a store of the published model.
 """
 
 from __future__ import annotations

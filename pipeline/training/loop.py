@@ -102,6 +102,7 @@ class TrainingRun:
         intervals: How often it does what.
         worker: This process among several.
         on_report: Gets every line of the curve.
+        combine: Makes the workers' means one; every worker calls it as often as the others.
         should_stop: Asked after every step; a run that stops early is saved.
     """
 
@@ -113,6 +114,7 @@ class TrainingRun:
     intervals: Intervals = Intervals()
     worker: Worker = Worker()
     on_report: Callable[[dict[str, float]], None] = lambda _: None
+    combine: Callable[[dict[str, float]], dict[str, float]] = lambda figures: figures
     should_stop: Callable[[], bool] = lambda: False
 
     def run(self) -> Progress:
@@ -140,8 +142,7 @@ class TrainingRun:
             progress.next_step, progress.num_skipped = step + 1, skips.num_skipped
             is_last = step + 1 == recipe.num_steps or self.should_stop()
             if is_last or is_due(step + 1, self.intervals.report):
-                # Every worker of a group reports as often as the others: Ray waits for all.
-                self._report(progress, {**meter.read(), "lr": lr, "num_skipped": skips.num_skipped})
+                self._report(progress, {**self.combine(meter.read()), "lr": lr, "num_skipped": skips.num_skipped})
             if self.intervals.gates and (is_last or is_due(step + 1, self.intervals.gates)):
                 self._report(progress, self._measure(gate_crops, noise_bank))
                 meter = Meter()

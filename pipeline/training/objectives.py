@@ -54,9 +54,8 @@ class Pretraining(nn.Module):
         self.recipe = recipe
         n_mels = musicfm.preprocessor_melspec_2048.n_mels
         self.regression = nn.Linear(musicfm.embed_dim, FRAMES_PER_TOKEN * n_mels)
-        self.projectors = nn.ModuleDict(
-            {str(layer): Projector(musicfm.embed_dim) for layer in recipe.contrast_layers}
-        )
+        projected = recipe.contrast_layers if recipe.contrast_s and recipe.contrast_weight else ()
+        self.projectors = nn.ModuleDict({str(layer): Projector(musicfm.embed_dim) for layer in projected})
         musicfm.cls_token.requires_grad_(False)  # nothing reads it
         if not recipe.regression_weight:
             self.regression.requires_grad_(False)

@@ -121,6 +121,7 @@ def train_worker(
     show: bool = False,
     only_load: bool = False,
     tell: Callable[[dict[str, float]], None] | None = None,
+    combine: Callable[[dict[str, float]], dict[str, float]] = lambda figures: figures,
 ) -> Progress:
     """Do one worker's part of a run, and write the checkpoint where it is the first worker.
 
@@ -132,6 +133,7 @@ def train_worker(
         show: Whether to draw the progress line.
         only_load: Whether only to read how the run ended.
         tell: Gets every line of the curve.
+        combine: Makes the workers' figures one.
     """
     corpus, held_out = (open_corpus(settings.corpus_folder, part) for part in (TRAIN, HELD_OUT))
     stats = corpus.measure_stats()
@@ -146,7 +148,17 @@ def train_worker(
             tell(figures)
 
     intervals = Intervals(0, 0, 0) if only_load else settings.intervals
-    run = TrainingRun(model, share_out(model), corpus, held_out, settings.run_folder, intervals, worker, on_report)
+    run = TrainingRun(
+        model,
+        share_out(model),
+        corpus,
+        held_out,
+        settings.run_folder,
+        intervals,
+        worker,
+        on_report=on_report,
+        combine=combine,
+    )
     progress = run.run()
     if line is not None:
         line.close()
@@ -195,8 +207,19 @@ def run_worker(config: dict[str, Any]) -> None:
     def share_out(model: nn.Module) -> nn.Module:
         return ray.train.torch.prepare_model(model, move_to_device=False)
 
-    train_worker(settings, worker, device, share_out, tell=ray.train.report)
+    train_worker(settings, worker, device, share_out, tell=ray.train.report, combine=average_figures)
     dist.barrier()
+
+
+def average_figures(figures: dict[str, float]) -> dict[str, float]:
+    """Return the mean over the group's workers of each figure."""
+    names = sorted(figures)
+    values = torch.tensor([figures[name] for name in names], dtype=torch.float64)
+    device = ray.train.torch.get_device() if dist.get_backend() == "nccl" else torch.device("cpu")
+    values = values.to(device)
+    dist.all_reduce(values)
+    means = (values / dist.get_world_size()).tolist()
+    return dict(zip(names, means, strict=True))
 
 
 def find_cause(error: BaseException) -> str:
