@@ -20,7 +20,7 @@ MIN_SAMPLES = 1025  # the STFT reflects n_fft / 2 = 1024 samples at each end, an
 
 SHARED_WINDOW_S = 30.0  # the pretraining length (paper, section 3.1)
 
-MATHS_VERSION = 1
+MATHS_VERSION = 2  # 2: FFmpeg decodes what libsndfile did, which moves opus (docs/decisions/0024)
 """Raised whenever the same input would give other stored values: part of every recipe."""
 
 WindowPolicy = Literal["shared", "task"]

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import IO, Any
 
 import fsspec
@@ -26,6 +27,8 @@ from pipeline.local_files import find_local_files, require_regular
 from pipeline.schema import TIMESTAMP
 
 Options = Mapping[str, str]
+
+_S3 = ("s3", "s3a")
 
 LISTING = pa.schema(
     [
@@ -53,10 +56,19 @@ def open_filesystem(url: str, options: Options | None = None) -> tuple[fsspec.Ab
     try:
         # Not fsspec's `url_to_fs`, which takes `::` in a file's name for a chain of file systems.
         scheme = fsspec.get_filesystem_class(protocol)
-        fs = scheme(**{**scheme._get_kwargs_from_urls(url), **(options or {})})
+        named = {} if protocol in _S3 else scheme._get_kwargs_from_urls(url)
+        fs = scheme(**{**named, **(options or {})})
     except (ValueError, ImportError) as error:
         raise StorageError(f"cannot open {url}: {' '.join(str(error).split())}") from error
+    if protocol in _S3 and "split_path" not in vars(fs):  # drivers are made once and found again
+        fs.split_path = partial(_split_s3_path, fs.split_path)
     return fs, str(fs._strip_protocol(url))
+
+
+def _split_s3_path(split: Callable[[str], tuple[str, str, str | None]], path: str) -> tuple[str, str, None]:
+    """Split bucket from key; s3fs takes what follows ``?versionId=`` in a key for a version of another object."""
+    bucket, key, _ = split(path.replace("?versionId=", "?\0versionId="))
+    return bucket, key.replace("?\0versionId=", "?versionId="), None
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
@@ -193,7 +205,7 @@ def read_files(uris: Sequence[str], options: Options | None = None) -> list[byte
         paths = [path for _, path in asked]
         whole = [None] * len(paths)
         # One stream an object: to split it into several, s3fs would first ask for every object's size.
-        streams = {"max_concurrency": 1} if protocol in ("s3", "s3a") else {}
+        streams = {"max_concurrency": 1} if protocol in _S3 else {}
         bodies = fs.cat_ranges(paths, whole, whole, on_error="return", **streams)
         found.update(zip((position for position, _ in asked), bodies, strict=True))
     return [found[position] for position in range(len(uris))]

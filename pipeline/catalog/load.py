@@ -27,8 +27,8 @@ from pipeline.schema import CATALOG
 from pipeline.storage import Options, absolute_url, join_url, list_files, stat_files
 
 AUDIO_ENDINGS = (
-    "3gp aac ac3 aif aifc aiff amr ape au caf flac m4a m4b mka mp2 mp3 mp4 mpc oga ogg opus rf64 snd spx tta "
-    "w64 wav wave webm wma wv"
+    "3gp aac ac3 aif aifc aiff amr ape au bw64 caf dff dsf dts eac3 flac m4a m4b mka mp2 mp3 mp4 mpc mpga oga ogg "
+    "opus ra rf64 shn snd spx tak tta voc w64 wav wave weba webm wma wv"
 )
 """What an audio file's name ends in, in any case."""
 
