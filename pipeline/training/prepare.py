@@ -19,7 +19,7 @@ from musicfm_model.log_mel import LogMel
 from pipeline.decode.isolation import decode_audio_in_time
 from pipeline.decode.tracks import decode_tracks
 from pipeline.errors import RunError
-from pipeline.run.dataflow import start_ray
+from pipeline.run.cluster import start_ray
 from pipeline.schema import CATALOG, PLAN
 from pipeline.storage import Options
 from pipeline.training.corpus import HELD_OUT, TRACKS_FILE, TRAIN, CorpusWriter, compute_log_mel
