@@ -21,8 +21,10 @@ export function showAxes({ columns, rows, scale }, data) {
   const ordered = Uint8Array.from(data.bytes).sort();
   const values = [0, Math.floor(ordered.length / 2), ordered.length - 1]
     .map((place) => data.low + (ordered[place] / 255) * (data.high - data.low));
+  const digits = values[2] - values[0] < 0.1 ? 3 : 2;
+  const [low, middle, high] = values.map((value) => value.toFixed(digits));
   const colours = make("i");
   colours.style.background = `linear-gradient(to right, ${STOPS.map((stop) => `rgb(${stop.join(" ")})`).join(", ")})`;
-  scale.replaceChildren(colours, ...values.map((value) => make("span", "", value.toFixed(3))));
-  scale.ariaLabel = `Colours stand for cosines from ${values[0].toFixed(3)} over ${values[1].toFixed(3)}, the median, to ${values[2].toFixed(3)}`;
+  scale.replaceChildren(colours, ...[low, middle, high].map((text) => make("span", "", text)));
+  scale.ariaLabel = `Colours stand for cosines from ${low} over ${middle}, the median, to ${high}`;
 }

@@ -6,7 +6,7 @@ import { TrackMap } from "./map.js";
 import { Matrix } from "./matrix.js";
 import { showAxes } from "./matrix_axes.js";
 import { Player } from "./player.js";
-import { chooseLowest, makeRow } from "./results.js";
+import { chooseScale, makeRow } from "./results.js";
 import { describeFile, describeMoment, describeTrack } from "./spots.js";
 import { suggestTracks } from "./suggestions.js";
 
@@ -247,13 +247,13 @@ function searchMoment() {
 
 function showResults({ results }) {
   const found = countTracks(results.length);
-  const lowest = results.length ? chooseLowest(results) : 0;
+  const scale = chooseScale(results);
   $("results").ariaBusy = "false";
   $("results-title").textContent = "Sounds like it";
   $("results-note").textContent = results.length
-    ? `${found}, nearest first. Bars run from ${lowest.toFixed(3)} to 1.` : "No track matches.";
+    ? `${found}, nearest first. Bars run from ${scale.low.toFixed(3)} to ${scale.high.toFixed(3)}.` : "No track matches.";
   $("status").textContent = `${found} found`;
-  $("result-list").replaceChildren(...results.map((hit) => makeRow(hit, rows, lowest)));
+  $("result-list").replaceChildren(...results.map((hit) => makeRow(hit, rows, scale)));
   map.mark(query.track ?? null, results);
   markPlaying();
 }

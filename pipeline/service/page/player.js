@@ -36,7 +36,7 @@ export class Player {
     if (!spot) return;
     const isPlaying = this.#isAt(spot) && !this.audio.paused && !this.audio.ended;
     button.dataset.plays = isPlaying ? "now" : "";
-    button.textContent = `${isPlaying ? "⏸" : "▶"}${spot.text ? ` ${spot.text}` : ""}`;
+    button.textContent = `${isPlaying ? "❚❚" : "▶"}${spot.text ? ` ${spot.text}` : ""}`;
     button.ariaLabel = `${isPlaying ? "Pause" : "Play"} ${spot.what}`;
   }
 

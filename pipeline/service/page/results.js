@@ -3,20 +3,24 @@
 import { make } from "./elements.js";
 import { describeMatch, describeTrack } from "./spots.js";
 
-/** Return where bars of scores begin: a little below the least, so that 0.90 and 0.98 look as different as they are. */
-export function chooseLowest(hits) {
-  const least = Math.min(...hits.map((hit) => hit.score));
-  return Math.min(0.999, Math.floor(1000 * (least - 0.1 * Math.max(0, 1 - least))) / 1000);
+const LEAST_SPAN = 0.02; // scores closer than that look alike
+
+/** Return from where to where bars of scores run: from a little below the least, so that 0.90 and 0.98 look apart. */
+export function chooseScale(hits) {
+  const scores = hits.map((hit) => hit.score);
+  const [least, high] = [Math.min(...scores), Math.max(...scores)];
+  const low = Math.min(least - 0.1 * (high - least), high - LEAST_SPAN);
+  return { low: Math.floor(1000 * low) / 1000, high };
 }
 
 /**
  * Make the row of a track.
  * @param player plays it
  * @param onOpen is called with the id of a track to search for
- * @param lowest where the bar of its score begins; null for a track that was not searched for
+ * @param scale from where to where the bar of its score runs; null for a track that was not searched for
  */
-export function makeRow(track, { player, onOpen }, lowest = null) {
-  const isHit = lowest !== null;
+export function makeRow(track, { player, onOpen }, scale = null) {
+  const isHit = scale !== null;
   const row = make("li", isHit ? "" : "plain");
   row.dataset.trackId = track.track_id;
   const title = track.title || track.track_id;
@@ -34,18 +38,18 @@ export function makeRow(track, { player, onOpen }, lowest = null) {
   row.append(play, name);
   if (isHit) {
     row.prepend(make("span", "rank", String(track.rank)));
-    row.append(makeScore(track, lowest, player));
+    row.append(makeScore(track, scale, player));
   }
   return row;
 }
 
-function makeScore(hit, lowest, player) {
+function makeScore(hit, { low, high }, player) {
   const score = make("div", "score");
   score.append(make("span", "", hit.score.toFixed(3)));
   const bar = make("div", "bar");
-  bar.title = `From ${lowest.toFixed(3)} to 1`;
+  bar.title = `From ${low.toFixed(3)} to ${high.toFixed(3)}`;
   const fill = make("i");
-  fill.style.width = `${(100 * Math.max(0, Math.min(1, (hit.score - lowest) / (1 - lowest)))).toFixed(1)}%`;
+  fill.style.width = `${((100 * (hit.score - low)) / (high - low)).toFixed(1)}%`;
   bar.append(fill);
   score.append(bar);
   if (hit.start_s !== null) {
