@@ -1,4 +1,5 @@
 import base64
+import io
 import logging
 import re
 import threading
@@ -10,13 +11,15 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import soundfile
 from starlette.testclient import TestClient
 
 from pipeline.index.manifest import list_indexes, remove_index
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
-from pipeline.service.app import PAGE_FOLDER, create_app
+from pipeline.service.app import create_app
 from pipeline.service.guard import Access
+from pipeline.service.page_files import PAGE_FOLDER
 from pipeline.service.similarity import compare_with_itself
 from pipeline.service.state import ServiceSettings, ServiceState
 from pipeline.store.maintain import compact_store, vacuum_store
@@ -223,8 +226,22 @@ def test_the_facts_of_a_track_name_its_audio(client: TestClient) -> None:
         assert facts["duration_s"] > 0
         audio = client.get(facts["audio_url"])
         assert audio.status_code == 200
-        assert audio.content == (MUSIC / track["file"]).read_bytes()
+        own = client.get(f"/tracks/{quote(track['track_id'], safe='')}/audio").content
+        assert own == (MUSIC / track["file"]).read_bytes()
+        assert audio.content[:4] == b"fLaC" if track["file"].endswith(".wma") else audio.content == own
         assert audio.headers["content-type"].startswith("audio/")
+
+
+def test_any_track_comes_as_a_copy_that_every_browser_plays(client: TestClient) -> None:
+    whole = client.get("/tracks/ivory-tower/audio", params={"format": "flac"})
+    assert whole.headers["content-type"] == "audio/flac"
+    samples, rate_hz = soundfile.read(io.BytesIO(whole.content))
+    assert len(samples) / rate_hz == pytest.approx(get(client, "/tracks/ivory-tower")["duration_s"], abs=0.1)
+    headers = {"range": "bytes=5000-5999", "if-range": whole.headers["etag"]}
+    part = client.get("/tracks/ivory-tower/audio", params={"format": "flac"}, headers=headers)
+    assert (part.status_code, part.content) == (206, whole.content[5000:6000])
+    assert client.get("/tracks/ivory-tower/audio", params={"format": "exe"}).status_code == 422
+    assert client.get("/tracks/nobody/audio", params={"format": "flac"}).status_code == 404
 
 
 def test_a_player_can_seek(client: TestClient) -> None:
