@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[query,search,serve,notebook,mirdata,dev]'
 	touch $(STAMP)
 
-demo: setup ## embed a dozen real clips with an untrained model, then query the store
+demo: setup ## embed a dozen real clips with a small model, then query the store
 	$(BIN)/python demo/run_demo.py
 
 test: setup ## run the tests (minutes)

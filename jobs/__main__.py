@@ -27,6 +27,7 @@ COMMANDS = {
     "check": ("check_store", "say whether a store is sound"),
     "maintain": ("maintain_store", "weigh, compact and vacuum a store, drop a recipe"),
     "delete": ("delete_tracks", "take tracks down"),
+    "pretrain": ("pretrain", "train a model on your own music"),
     "convert": ("convert_checkpoint", "turn a .pt checkpoint into .safetensors"),
 }
 """The file and the purpose of each command."""

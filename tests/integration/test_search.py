@@ -26,7 +26,7 @@ from pipeline.store.write import WriteSettings, write_parts
 from tests.corpus import MUSIC
 from tests.encoders import encode_in_container
 
-CHECKPOINT = str(MUSIC.parent / "untrained_musicfm.pt")
+CHECKPOINT = str(MUSIC.parent / "musicfm_nano.pt")
 CLIP_S = 15.0
 
 
@@ -43,7 +43,7 @@ class Clip:
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The demo's music in a store, embedded by the demo's model in this process, with both indexes."""
     location = StoreLocation(str(tmp_path_factory.mktemp("searched") / "store"))
-    settings = RunSettings(location, CHECKPOINT, resolutions=("0.5hz", "global"))
+    settings = RunSettings(location, CHECKPOINT, layers=(2,), resolutions=("0.5hz", "global"))
     model = load_model(settings)
     recipes = build_recipes(model, settings)
     create_tables(location)

@@ -119,7 +119,7 @@ def test_mistakes_exit_with_two_and_one_line(
     noise.write_bytes(np.random.default_rng(0).bytes(5000))
     short = tmp_path / "short.wav"
     short.write_bytes(encode_bytes(np.full((100, 1), 0.5), 24_000, format="WAV"))
-    other = str(MUSIC.parent / "untrained_musicfm.pt")
+    other = str(MUSIC.parent / "musicfm_nano.pt")
     by_audio = ("--store", store, "--checkpoint", str(tiny_checkpoint), "--audio")
     mistakes = {
         ("--store", store): "one of the arguments --track --audio is required",
