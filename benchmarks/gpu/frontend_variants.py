@@ -151,7 +151,7 @@ def compile_for(setting: Setting, module: nn.Module) -> Any:
 
 
 def measure_frontends(setting: Setting, put: Callable[[str, Any], None]) -> None:
-    """Time all ways in three precisions, cuDNN choosing by its rules and by trying; how far off the first each is."""
+    """Time all ways in three precisions, cuDNN choosing by its rules and by trying; how far off each is."""
     num_frames = setting.num_samples // 240
     for precision, batch in (("bfloat16", 1.0), ("tf32", 0.5), ("float32", 0.25)):
         num_windows = max(1, int(setting.batch_size * batch))
