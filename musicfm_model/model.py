@@ -14,9 +14,10 @@ from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.checkpoint_files import MEAN_KEY, PUBLISHED, STD_KEY, read_stats
 from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, ModelConfig, check_sizes
 from musicfm_model.conformer import Conformer
-from musicfm_model.cpu.packed_linear import pack_linears
-from musicfm_model.folded_frontend import FoldedFrontend, fold_checkpoint
+from musicfm_model.folded_frontend import FoldedFrontend
 from musicfm_model.frontend import ConvFrontend
+from musicfm_model.gpu.fused_frontend import FusedFrontend
+from musicfm_model.inference import optimize
 from musicfm_model.log_mel import LogMel
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 from musicfm_model.pretraining import mask_waveform, masked_prediction_loss
@@ -147,9 +148,8 @@ class MusicFM25Hz(nn.Module):
     ) -> Self:
         """Build the model of a loaded checkpoint as it computes fastest: the same function in fewer operations.
 
-        Batch norms are folded into their convolutions, which run channels last, and on a processor by Winograd's
-        algorithm, with all large weights packed for oneDNN. The model can neither be trained nor saved, and its
-        front end no longer carries the published names.
+        See ``inference.optimize``. The model can neither be trained nor saved, and its front end no longer carries
+        the published names.
 
         Args:
             checkpoint: From ``load_checkpoint``.
@@ -160,14 +160,11 @@ class MusicFM25Hz(nn.Module):
         Raises:
             ValueError: An unknown name, or ``flash`` where it cannot work.
         """
-        model = cls.from_checkpoint(checkpoint, attention, precision)
-        dtype = compute_dtype(precision)
-        on_processor = torch.device(device).type == "cpu" and dtype == torch.float32
-        model.conv = fold_checkpoint(checkpoint, winograd=on_processor).to(dtype)
-        if on_processor:
-            pack_linears(model.conv)
-            pack_linears(model.conformer)
-        return model.to(device)
+        check_attention(attention, precision)
+        model = cls.from_checkpoint(checkpoint)  # in float32: rounded after folding
+        model.precision = precision
+        optimize(model, torch.device(device), attention)
+        return model
 
     @property
     def num_layers(self) -> int:
@@ -300,7 +297,7 @@ class MusicFM25Hz(nn.Module):
                 QUANTIZER_SEED + index,
             )
             self.add_module(f"quantizer_{FEATURE}_{index}", quantizer)
-        self.conv: ConvFrontend | FoldedFrontend = ConvFrontend(config.conv_dim, config.embed_dim, config.n_mels)
+        self.conv: ConvFrontend | FoldedFrontend | FusedFrontend = ConvFrontend(config.conv_dim, config.embed_dim, config.n_mels)
         self.conformer = Conformer(config, attention)
         self.linear = nn.Linear(config.embed_dim, config.codebook_size)
         # Never read here: the published model keeps it for sequence classification.
