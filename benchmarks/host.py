@@ -115,7 +115,7 @@ def build_null_embedder(path: Path) -> Embedder:
     model: Any = embedder.model
     model.preprocessor_melspec_2048.forward = lambda wav: give(len(wav), WIDE.n_mels, wav.shape[1] // 240)
     model.conv.forward = lambda mel: give(len(mel), -(-mel.shape[2] // 4), WIDE.embed_dim)
-    model.conformer.forward = lambda x, wanted: {index: x for index in wanted}
+    model.conformer.forward = lambda x, wanted: dict.fromkeys(wanted, x)
     return embedder
 
 

@@ -10,7 +10,7 @@ from musicfm_model.conformer import Conformer, ConvModule
 
 
 class FoldedConvModule(nn.Module):
-    """``ConvModule`` in evaluation: the same function with one operation less; it can neither be trained nor saved.
+    """``ConvModule`` in evaluation: the same function, one operation less; it can neither be trained nor saved.
 
     Args:
         module: The module, with its norm in float32.

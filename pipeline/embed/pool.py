@@ -71,7 +71,9 @@ def pool_in_chunks(
     frames_per_bin = Fraction(FRAME_RATE_HZ) / Fraction(resolution.frame_rate_hz)
     # Integer arithmetic: 25 / 16 has no exact float32, and an edge that slips by one frame is another bin.
     numerator, denominator = frames_per_bin.numerator, frames_per_bin.denominator
-    bins = torch.arange(num_bins, device=frames.device)
+    bins = torch.arange(
+        num_bins
+    )  # on the host, which then need not wait for the device to know how many there are
     starts = bins * numerator // denominator
     stops = (-(-(bins + 1) * numerator // denominator)).clamp(max=num_frames)
     bins_per_chunk = FRAMES_PER_CHUNK // math.ceil(frames_per_bin + 1)  # a bin may touch one frame more
@@ -84,14 +86,17 @@ def average_spans(frames: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
     """Average spans of rows, each on its own.
 
     Args:
-        frames: float32, shape (num_frames, embed_dim).
-        starts: int64, shape (num_spans,): first row of each span.
-        stops: int64, shape (num_spans,): the row after its last.
+        frames: float32, shape (num_frames, embed_dim), on any device.
+        starts: int64, shape (num_spans,), on the CPU: first row of each span.
+        stops: int64, shape (num_spans,), likewise: the row after its last.
 
     Returns:
         float32, shape (num_spans, embed_dim).
     """
     widths = stops - starts
     offsets = widths.cumsum(0) - widths
-    rows = torch.arange(int(widths.sum()), device=frames.device) + (starts - offsets).repeat_interleave(widths)
+    rows = torch.arange(int(widths.sum())) + (starts - offsets).repeat_interleave(widths)
+    if frames.is_cuda and torch.cuda.is_available():
+        rows, offsets = rows.pin_memory(), offsets.pin_memory()
+    rows, offsets = (each.to(frames.device, non_blocking=True) for each in (rows, offsets))
     return F.embedding_bag(rows, frames, offsets, mode="mean")
