@@ -27,13 +27,16 @@ def optimize(model: MusicFM25Hz, device: torch.device, attention: str) -> None:
     Args:
         model: In evaluation mode, its weights in float32 on the processor; ``precision`` says what it is to
             compute in. What is to stay in float32 does.
-        device: Where it is to compute.
+        device: Where it is to compute; it is not moved there yet.
         attention: Back end, as ``check_attention`` took it.
     """
     dtype = compute_dtype(model.precision)
     packs = device.type == "cpu" and dtype == torch.float32
     assert isinstance(model.conv, ConvFrontend)
-    model.conv = FoldedFrontend(model.conv, winograd=packs) if device.type == "cpu" else FusedFrontend(model.conv)
+    if device.type == "cpu":
+        model.conv = FoldedFrontend(model.conv, winograd=packs)
+    else:
+        model.conv = FusedFrontend(model.conv, exact=model.precision == "float32")
     fold_conformer(model.conformer, dtype)
     for layer in model.conformer.layers:
         layer.self_attn.attention = attention
@@ -41,4 +44,3 @@ def optimize(model: MusicFM25Hz, device: torch.device, attention: str) -> None:
     if packs:
         pack_linears(model.conv)
         pack_linears(model.conformer)
-    model.to(device)

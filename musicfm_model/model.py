@@ -161,7 +161,7 @@ class MusicFM25Hz(nn.Module):
         model = cls.from_checkpoint(checkpoint)  # in float32: rounded after folding
         model.precision = precision
         optimize(model, torch.device(device), attention)
-        return model
+        return model.to(device)
 
     @property
     def num_layers(self) -> int:

@@ -36,7 +36,7 @@ def measure_actor(setting: Setting, put: Callable[[str, Any], None]) -> None:
         for spread in SPREADS
     }
     for precision in ("bfloat16", "tf32"):
-        for batch_size in (setting.batch_size, setting.batch_sizes[-2]):
+        for batch_size in (setting.batch_sizes[2], setting.batch_size):
             settings = EmbedderSettings(
                 {RECIPE: setting.layer}, "shared", precision, "sdpa", str(setting.device), batch_size
             )
@@ -44,8 +44,6 @@ def measure_actor(setting: Setting, put: Callable[[str, Any], None]) -> None:
             waveforms = setting.draw_waveforms(batch_size)
             model_s = setting.time(partial(embedder.model.get_latent, waveforms, setting.layer)) / batch_size
             for spread, name in SPREADS.items():
-                if spread and batch_size != setting.batch_size:
-                    continue
                 row = feed(setting, embedder, blocks[spread])
                 row["busy share"] = model_s * row["clips/s"]
                 put(f"{precision}, batches of {batch_size}, {name}", row)
@@ -68,14 +66,11 @@ def feed(setting: Setting, embedder: Embedder, blocks: Sequence[pa.Table]) -> di
     turn = threading.Lock()
 
     def embed(block: pa.Table) -> int:
-        rows, steps = 0, embedder.embed_rows(block)
-        while True:
-            with turn:
-                table = next(steps, None)
-            if table is None:
-                return rows
+        rows = 0
+        for table in embedder.embed_rows(block, turn):
             assert table.column("stage").null_count == table.num_rows, table.column("error_message")
             rows += table.num_rows
+        return rows
 
     embed(blocks[0])
     setting.wait()

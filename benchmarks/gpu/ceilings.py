@@ -24,7 +24,7 @@ def measure_ceilings(setting: Setting, put: Callable[[str, Any], None]) -> None:
             seconds = setting.time(lambda a=a, b=b: a @ b, seconds=0.3)  # type: ignore[misc]
             put(f"matrix {precision} TFLOP/s", 2 * size**3 / seconds / 1e12)
             del a, b
-            for layout in ("NHWC", "NCHW"):
+            for layout in ("NHWC", "NCHW") if precision != "float32" else ():  # which takes cuDNN minutes to try
                 put(f"convolution {layout} {precision} TFLOP/s", _time_convolution(setting, precision, layout))
     num_bytes, host_bytes = (COPY_BYTES, HOST_BYTES) if setting.is_gpu else (2**16, 2**16)
     source = torch.empty(num_bytes, dtype=torch.uint8, device=setting.device).random_()

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.gpu.setting import Setting, cudnn_tries
-from musicfm_model.folded_frontend import FoldedFrontend, fold_checkpoint
+from musicfm_model.folded_frontend import FoldedFrontend
+from musicfm_model.frontend import ConvFrontend
+from musicfm_model.model import MusicFM25Hz
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 
 PATCH_VALUES = 16  # nine taps, padded to what matrix units take
@@ -135,10 +137,16 @@ class VariedFrontend(nn.Module):
         return rectified.view(shape).permute(0, 3, 1, 2), plain.view(shape).permute(0, 3, 1, 2)
 
 
+def fold(setting: Setting, precision: str) -> FoldedFrontend:
+    """Return the front end with its norms folded, and nothing fused."""
+    frontend = MusicFM25Hz.from_checkpoint(setting.checkpoint).conv
+    assert isinstance(frontend, ConvFrontend)
+    return FoldedFrontend(frontend, winograd=False).to(setting.device, compute_dtype(precision))
+
+
 def build_frontend(setting: Setting, precision: str, way: Way) -> Callable[[Tensor], Tensor]:
     """Return a front end of the setting's checkpoint, on its device."""
-    folded = fold_checkpoint(setting.checkpoint, winograd=False).to(setting.device, compute_dtype(precision))
-    varied = VariedFrontend(folded, way)
+    varied = VariedFrontend(fold(setting, precision), way)
     if not way.compiled:
         return varied
     compiled: Callable[[Tensor], Tensor] = compile_for(setting, varied)
@@ -156,13 +164,13 @@ def measure_frontends(setting: Setting, put: Callable[[str, Any], None]) -> None
     for precision, batch in (("bfloat16", 1.0), ("tf32", 0.5), ("float32", 0.25)):
         num_windows = max(1, int(setting.batch_size * batch))
         mel = setting.draw(num_windows, setting.config.n_mels, num_frames, precision=precision)
-        folded = fold_checkpoint(setting.checkpoint, winograd=False).to(setting.device, compute_dtype(precision))
+        folded = fold(setting, precision)
         with float32_arithmetic(setting.device, allow_tf32=precision == "tf32"):
             expected = folded(mel)
         for way, tried in product((None, *WAYS), (False, True)):
             if way and way.compiled and (tried or precision != "bfloat16"):
                 continue
-            name = str(way) if way else "as it is"
+            name = str(way) if way else "NHWC, one convolution, cut in two"
             try:
                 frontend = build_frontend(setting, precision, way) if way else folded
                 row = _time_way(setting, frontend, mel, expected, precision, tried)

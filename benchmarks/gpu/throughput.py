@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.conformer_variants import capture
-from benchmarks.gpu.frontend_variants import VariedFrontend, Way, compile_for
+from benchmarks.gpu.frontend_variants import compile_for
 from benchmarks.gpu.setting import PRECISIONS, Setting, cudnn_tries
 from benchmarks.published import load_published
-from musicfm_model.folded_frontend import fold_checkpoint
 from musicfm_model.model import MusicFM25Hz
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 
@@ -28,21 +27,16 @@ def measure_throughput(setting: Setting, put: Callable[[str, Any], None]) -> Non
 
 
 def measure_modes(setting: Setting, put: Callable[[str, Any], None]) -> None:
-    """Time eager, cuDNN's trying, CUDA graphs, compiled layers, and the best front end with compiled layers."""
+    """Time what production does not use: cuDNN's trying, CUDA graphs, compiled layers."""
     for precision in ("bfloat16", "tf32"):
         waveforms = setting.draw_waveforms(setting.batch_size)
-        dtype = compute_dtype(precision)
-        plain, fused = (build(setting, precision) for _ in range(2))
-        folded = fold_checkpoint(setting.checkpoint, winograd=False).to(setting.device, dtype)
-        fused.conv = VariedFrontend(folded, Way("NHWC", fused=True, patches=True))
+        model = build(setting, precision)
         with cudnn_tries(True):
-            put(f"{precision}, eager, cuDNN tries", _measure(setting, plain, waveforms))
-            put(f"{precision}, fused front end", _measure(setting, fused, waveforms))
-            if precision == "bfloat16":
-                compile_layers(setting, fused)
-                put(f"{precision}, fused front end, compiled layers", _measure(setting, fused, waveforms))
-            for name, model in (("eager", plain), ("fused", fused)):
-                put(f"{precision}, {name}, as a graph", _measure(setting, model, waveforms, as_graph=True))
+            put(f"{precision}, eager, cuDNN tries", _measure(setting, model, waveforms))
+        put(f"{precision}, as a graph", _measure(setting, model, waveforms, as_graph=True))
+        if precision == "bfloat16":
+            compile_layers(setting, model)
+            put(f"{precision}, compiled layers", _measure(setting, model, waveforms))
 
 
 def measure_published(setting: Setting, put: Callable[[str, Any], None]) -> None:
@@ -53,7 +47,7 @@ def measure_published(setting: Setting, put: Callable[[str, Any], None]) -> None
     published = load_published(setting.reference, setting.checkpoint_path).to(setting.device)
     for precision in PRECISIONS:
         dtype = compute_dtype(precision)
-        for batch_size in (1, setting.batch_size) if setting.is_gpu else (1,):
+        for batch_size in {setting.batch_sizes[2], setting.batch_size}:
             waveforms = setting.draw_waveforms(batch_size)
 
             def call(waveforms: Tensor = waveforms, dtype: torch.dtype = dtype) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from musicfm_model.folded_frontend import fold_norm
 from musicfm_model.frontend import ConvFrontend, ResidualBlock
+from musicfm_model.gpu.float32_conv import PatchConv, TileConv
 
 PATCH_VALUES = 16  # the nine taps, padded to what matrix units take
 
@@ -24,6 +25,7 @@ class FusedBlock(nn.Module):
 
     Args:
         block: The block, in float32.
+        exact: Whether it is to compute in plain float32, for which cuDNN has no fast kernels.
     """
 
     main_weight: Tensor
@@ -33,7 +35,7 @@ class FusedBlock(nn.Module):
     exit_weight: Tensor
     exit_bias: Tensor
 
-    def __init__(self, block: ResidualBlock) -> None:
+    def __init__(self, block: ResidualBlock, exact: bool) -> None:
         super().__init__()
         pairs = {
             "main": fold_norm(block.conv1, block.bn1),
@@ -43,15 +45,25 @@ class FusedBlock(nn.Module):
         for name, (weight, bias) in pairs.items():
             self.register_buffer(f"{name}_weight", weight.contiguous(memory_format=torch.channels_last))
             self.register_buffer(f"{name}_bias", bias)
+        self.exact_entry = self.exact_exit = None
+        if exact:
+            (main, main_bias), (side, side_bias) = pairs["main"], pairs["side"]
+            self.exact_entry = PatchConv((main, side), (main_bias, side_bias))
+            self.exact_exit = TileConv(*pairs["exit"])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)), both channels last."""
+        if self.exact_entry is not None:
+            return self.leave(*self.exact_entry(x))
         main = convolve_relu(x, self.main_weight, self.main_bias, stride=2)
         side = F.conv2d(x, self.side_weight, self.side_bias, stride=2, padding=1)
         return self.leave(main, side)
 
     def leave(self, main: Tensor, side: Tensor) -> Tensor:
         """Convolve the main path, add the side path and rectify."""
+        if self.exact_exit is not None:
+            out: Tensor = self.exact_exit(main, side)
+            return out
         if not main.is_cuda:
             return F.relu_(F.conv2d(main, self.exit_weight, self.exit_bias, padding=1).add_(side))
         return torch.cudnn_convolution_add_relu(
@@ -64,13 +76,15 @@ class FusedEntryBlock(FusedBlock):
 
     Args:
         block: The block, in float32.
+        exact: As ``FusedBlock`` takes it.
     """
 
     main_taps: Tensor
     side_taps: Tensor
 
-    def __init__(self, block: ResidualBlock) -> None:
-        super().__init__(block)
+    def __init__(self, block: ResidualBlock, exact: bool) -> None:
+        super().__init__(block, exact)
+        self.exact_entry = None
         for name in ("main", "side"):
             weight: Tensor = getattr(self, f"{name}_weight")
             taps = F.pad(weight.flatten(1), (0, PATCH_VALUES - 9)).T.contiguous()
@@ -92,12 +106,13 @@ class FusedFrontend(nn.Module):
 
     Args:
         frontend: The front end, in float32.
+        exact: Whether it is to compute in plain float32.
     """
 
-    def __init__(self, frontend: ConvFrontend) -> None:
+    def __init__(self, frontend: ConvFrontend, exact: bool) -> None:
         super().__init__()
         first, second = (block for block in frontend.conv if isinstance(block, ResidualBlock))
-        self.conv = nn.Sequential(FusedEntryBlock(first), FusedBlock(second))
+        self.conv = nn.Sequential(FusedEntryBlock(first, exact), FusedBlock(second, exact))
         # The projection's inputs in the order (band, channel), in which they leave the convolutions.
         source = frontend.linear
         channels = second.conv2.out_channels

@@ -76,9 +76,7 @@ class Transfer:
         Returns:
             Tensors (number of equal lengths, num_samples).
         """
-        buffer = torch.empty(sum(map(len, waveforms)), pin_memory=self.is_real)
-        np.concatenate(waveforms, out=buffer.numpy())
-        flat = self._copy_in(buffer)
+        flat = self._copy_in(waveforms)
         runs: list[list[int]] = []
         for waveform in waveforms:
             if runs and runs[-1][1] == len(waveform):
@@ -111,14 +109,16 @@ class Transfer:
         landing = torch.empty(flat.shape, pin_memory=True)
         with torch.cuda.stream(self._outward):
             landing.copy_(flat, non_blocking=True)
-            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             arrived.record(self._outward)
         flat.record_stream(self._outward)
         return Departure([], landing, arrived, shapes)
 
-    def _copy_in(self, buffer: Tensor) -> Tensor:
+    def _copy_in(self, waveforms: Sequence[np.ndarray]) -> Tensor:
         if self._inward is None:
-            return buffer.to(self.device)
+            return torch.from_numpy(np.concatenate(waveforms)).to(self.device)
+        buffer = torch.empty(sum(map(len, waveforms)), pin_memory=True)
+        np.concatenate(waveforms, out=buffer.numpy())
         current = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._inward):
             flat = buffer.to(self.device, non_blocking=True)
