@@ -19,12 +19,15 @@ MIN_SAMPLES = 1025  # the STFT reflects n_fft / 2 = 1024 samples at each end, an
 
 SHARED_WINDOW_S = 30.0  # the pretraining length (paper, section 3.1)
 
-MATHS_VERSION = 1
-"""Raised whenever the same input would give other stored values: part of every recipe."""
-
 WindowPolicy = Literal["shared", "task"]
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
+
+MATHS_VERSIONS: dict[Precision, int] = {"float32": 1, "tf32": 1, "bfloat16": 2, "float16": 2}
+"""Raised whenever the same input would give other stored values: part of every recipe of that precision.
+
+2 in half types: the Conformer's batch norms are folded in float32, and its rotary tables stay in it.
+"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Recipe:
         sample_rate_hz: The model's input rate.
         channels: How channels become one.
         pooling: Name of the pooling grid.
-        maths_version: ``MATHS_VERSION`` of the code.
+        maths_version: By default ``MATHS_VERSIONS`` of the precision.
     """
 
     weights_sha256: str
@@ -107,7 +110,11 @@ class Recipe:
     sample_rate_hz: int = SAMPLE_RATE_HZ
     channels: str = "mean"
     pooling: str = "adaptive_average_on_track_grid"
-    maths_version: int = MATHS_VERSION
+    maths_version: int = -1  # this code's, which follows from the precision
+
+    def __post_init__(self) -> None:
+        if self.maths_version < 0:
+            object.__setattr__(self, "maths_version", MATHS_VERSIONS[self.precision])
 
     @property
     def definition(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -34,7 +33,7 @@ from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.errors import DeviceError, Reason, RunError, Stage, StorageError
 from pipeline.run.collect import Collector
-from pipeline.run.metrics import measure, name_node, name_worker, start_monitor
+from pipeline.run.metrics import Turn, measure, name_node, name_worker, start_monitor
 from pipeline.run.placement import WORKER_ENVIRONMENT, Placement, place_actors
 from pipeline.run.watch import ProgressLine, RunWatch
 from pipeline.schema import EMBEDDED, RESULTS
@@ -59,14 +58,15 @@ class EmbedderActor:
     def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
         self.embedder = start()
         self.monitor = monitor
-        self.turn = threading.Lock()
+        self.turn = Turn()
         monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, in several tables."""
         windows = self.embedder.settings.windows
         try:
-            yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded, self.turn)
+            embed = partial(self.embedder.embed_rows, turn=self.turn)
+            yield from measure("embed", self.monitor, windows, embed, decoded, self.turn)
         except DeviceError:
             logger.exception("this process ends, so that Ray starts another")
             os._exit(1)  # raised, the error would cost the block and leave the actor to spoil the next one
@@ -82,6 +82,7 @@ class EmbedderStart:
         recipes: The run's recipes by id.
         settings: What to compute.
         num_threads: Torch threads.
+        on_gpu: Whether the actor has a GPU to itself: it then computes there, or not at all.
     """
 
     weights: ray.ObjectRef[dict[str, np.ndarray]]
@@ -89,26 +90,29 @@ class EmbedderStart:
     recipes: Mapping[str, Recipe]
     settings: RunSettings
     num_threads: int
+    on_gpu: bool
 
     @classmethod
     def share(
-        cls, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings, num_threads: int
+        cls, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings, placement: Placement
     ) -> EmbedderStart:
         """Put a checkpoint's weights into the object store; the arguments are the class's."""
         weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
-        return cls(weights, replace(checkpoint, state_dict={}), recipes, settings, num_threads)
+        model = replace(checkpoint, state_dict={})
+        return cls(weights, model, recipes, settings, placement.num_threads, placement.num_gpus > 0)
 
     def __call__(self) -> Embedder:
-        """Start the embedder here; device and batch size are those of this node where the settings name none.
+        """Start the embedder here, on what the placement gave it; the batch size is this node's unless it is set.
 
         Raises:
-            DeviceError: The model does not run here.
+            DeviceError: The model does not run here, or the GPU that is reserved for it cannot be used.
         """
         torch.set_num_threads(self.num_threads)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to weights
             state_dict = {name: torch.from_numpy(array) for name, array in ray.get(self.weights).items()}
-        settings = choose_embedder_settings(self.recipes, self.settings)
+        device = "cuda" if self.on_gpu else "cpu"
+        settings = choose_embedder_settings(self.recipes, replace(self.settings, device=device))
         embedder = Embedder(replace(self.model, state_dict=state_dict), settings)
         embedder.check_device()
         return embedder
@@ -279,7 +283,7 @@ def process_tracks(
         UsageError: A GPU is asked for and there is none.
     """
     placement = choose_placement(settings, checkpoint.config).fit(rows.num_rows)
-    start = EmbedderStart.share(checkpoint, recipes, settings, placement.num_threads)
+    start = EmbedderStart.share(checkpoint, recipes, settings, placement)
     num_planned = rows.num_rows
     monitor = start_monitor(committer.run_id, num_planned)
     watch.work_began_s = watch.age_s()

@@ -29,7 +29,7 @@ COPIES = {"to", "_to_copy", "copy_", "cpu"}
 
 # Kernels of one batch of four whole windows up to layer 2: a rise costs every batch. In float32 there are more, for
 # convolutions are products there, window by window.
-MOST_KERNELS = {"float32": 170, "tf32": 130, "bfloat16": 130, "float16": 130}
+MOST_KERNELS = {"float32": 195, "tf32": 130, "bfloat16": 130, "float16": 130}
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,10 @@ def test_one_more_window_would_be(tmp_path: Path) -> None:
     config = ModelConfig(embed_dim=32, num_layers=2, num_heads=2, ffn_dim=48, codebook_dim=8, codebook_size=64)
     write_random_checkpoint(tmp_path / "wide.pt", config, seed=1)
     model = build_on_processor(load_checkpoint(str(tmp_path / "wide.pt")), "bfloat16")
-    with fake_gpu() as (mode, log), torch.inference_mode():
-        put_on_fake_gpu(mode, model).encode_mel(torch.empty(max_windows(config) + 1, 128, 3000, device=CUDA))
+    with fake_gpu() as (mode, log):
+        put_on_fake_gpu(mode, model)
+        with torch.inference_mode():
+            model.encode_mel(torch.empty(max_windows(config) + 1, 128, 3000, device=CUDA))
     assert log.largest > 2**31
 
 
