@@ -21,14 +21,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## embed a dozen real clips with an untrained model, then query the store
 	$(BIN)/python demo/run_demo.py
 
-test: setup ## run the tests (about ten minutes on two cores)
+test: setup ## run the tests (minutes)
 	$(BIN)/python -m pytest
 
-test-slow: setup ## a thousand tracks refreshed, a full disk, and the whole job against a real S3 server with faults (minutes)
+test-slow: setup ## runs broken on purpose, clusters of several nodes, a thousand tracks, a full disk, S3 with faults (many minutes)
 	$(BIN)/python -m pytest -m slow
 
 torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)
-	TORTURE_KILLS=20 $(BIN)/python -m pytest -s tests/integration/test_torture.py
+	TORTURE_KILLS=20 $(BIN)/python -m pytest -s -m slow tests/integration/test_torture.py
 
 bench: setup ## stages, whole runs, the model, memory, precision, and how the store grows (REFERENCE=checkout of musicfm)
 	$(BIN)/python -m benchmarks $(if $(REFERENCE),--reference $(REFERENCE))

@@ -40,7 +40,7 @@ from pipeline.config import RunSettings
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.location import StoreLocation
 from pipeline.run.placement import Placement, place_actors
-from pipeline.run.run import build_recipes, plan_run
+from pipeline.run.prepare import build_recipes, plan_run
 from pipeline.run.trial import Trial, choose_files, run_trial
 from tests.checkpoints import write_random_checkpoint
 

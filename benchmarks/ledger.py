@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
-from pipeline.run.run import plan_against_store
+from pipeline.run.prepare import plan_against_store
 from pipeline.schema import CATALOG, TRACKS
 from pipeline.store.parts import write_part
 from pipeline.store.read import FeatureStore

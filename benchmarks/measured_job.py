@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -12,7 +13,6 @@ import ray
 from ray._private import internal_api
 
 from jobs.embed_catalog import main
-from jobs.embedding import leave
 
 
 def main_measured(arguments: list[str]) -> int:
@@ -66,4 +66,6 @@ def _is_descendant(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    leave(main_measured(sys.argv[1:]))
+    exit_code = main_measured(sys.argv[1:])
+    gc.freeze()  # as the job itself does at its end
+    sys.exit(exit_code)

@@ -1,6 +1,6 @@
 """The service under load: many clients at once against a service that runs, for a while.
 
-    .venv/bin/python jobs/serve.py --store demo/store &
+    .venv/bin/musicfm serve --store demo/store &
     .venv/bin/python benchmarks/serve.py --url http://127.0.0.1:8000/ [--clients 50] [--seconds 60]
 
 Each client asks again as soon as it is answered: mostly for what sounds like a track, now and then for

@@ -41,10 +41,8 @@ def main() -> int:
     closes = report["planned"] == report["embedded"] + report["unchanged"] + report["failed"]
     print(f"\nThe books close: {report['planned']} planned = {report['embedded']} embedded + ", end="")
     print(f"{report['unchanged']} unchanged + {report['failed']} failed. The store is at demo/store.")
-    print("Search it by ear: .venv/bin/python jobs/serve.py --store demo/store, then http://127.0.0.1:8000")
-    print(
-        "Run it on your own music: .venv/bin/python jobs/embed_catalog.py --audio DIR --store DIR --checkpoint msd"
-    )
+    print("Search it by ear: .venv/bin/musicfm serve --store demo/store, then http://127.0.0.1:8000")
+    print("Run it on your own music: .venv/bin/musicfm embed --audio DIR --store DIR --checkpoint msd")
     return 0 if closes else 1
 
 

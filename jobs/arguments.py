@@ -1,42 +1,98 @@
-"""What all commands have in common: flags, one line for a mistake, exit codes.
+"""What all commands have in common: flags, one line for a mistake, first words, exit codes.
 
-Nothing here is slow to import: a search should not wait for what embeds.
+Nothing here is slow to import, and nothing at the head of a command's file: what a command works with is imported
+where it begins to work, so that ``--help`` and mistakes are told at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jobs.configuration import add_configuration
-from musicfm_model.errors import CheckpointError
+from jobs.flags import FlagTable, KeyValueFlag
+from jobs.program import EXIT_INTERRUPTED, EXIT_OPEN_BOOKS, EXIT_USAGE
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import FeatureStoreError, UsageError
+from pipeline.errors import FeatureStoreError, StorageError, UsageError
 from pipeline.logs import start_logging
 
-EXIT_OPEN_BOOKS = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130  # as shells count a SIGINT
+logger = logging.getLogger(__name__)
+
+
+class FlagGroup:
+    """Flags under one heading of ``--help``, or flags that exclude each other.
+
+    Args:
+        table: The command's flags.
+        group: The group of ``argparse``.
+        members: Takes the flags that exclude each other.
+    """
+
+    def __init__(self, table: FlagTable, group: Any, members: list[argparse.Action] | None = None) -> None:
+        self._table, self._group, self._members = table, group, members
+
+    def add_argument(self, *names: str, **settings: Any) -> None:
+        """Add a flag, as ``argparse.ArgumentParser.add_argument`` does."""
+        flag = self._group.add_argument(*names, **settings)
+        self._table.add(flag, settings.get("help"))
+        if self._members is not None:
+            self._members.append(flag)
+
+    def add_exclusive_group(self) -> FlagGroup:
+        """Return a group of flags of which exactly one must be given."""
+        members: list[argparse.Action] = []
+        self._table.exclusive.append(members)
+        return FlagGroup(self._table, self._group.add_mutually_exclusive_group(required=True), members)
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose mistakes are one line (the flags are in ``--help``), and that takes flags from a file."""
+    """A parser whose mistakes are one line (the flags are in ``--help``), and that takes flags from a file.
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    Args:
+        program: The name under which a process runs the command; None where a function calls it, which then says
+            nothing of its course.
+        description: What the command does.
+        example: A command line without the program's name.
+    """
+
+    def __init__(self, program: str | None, description: str | None, example: str) -> None:
+        self.table = FlagTable()
+        super().__init__(
+            prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self.epilog = f"example:\n  {self.prog} {example}"
+        self.is_program = program is not None
         self.add_argument("--config", metavar="FILE.toml", help="flags by name; the command line overrides them")
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Add a flag, as ``argparse`` does; ``--help`` says its default if it has one."""
+        flag = super().add_argument(*names, **settings)
+        self.table.add(flag, settings.get("help"))
+        return flag
+
+    def add_group(self, title: str) -> FlagGroup:
+        """Return a group of flags under a heading of ``--help``."""
+        return FlagGroup(self.table, self.add_argument_group(title))
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse a command line, with what its ``--config`` says in front of it."""
+        words = sys.argv[1:] if args is None else args
+        unknown = self.table.list_unknown(words)
+        if unknown:
+            nearest = self.table.find_nearest(unknown[0].partition("=")[0])
+            self.error(f"unrecognized arguments: {' '.join(unknown)}; the nearest is {nearest}")
         try:
-            arguments = add_configuration(self, sys.argv[1:] if args is None else args)
+            arguments = add_configuration(self.table, self.prog, words, self.loading)
         except UsageError as error:
             self.error(str(error))
         return super().parse_known_args(arguments, namespace)
@@ -47,18 +103,51 @@ class OneLineParser(argparse.ArgumentParser):
             message = re.sub(r"=\S+", "=…", message)
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
+    @contextmanager
+    def loading(self, what: str) -> Iterator[None]:
+        """Say what a process is loading, while imports that take seconds run in the block.
 
-def add_switch(parser: argparse._ActionsContainer, name: str, what: str) -> None:
+        ^C and SIGTERM end the process at once there, with a line: nothing was begun, and an exception that is
+        raised amid other packages' imports may come out as any other.
+
+        Args:
+            what: For people: what is loaded.
+        """
+        if not self.is_program:
+            yield
+            return
+
+        def end(*_: object) -> None:
+            os.write(2, f"{self.prog}: interrupted; nothing was begun\n".encode())
+            os._exit(EXIT_INTERRUPTED)
+
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, end) for number in numbers}
+        if logger.isEnabledFor(logging.INFO):  # the log is for programs
+            logger.info("loading %s", what)
+        else:
+            print(f"{self.prog}: loading {what}", file=sys.stderr, flush=True)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+Flags = FlagGroup | OneLineParser
+
+
+def add_switch(flags: Flags, name: str, what: str) -> None:
     """Add a flag that is on or off: ``--name``, and ``--no-name`` for where a file has turned it on."""
-    parser.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=what)
+    flags.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=what)
 
 
-def add_storage_option(parser: argparse._ActionsContainer, name: str, what: str) -> None:
+def add_storage_option(flags: Flags, name: str, what: str) -> None:
     """Add a repeatable KEY=VALUE flag for a file system's options."""
-    parser.add_argument(
+    flags.add_argument(
         name,
         type=_key_value,
-        action="append",
+        action=KeyValueFlag,
         default=[],
         metavar="KEY=VALUE",
         help=f"file system option for {what}; repeatable",
@@ -82,7 +171,7 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # from schedulers, as ^C from people
     try:
         return run()
-    except (UsageError, CheckpointError) as error:
+    except (UsageError, StorageError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except FeatureStoreError as error:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
-from pipeline.config import RESOLUTIONS
-from pipeline.index.build import build_index
-from pipeline.index.draft import IndexSettings
-from pipeline.index.files import DEFAULT_CACHE
-from pipeline.index.manifest import IndexManifest
-from pipeline.location import StoreLocation
+from jobs.program import run_script
+from pipeline.config import DEFAULT_INDEX_CACHE, RESOLUTIONS
+
+if TYPE_CHECKING:
+    from pipeline.index.manifest import IndexManifest
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 when done, 1 when nothing could be published, 2 for a mistake in the call."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(program, __doc__, "--store ~/features --resolution 0.5hz")
     parser.add_argument("--store", required=True, metavar="URL", help="feature store")
     parser.add_argument(
         "--resolution", choices=tuple(RESOLUTIONS), default="global", help="global: tracks; 0.5hz: moments"
@@ -35,25 +34,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_switch(parser, "--rebuild", "start anew even where a follow-up would do")
     add_switch(parser, "--ray", "spread the work over a Ray cluster")
     parser.add_argument(
-        "--cache", default=DEFAULT_CACHE, metavar="DIR", help="copies of what lies in object storage"
+        "--cache", default=DEFAULT_INDEX_CACHE, metavar="DIR", help="copies of what lies in object storage"
     )
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
-    settings = IndexSettings(
-        resolution=flags.resolution,
-        recipe=flags.recipe,
-        kind=flags.kind,
-        target_recall=flags.target_recall,
-        min_recall=flags.min_recall,
-        rebuild=flags.rebuild,
-        cache=flags.cache,
-    )
-    store = StoreLocation(flags.store, dict(flags.storage_option))
     start_s = time.monotonic()
 
     def run() -> int:
+        with parser.loading("the index library"):
+            from pipeline.index.build import build_index
+            from pipeline.index.draft import IndexSettings
+            from pipeline.location import StoreLocation
+
+        settings = IndexSettings(
+            resolution=flags.resolution,
+            recipe=flags.recipe,
+            kind=flags.kind,
+            target_recall=flags.target_recall,
+            min_recall=flags.min_recall,
+            rebuild=flags.rebuild,
+            cache=flags.cache,
+        )
+        store = StoreLocation(flags.store, dict(flags.storage_option))
         if flags.ray:
-            from pipeline.index.dataflow import map_over_ray  # Ray takes seconds to import, and few builds need it
+            with parser.loading("Ray"):  # few calls need it
+                from pipeline.index.dataflow import map_over_ray
 
             manifest = build_index(store, settings, map_over_ray)
         else:
@@ -106,4 +111,4 @@ def _share(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

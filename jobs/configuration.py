@@ -17,70 +17,69 @@ import argparse
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
+from jobs.flags import FlagTable, KeyValueFlag, is_negation, name_flag
 from pipeline.errors import StorageError, UsageError
-from pipeline.storage import read_file
 
 HIDDEN = "(hidden)"
 NOT_KEPT = ("help", "config")
+Loading = Callable[[str], AbstractContextManager[None]]
 
 
-def add_configuration(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+def add_configuration(table: FlagTable, program: str, arguments: Sequence[str], loading: Loading) -> list[str]:
     """Put what a configuration file says in front of a command line, which may override it.
 
     Args:
-        parser: The command's parser, complete.
+        table: The command's flags.
+        program: The command's name, for messages.
         arguments: The command line.
+        loading: Says what is loaded, where that takes a while.
 
     Returns:
-        A command line without ``--config``; ``arguments`` where it names no file.
+        The command line with the file's flags in front; ``arguments`` where it names no file.
 
     Raises:
         UsageError: The file cannot be read, has a key that is no flag of this command, or a value that the flag
             does not take.
     """
-    given = [find_flag(parser, argument) for argument in arguments]
+    given = [table.find(argument) for argument in arguments]
     positions = [index for index, flag in enumerate(given) if flag is not None and flag.dest == "config"]
     if not positions:
         return list(arguments)
     _, has_value, url = arguments[positions[-1]].partition("=")
     if not has_value:
         url = next(iter(arguments[positions[-1] + 1 :]), "")
-    overridden = _list_rivals(parser, given)
+    overridden = table.list_rivals(given)
     words: list[str] = []
-    for flag, key, value in read_configuration(parser, url):
+    for flag, key, value in read_configuration(table, program, url, loading):
         if flag not in overridden:
             words += _as_words(flag, key, value, url)
     return [*words, *arguments]
 
 
-def read_configuration(parser: argparse.ArgumentParser, url: str) -> list[tuple[argparse.Action, str, object]]:
+def read_configuration(
+    table: FlagTable, program: str, url: str, loading: Loading
+) -> list[tuple[argparse.Action, str, object]]:
     """Read a file's keys and values, each with the flag that it sets.
 
     Raises:
         UsageError: The file cannot be read, or has a key that is no flag of this command, or one flag twice.
     """
     try:
-        content = tomllib.loads(read_file(url).decode())
-    except StorageError as error:
-        raise UsageError(f"--config: {error}") from error
+        content = tomllib.loads(_read(url, loading).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {url}: expected TOML, found {error}") from error
-    keys = {
-        name.lstrip("-"): flag
-        for flag in parser._actions
-        for name in flag.option_strings
-        if flag.dest not in NOT_KEPT and not _is_negation(flag, name)
-    }
+    keys = {name: flag for name, flag in table.name_keys().items() if flag.dest not in NOT_KEPT}
     found: dict[str, tuple[argparse.Action, str, object]] = {}
     for key, value in content.items():
         flag = keys.get(key) or keys.get(key.replace("_", "-"))
         if flag is None:
             nearest = difflib.get_close_matches(key.replace("_", "-"), keys, n=1, cutoff=0.0)[0]
             raise UsageError(
-                f"--config {url}: expected names of flags of {parser.prog}, found {key!r}; the nearest is "
-                f"{nearest!r}"
+                f"--config {url}: expected names of flags of {program}, found {key!r}; the nearest is {nearest!r}"
             )
         if flag.dest in found:
             raise UsageError(f"--config {url}: {found[flag.dest][1]!r} and {key!r} set the same flag; keep one")
@@ -88,29 +87,29 @@ def read_configuration(parser: argparse.ArgumentParser, url: str) -> list[tuple[
     return list(found.values())
 
 
-def describe_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> dict[str, object]:
+def describe_flags(table: FlagTable, flags: argparse.Namespace) -> dict[str, object]:
     """Return a command's flags as they were in effect, in a form that may be kept and shown.
 
     Values of file system options are left out, and so are passwords and signatures in URLs.
 
     Args:
-        parser: The command's parser.
-        flags: What it parsed.
+        table: The command's flags.
+        flags: What its parser read.
 
     Returns:
         Flags by their long names, ready for JSON.
     """
     described: dict[str, object] = {}
-    for flag in parser._actions:
+    for flag in table.flags:
         if flag.dest in NOT_KEPT:
             continue
         value = getattr(flags, flag.dest)
-        if isinstance(flag, argparse._AppendAction):
-            described[flag_name(flag)] = {key: HIDDEN for key, _ in value}
+        if isinstance(flag, KeyValueFlag):
+            described[name_flag(flag)] = {key: HIDDEN for key, _ in value}
         elif isinstance(value, tuple):
-            described[flag_name(flag)] = list(value)
+            described[name_flag(flag)] = list(value)
         else:
-            described[flag_name(flag)] = hide_credentials(value) if isinstance(value, str) else value
+            described[name_flag(flag)] = hide_credentials(value) if isinstance(value, str) else value
     return described
 
 
@@ -120,34 +119,18 @@ def hide_credentials(text: str) -> str:
     return re.sub(r"[?#].*", f"?{HIDDEN}", text) if text.startswith(("http://", "https://")) else text
 
 
-def flag_name(flag: argparse.Action) -> str:
-    """Return a flag's first long name without its dashes; of a positional its name."""
-    names = [name for name in flag.option_strings if name.startswith("--")] or list(flag.option_strings)
-    return names[0].lstrip("-") if names else flag.dest
+def _read(url: str, loading: Loading) -> bytes:
+    try:
+        if "://" not in url:
+            return Path(url).expanduser().read_bytes()
+        with loading(hide_credentials(url)):
+            from pipeline.storage import read_file  # brings Arrow, for which a file on this machine need not wait
 
-
-def find_flag(parser: argparse.ArgumentParser, argument: str) -> argparse.Action | None:
-    """Return the flag that a word of a command line names, in full or by an unambiguous beginning."""
-    name = argument.partition("=")[0]
-    if not name.startswith("-") or name == "--":
-        return None
-    flags = parser._option_string_actions
-    if name in flags:
-        return flags[name]
-    begun = {id(flag): flag for text, flag in flags.items() if name.startswith("--") and text.startswith(name)}
-    return next(iter(begun.values())) if len(begun) == 1 else None
-
-
-def _list_rivals(
-    parser: argparse.ArgumentParser, given: Sequence[argparse.Action | None]
-) -> list[argparse.Action]:
-    """List flags that exclude one that is given on the command line: the file's are then void."""
-    return [
-        rival
-        for group in parser._mutually_exclusive_groups
-        if any(flag in given for flag in group._group_actions)
-        for rival in group._group_actions
-    ]
+            return read_file(url)
+    except OSError as error:
+        raise UsageError(f"--config: cannot read {url}: {error.strerror}") from error
+    except StorageError as error:
+        raise UsageError(f"--config: {error}") from error
 
 
 def _as_words(flag: argparse.Action, key: str, value: object, url: str) -> list[str]:
@@ -156,7 +139,7 @@ def _as_words(flag: argparse.Action, key: str, value: object, url: str) -> list[
     is_switch = flag.nargs == 0
     if isinstance(value, bool):
         if is_switch:
-            return [name] if value else [text for text in flag.option_strings if _is_negation(flag, text)]
+            return [name] if value else [text for text in flag.option_strings if is_negation(flag, text)]
         if flag.nargs == "?":
             return [name] if value else []
     elif not is_switch:
@@ -164,14 +147,15 @@ def _as_words(flag: argparse.Action, key: str, value: object, url: str) -> list[
         if texts is not None:
             _try_values(flag, texts, f"--config {url}: {key}", isinstance(value, list))
             return [f"{name}={text}" for text in texts]
-    expected = "true or false" if is_switch else "a table" if _is_repeatable(flag) else "a text or a number"
+    is_table = isinstance(flag, KeyValueFlag)
+    expected = "true or false" if is_switch else "a table" if is_table else "a text or a number"
     # The value is not shown: it may be a secret in the wrong place.
     raise UsageError(f"--config {url}: {key}: expected {expected}, found {type(value).__name__}")
 
 
 def _as_texts(flag: argparse.Action, value: object) -> list[str] | None:
     """Return a value as the texts that the flag reads, or None where it is of the wrong kind."""
-    if _is_repeatable(flag):
+    if isinstance(flag, KeyValueFlag):
         if not isinstance(value, Mapping) or not all(_is_plain(item) for item in value.values()):
             return None
         return [f"{name}={_as_text(item)}" for name, item in value.items()]
@@ -194,14 +178,6 @@ def _try_values(flag: argparse.Action, texts: Sequence[str], where: str, is_list
             raise UsageError(f"{where}: expected one value, found a list")
         if flag.choices is not None and parsed not in flag.choices:
             raise UsageError(f"{where}: expected one of {', '.join(map(str, flag.choices))}, found {text!r}")
-
-
-def _is_repeatable(flag: argparse.Action) -> bool:
-    return isinstance(flag, argparse._AppendAction)
-
-
-def _is_negation(flag: argparse.Action, name: str) -> bool:
-    return isinstance(flag, argparse.BooleanOptionalAction) and name.startswith("--no-")
 
 
 def _is_plain(value: object) -> bool:

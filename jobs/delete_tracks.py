@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import json
-import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from jobs.arguments import EXIT_OPEN_BOOKS, OneLineParser, add_storage_option, add_switch, run_or_explain
+from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
+from jobs.program import EXIT_OPEN_BOOKS, run_script
 from pipeline.errors import StorageError, UsageError
-from pipeline.location import StoreLocation
-from pipeline.report.publish import remove_reports_of
-from pipeline.storage import list_files, read_file
-from pipeline.store.maintain import delete_tracks, find_stored_ids, vacuum_store
-from pipeline.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from pipeline.location import StoreLocation
+    from pipeline.store.writer import StoreWriter
 
 DERIVED = ("indexes", "neighbors")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 when the tracks are gone, 1 when it broke off, 2 for a mistake in the call."""
-    parser = OneLineParser(description=__doc__)
+    parser = OneLineParser(program, __doc__, "--store ~/features --ids taken_down.txt --vacuum")
     parser.add_argument("--store", required=True, metavar="URL", help="feature store")
     parser.add_argument("--ids", required=True, metavar="FILE", help="track ids, one a line")
     add_switch(parser, "--vacuum", "also remove every file that is not current: older versions go with it")
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
-    store = StoreLocation(flags.store, dict(flags.storage_option))
 
     def run() -> int:
-        line = take_down(store, read_ids(flags.ids), flags.vacuum)
+        with parser.loading("the store"):
+            from pipeline.location import StoreLocation
+            from pipeline.store.writer import StoreWriter
+
+        store = StoreLocation(flags.store, dict(flags.storage_option))
+        ids = read_ids(flags.ids)
+        line = take_down(StoreWriter(store, f"delete-{uuid.uuid4().hex[:12]}"), ids, flags.vacuum)
         print(json.dumps(line))
         return EXIT_OPEN_BOOKS if flags.vacuum and line["files_with_rows"] else 0
 
@@ -43,6 +48,8 @@ def read_ids(url: str) -> list[str]:
     Raises:
         UsageError: There is none, or the file is no text in UTF-8.
     """
+    from pipeline.storage import read_file
+
     try:
         text = read_file(url).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -55,9 +62,12 @@ def read_ids(url: str) -> list[str]:
     return ids
 
 
-def take_down(store: StoreLocation, track_ids: Sequence[str], vacuum: bool) -> dict[str, object]:
+def take_down(writer: StoreWriter, track_ids: Sequence[str], vacuum: bool) -> dict[str, object]:
     """Delete, vacuum if asked to, and read every file that is left to see whether the tracks are in it."""
-    writer = StoreWriter(store, f"delete-{uuid.uuid4().hex[:12]}")
+    from pipeline.report.publish import remove_reports_of
+    from pipeline.store.maintain import delete_tracks, find_stored_ids, vacuum_store
+
+    store = writer.store
     line: dict[str, object] = {"ids": len(set(track_ids)), "deleted": delete_tracks(writer, track_ids)}
     line["store_version"] = writer.store_version
     if vacuum:
@@ -74,13 +84,15 @@ def take_down(store: StoreLocation, track_ids: Sequence[str], vacuum: bool) -> d
     if derived:
         print(
             f"what was made from the store still knows these tracks ({', '.join(derived)}): make it again with "
-            "jobs/build_index.py --rebuild for each resolution, and jobs/neighbors.py"
+            "musicfm index --rebuild for each resolution, and musicfm neighbors"
         )
     return line
 
 
 def list_derived(store: StoreLocation) -> list[str]:
     """List what lies beside the tables and was made from them: indexes, neighbours."""
+    from pipeline.storage import list_files
+
     found = []
     for name in DERIVED:
         with suppress(StorageError):  # there is none
@@ -90,4 +102,4 @@ def list_derived(store: StoreLocation) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import NoReturn
-
-import pyarrow as pa
+from functools import partial
+from typing import TYPE_CHECKING
 
 from jobs.arguments import (
-    EXIT_OPEN_BOOKS,
     OneLineParser,
     add_storage_option,
     add_switch,
@@ -23,20 +20,28 @@ from jobs.arguments import (
     whole_number,
 )
 from jobs.configuration import describe_flags
+from jobs.program import EXIT_OPEN_BOOKS
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
-from pipeline.location import StoreLocation
-from pipeline.run.estimate import describe_estimate
-from pipeline.run.run import RunReport, embed_catalog, preview_catalog
+from pipeline.run.start import start_preview, start_run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.run.run import RunReport
 
 
-def build_embed_parser(description: str, default_checkpoint: str | None = None) -> OneLineParser:
+def build_embed_parser(
+    program: str | None, description: str | None, example: str, default_checkpoint: str | None = None
+) -> OneLineParser:
     """Build a parser with the flags that all embedding commands share.
 
     Args:
+        program: As ``OneLineParser`` takes it.
         description: What the command does, for ``--help``.
+        example: As ``OneLineParser`` takes it.
         default_checkpoint: Name or URL; None makes the flag required.
     """
-    parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(program, description, example)
     parser.add_argument("--store", required=True, metavar="URL", help="feature store: a folder or bucket prefix")
     add_model_arguments(parser, default_checkpoint)
     parser.add_argument(
@@ -49,7 +54,7 @@ def build_embed_parser(description: str, default_checkpoint: str | None = None) 
     parser.add_argument(
         "--mantissa-bits", type=whole_number(1, 23), default=10, help="kept of each stored float32"
     )
-    run = parser.add_argument_group("the run")
+    run = parser.add_group("the run")
     run.add_argument("--limit", type=whole_number(1), metavar="N", help="only the catalog's first N tracks, by id")
     add_switch(run, "--dry-run", "say what would be done, write nothing")
     add_switch(run, "--prune", "take tracks out that left the catalog")
@@ -61,15 +66,15 @@ def build_embed_parser(description: str, default_checkpoint: str | None = None) 
         "--stall-timeout-s", type=positive_number, default=3600.0, help="give up after such a silence"
     )
     run.add_argument("--log-format", choices=("text", "json"), default="text", help="of standard error")
-    storage = parser.add_argument_group("storage (credentials come from the standard places, such as AWS_*)")
+    storage = parser.add_group("storage (credentials come from the standard places, such as AWS_*)")
     add_storage_option(storage, "--storage-option", "the store")
     add_storage_option(storage, "--audio-option", "the audio")
     return parser
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default_checkpoint: str | None) -> None:
+def add_model_arguments(parser: OneLineParser, default_checkpoint: str | None) -> None:
     """Add the flags that say which model runs, and how."""
-    model = parser.add_argument_group("the model")
+    model = parser.add_group("the model")
     model.add_argument(
         "--checkpoint",
         default=default_checkpoint,
@@ -110,15 +115,20 @@ def run_embed_command(
         parser.error("--prune with --limit would delete every track past the limit; give one of them")
 
     def run() -> int:
-        settings = read_settings(flags, describe_flags(parser, flags))
-        catalog = load_catalog(flags)
-        if flags.limit:
-            catalog = catalog.slice(0, flags.limit)
-        report = (preview_catalog if flags.dry_run else embed_catalog)(catalog, settings)
+        settings = read_settings(flags, describe_flags(parser.table, flags))
+        load = partial(load_limited, load_catalog, flags)
+        report = (start_preview if flags.dry_run else start_run)(load, settings)
         print_report(report, flags.store, flags.dry_run)
+        if parser.is_program:  # the collector would look through what torch and Ray built up for a second
+            gc.freeze()
         return 0 if report.closed else EXIT_OPEN_BOOKS
 
     return run_or_explain(parser, run, flags.log_format)
+
+
+def load_limited(load_catalog: Callable[[argparse.Namespace], pa.Table], flags: argparse.Namespace) -> pa.Table:
+    """Return the catalog, cut where ``--limit`` says."""
+    return load_catalog(flags).slice(0, flags.limit)
 
 
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:
@@ -131,6 +141,8 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         f"{report.bytes_written / 1e6:.3f} MB written"
     )
     if report.estimate is not None:
+        from pipeline.run.estimate import describe_estimate
+
         print("\n".join(f"  {line}" for line in describe_estimate(report.estimate)))
     for reason, number in sorted(counts.failures_by_reason.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {number:>8}  {reason}")
@@ -178,6 +190,8 @@ def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object]
         flags: What the parser of ``build_embed_parser`` read.
         configuration: What the run keeps of them, from ``describe_flags``.
     """
+    from pipeline.location import StoreLocation
+
     return RunSettings(
         store=StoreLocation(flags.store, dict(flags.storage_option)),
         checkpoint=flags.checkpoint,
@@ -199,12 +213,3 @@ def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object]
         prune=flags.prune,
         configuration=configuration or {},
     )
-
-
-def leave(code: int) -> NoReturn:
-    """End the process with an exit code.
-
-    All its memory goes at once: the garbage collector would look through what torch and Ray built up for a second.
-    """
-    gc.freeze()
-    sys.exit(code)

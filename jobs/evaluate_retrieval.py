@@ -4,50 +4,41 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from jobs.arguments import OneLineParser, add_storage_option, run_or_explain, whole_number
+from jobs.program import run_script
 from pipeline.errors import UsageError
-from pipeline.index.vector_index import VectorIndex
-from pipeline.location import StoreLocation
-from pipeline.search.evaluate import RetrievalReport, evaluate_rankings
-from pipeline.search.ground_truth import (
-    GroundTruth,
-    leave_out_same_artist,
-    read_cliques,
-    read_lastfm_database,
-    read_lastfm_folder,
-    read_pairs,
-    read_tags,
-)
-from pipeline.search.neighbors import find_neighbors
-from pipeline.storage import Options
 
-LOADERS: dict[str, Callable[[str, Options], GroundTruth]] = {
-    "pairs": read_pairs,
-    "lastfm": read_lastfm_folder,
-    "lastfm-db": lambda path, _: read_lastfm_database(path),
-    "cliques": read_cliques,
-    "tags": read_tags,
-}
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.index.vector_index import VectorIndex
+    from pipeline.search.evaluate import RetrievalReport
+    from pipeline.search.ground_truth import GroundTruth
+    from pipeline.storage import Options
+
+FORMATS = ("pairs", "lastfm", "lastfm-db", "cliques", "tags")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 when done, 1 when it broke off, 2 for a mistake in the call."""
-    parser = build_parser()
+    parser = build_parser(program)
     flags = parser.parse_args(arguments)
     start_s = time.monotonic()
 
     def run() -> int:
+        with parser.loading("the index"):
+            from pipeline.index.vector_index import VectorIndex
+            from pipeline.location import StoreLocation
+
         index = VectorIndex.open(
             StoreLocation(flags.store, dict(flags.storage_option)), "global", flags.recipe, flags.cache
         )
-        truth = LOADERS[flags.format](flags.truth, dict(flags.truth_option))
+        truth = read_truth(flags.format, flags.truth, dict(flags.truth_option))
         artist_filter = flags.format == "tags" if flags.artist_filter is None else flags.artist_filter
         report = evaluate_index(index, truth, artist_filter, flags.k, flags.depth, flags.max_queries)
         print_report(report)
@@ -65,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_or_explain(parser, run)
 
 
-def build_parser() -> OneLineParser:
+def build_parser(program: str | None = None) -> OneLineParser:
     """Build the command's parser."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(program, __doc__, "--store ~/features --truth pairs.csv -k 1,10")
     parser.add_argument(
         "--store", required=True, metavar="URL", help="feature store with an index of global vectors"
     )
@@ -77,7 +68,7 @@ def build_parser() -> OneLineParser:
     )
     parser.add_argument(
         "--format",
-        choices=tuple(LOADERS),
+        choices=FORMATS,
         default="pairs",
         help="pairs: CSV or Parquet of query_id, relevant_id[, grade]; lastfm: folder of the Last.fm data set's "
         "JSON files; lastfm-db: its lastfm_similars.db; cliques: a SecondHandSongs list; tags: CSV or Parquet "
@@ -105,6 +96,27 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+def read_truth(format_name: str, path: str, options: Options) -> GroundTruth:
+    """Read what is known to be similar.
+
+    Args:
+        format_name: One of ``FORMATS``.
+        path: File or folder.
+        options: File system options.
+    """
+    from pipeline.search import ground_truth
+
+    if format_name == "lastfm-db":
+        return ground_truth.read_lastfm_database(path)
+    readers = {
+        "pairs": ground_truth.read_pairs,
+        "lastfm": ground_truth.read_lastfm_folder,
+        "cliques": ground_truth.read_cliques,
+        "tags": ground_truth.read_tags,
+    }
+    return readers[format_name](path, options)
+
+
 def evaluate_index(
     index: VectorIndex,
     truth: GroundTruth,
@@ -118,6 +130,12 @@ def evaluate_index(
     Raises:
         UsageError: No query can be evaluated, or the artist filter has no artists to go by.
     """
+    import numpy as np
+
+    from pipeline.search.evaluate import evaluate_rankings
+    from pipeline.search.ground_truth import leave_out_same_artist
+    from pipeline.search.neighbors import find_neighbors
+
     track_ids = index.tracks.column("track_id").to_pylist()
     has_vector = index.tracks.column("num_vectors").to_numpy() > 0
     position_of = {track_id: position for position, track_id in enumerate(track_ids) if has_vector[position]}
@@ -159,6 +177,8 @@ def _read_artists(index: VectorIndex) -> dict[str, str]:
 
 
 def _number_artists(artists: Sequence[str | None]) -> np.ndarray:
+    import numpy as np
+
     numbers: dict[str, int] = {}
     return np.array([-1 if not name else numbers.setdefault(name, len(numbers)) for name in artists], np.int64)
 
@@ -171,4 +191,4 @@ def _parse_counts(text: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

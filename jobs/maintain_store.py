@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain, whole_number
-from pipeline.index.manifest import list_indexes, remove_index
-from pipeline.location import StoreLocation
-from pipeline.store.maintain import (
-    DEFAULT_DEAD_SHARE,
-    PartitionReport,
-    compact_store,
-    drop_recipe,
-    report_store,
-    vacuum_store,
-)
-from pipeline.store.read import FeatureStore
-from pipeline.store.writer import StoreWriter
+from jobs.program import run_script
+from pipeline.config import DEFAULT_DEAD_SHARE
+
+if TYPE_CHECKING:
+    from pipeline.location import StoreLocation
+    from pipeline.store.maintain import PartitionReport
+    from pipeline.store.read import FeatureStore
+    from pipeline.store.writer import StoreWriter
 
 WEEK_HOURS = 168
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 when done, 1 when it broke off, 2 for a mistake in the call."""
-    parser = OneLineParser(description=__doc__)
+    parser = OneLineParser(program, __doc__, "--store ~/features --report")
     parser.add_argument("--store", required=True, metavar="URL", help="feature store")
     add_switch(parser, "--report", "only print what the store weighs")
     add_switch(parser, "--recipes", "only list the recipes")
@@ -45,25 +41,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
-    store = StoreLocation(flags.store, dict(flags.storage_option))
 
     def run() -> int:
+        with parser.loading("the store"):
+            from pipeline.location import StoreLocation
+            from pipeline.store.read import FeatureStore
+            from pipeline.store.writer import StoreWriter
+
+        store = StoreLocation(flags.store, dict(flags.storage_option))
         if flags.recipes:
-            print_recipes(store)
+            print_recipes(FeatureStore(store.url, "latest", store.options))
         else:
-            print(json.dumps(maintain(store, flags.report, flags.drop_recipe, flags.dead_share, flags.vacuum)))
+            writer = None if flags.report else StoreWriter(store, f"maintain-{uuid.uuid4().hex[:12]}")
+            print(json.dumps(maintain(store, writer, flags.drop_recipe, flags.dead_share, flags.vacuum)))
         return 0
 
     return run_or_explain(parser, run)
 
 
 def maintain(
-    store: StoreLocation, only_report: bool, recipe: str | None, dead_share: float, vacuum_hours: int | None
+    store: StoreLocation,
+    writer: StoreWriter | None,
+    recipe: str | None,
+    dead_share: float,
+    vacuum_hours: int | None,
 ) -> dict[str, object]:
-    """Do what the flags ask for, print the report, and return the last line."""
+    """Do what the flags ask for (nothing without a writer), print the report, and return the last line."""
+    from pipeline.store.maintain import compact_store, drop_recipe, report_store, vacuum_store
+
     line: dict[str, object] = {"store": store.url}
-    if not only_report:
-        writer = StoreWriter(store, f"maintain-{uuid.uuid4().hex[:12]}")
+    if writer is not None:
         if recipe is not None:
             line["files_dropped"] = drop_recipe(writer, recipe)
             line["indexes_removed"] = remove_indexes(store, recipe)
@@ -82,6 +89,8 @@ def maintain(
 
 def remove_indexes(store: StoreLocation, recipe: str) -> list[str]:
     """Remove a recipe's indexes, which would go on to find its tracks; return their resolutions."""
+    from pipeline.index.manifest import list_indexes, remove_index
+
     locations = [location for location in list_indexes(store) if location.recipe == recipe]
     for location in locations:
         remove_index(location)
@@ -99,13 +108,13 @@ def print_reports(reports: Sequence[PartitionReport]) -> None:
         )
 
 
-def print_recipes(store: StoreLocation) -> None:
+def print_recipes(store: FeatureStore) -> None:
     """Print one line per recipe, then all as JSON."""
-    rows = FeatureStore(store.url, "latest", store.options).recipes().to_pylist()
+    rows = store.recipes().to_pylist()
     for row in rows:
         print(f"{row['recipe']:<28} {row['num_tracks']:>9} tracks  {row['checkpoint']}")
     print(json.dumps([{**row, "created_time": str(row["created_time"])} for row in rows]))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

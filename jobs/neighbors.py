@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
-from pipeline.location import StoreLocation
-from pipeline.search.neighbors import TABLE_NAME, write_neighbors
+from jobs.program import run_script
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 when done, 1 when nothing could be committed, 2 for a mistake in the call."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(program, __doc__, "--store ~/features -k 10")
     parser.add_argument(
         "--store", required=True, metavar="URL", help="feature store with an index of global vectors"
     )
@@ -28,12 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.k < 1:
         parser.error(f"-k: expected 1 or more, found {flags.k}")
-    store = StoreLocation(flags.store, dict(flags.storage_option))
     start_s = time.monotonic()
 
     def run() -> int:
+        with parser.loading("the index library"):
+            from pipeline.location import StoreLocation
+            from pipeline.search.neighbors import TABLE_NAME, write_neighbors
+
+        store = StoreLocation(flags.store, dict(flags.storage_option))
         if flags.ray:
-            from pipeline.index.dataflow import map_over_ray  # Ray takes seconds to import
+            with parser.loading("Ray"):  # few calls need it
+                from pipeline.index.dataflow import map_over_ray
 
             report = write_neighbors(store, flags.k, flags.recipe, flags.cache, map_over_ray)
         else:
@@ -51,4 +53,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

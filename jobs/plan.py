@@ -6,29 +6,27 @@ Some of the files are tried on this machine, or on the cluster that Ray joins. T
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
-from jobs.arguments import EXIT_OPEN_BOOKS, positive_number, run_or_explain
+from jobs.arguments import positive_number, run_or_explain
 from jobs.configuration import describe_flags
-from jobs.embedding import build_embed_parser, print_report, read_settings
-from pipeline.catalog.load import load_catalog
-from pipeline.report.publish import save_plan
-from pipeline.run.estimate import GPU_TFLOPS, Prices
-from pipeline.run.run import preview_catalog
-
-logger = logging.getLogger(__name__)
+from jobs.embed_catalog import load as load_catalog
+from jobs.embedding import build_embed_parser, load_limited, print_report, read_settings
+from jobs.program import EXIT_OPEN_BOOKS, run_script
+from pipeline.run.gpus import GPU_TFLOPS
+from pipeline.run.start import start_preview
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 for a plan, 1 when it broke off, 2 for a mistake in the call."""
-    parser = build_embed_parser(__doc__ or "")
+    example = "--audio ~/Music --store ~/features --checkpoint msd --price-core-hour 0.05"
+    parser = build_embed_parser(program, __doc__, example)
     parser.add_argument(
         "--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket, manifest or mirdata:NAME"
     )
-    plan = parser.add_argument_group("the plan")
+    plan = parser.add_group("the plan")
     plan.add_argument("--gpu", choices=tuple(GPU_TFLOPS), help="reckon with one of these, not with what is here")
     plan.add_argument("--price-gpu-hour", type=positive_number, metavar="X", help="of one GPU")
     plan.add_argument("--price-core-hour", type=positive_number, metavar="X", help="of one CPU core")
@@ -36,12 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
 
     def run() -> int:
-        settings = read_settings(flags, describe_flags(parser, flags))
-        catalog = load_catalog(flags.audio, dict(flags.audio_option))
-        if flags.limit:
-            catalog = catalog.slice(0, flags.limit)
+        with parser.loading("PyTorch"):
+            from pipeline.report.plan_file import save_plan
+            from pipeline.run.estimate import Prices
+
+        settings = read_settings(flags, describe_flags(parser.table, flags))
+        load = partial(load_limited, load_catalog, flags)
         prices = Prices(flags.price_gpu_hour, flags.price_core_hour, flags.price_gb_month)
-        report = preview_catalog(catalog, settings, prices, flags.gpu)
+        report = start_preview(load, settings, prices, flags.gpu)
         if report.estimate is not None and report.estimate.num_tracks and flags.gpu is None:
             save_plan(settings.store, list(report.recipes), report.store_version, asdict(report.estimate))
         print_report(report, flags.store, dry_run=True)
@@ -51,4 +51,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

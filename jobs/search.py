@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
+from jobs.program import run_script
 from pipeline.errors import TrackError, UsageError
-from pipeline.index.vector_index import VectorIndex
-from pipeline.location import StoreLocation
-from pipeline.search.searcher import Hit, Searcher
-from pipeline.storage import read_file
+
+if TYPE_CHECKING:
+    from pipeline.search.searcher import Hit, Searcher
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 when it searched, 1 when it broke off, 2 for a mistake in the call."""
-    parser = build_parser()
+    parser = build_parser(program)
     flags = parser.parse_args(arguments)
     _check_flags(parser, flags)
 
     def run() -> int:
+        with parser.loading("the index"):
+            from pipeline.index.vector_index import VectorIndex
+            from pipeline.location import StoreLocation
+            from pipeline.search.searcher import Searcher
+
         index = VectorIndex.open(
             StoreLocation(flags.store, dict(flags.storage_option)), flags.resolution, flags.recipe, flags.cache
         )
         searcher = Searcher(index, flags.near_duplicate_score)
-        hits = search_by_track(searcher, flags) if flags.track is not None else search_by_audio(searcher, flags)
-        print_hits(hits)
+        if flags.track is not None:
+            hits = search_by_track(searcher, flags)
+        else:
+            hits = search_by_audio(parser, searcher, flags)
         if flags.json:
             query = {"audio": flags.audio} if flags.track is None else {"track_id": flags.track}
             query |= {"start_s": flags.start_s, "end_s": flags.end_s} if flags.track is not None else {}
@@ -41,17 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "near_duplicate_score": searcher.near_duplicate_score,
             }
             print(json.dumps(line), flush=True)
+        else:
+            print_hits(hits)
         return 0
 
     return run_or_explain(parser, run)
 
 
-def build_parser() -> OneLineParser:
+def build_parser(program: str | None = None) -> OneLineParser:
     """Build the command's parser."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(program, __doc__, "--store ~/features --track caves -k 5")
     parser.add_argument("--store", required=True, metavar="URL", help="feature store with an index")
-    query = parser.add_argument_group("the query (one of --track and --audio)")
-    one = query.add_mutually_exclusive_group(required=True)
+    query = parser.add_group("the query (one of --track and --audio)")
+    one = query.add_exclusive_group()
     one.add_argument("--track", metavar="ID", help="a track of the catalog")
     one.add_argument("--audio", metavar="URL", help="a file, of the catalog or not")
     query.add_argument("--start-s", "--start_s", type=float, metavar="S", help="only this section of --track")
@@ -61,7 +70,7 @@ def build_parser() -> OneLineParser:
     )
     query.add_argument("--stats", metavar="URL", help="normalisation file, where it is not beside the checkpoint")
     query.add_argument("--device", choices=("cuda", "cpu"), help="for --audio; by default a GPU if there is one")
-    hits = parser.add_argument_group("the hits")
+    hits = parser.add_group("the hits")
     hits.add_argument("-k", type=_count, default=10, metavar="N", help="how many")
     hits.add_argument(
         "--resolution", default="global", metavar="NAME", help="global: tracks; 0.5hz: moments, with their spans"
@@ -76,8 +85,8 @@ def build_parser() -> OneLineParser:
     hits.add_argument(
         "--near-duplicate-score", type=float, metavar="SCORE", help="mark hits from here on; by default measured"
     )
-    add_switch(hits, "--json", "end with one line of JSON")
-    storage = parser.add_argument_group("storage (credentials come from the standard places, such as AWS_*)")
+    add_switch(hits, "--json", "print one line of JSON, and nothing else")
+    storage = parser.add_group("storage (credentials come from the standard places, such as AWS_*)")
     storage.add_argument("--cache", metavar="DIR", help="copies of an index that lies in object storage")
     add_storage_option(storage, "--storage-option", "the store")
     add_storage_option(storage, "--audio-option", "--audio")
@@ -91,9 +100,11 @@ def search_by_track(searcher: Searcher, flags: argparse.Namespace) -> list[Hit]:
     )
 
 
-def search_by_audio(searcher: Searcher, flags: argparse.Namespace) -> list[Hit]:
+def search_by_audio(parser: OneLineParser, searcher: Searcher, flags: argparse.Namespace) -> list[Hit]:
     """Search by a file, embedded as the catalog was."""
-    from pipeline.search.query import AudioQuery  # brings torch, for which a search by a track need not wait
+    with parser.loading("PyTorch"):  # for which a search by a track need not wait
+        from pipeline.search.query import AudioQuery
+        from pipeline.storage import read_file
 
     manifest = searcher.index.manifest
     data = read_file(flags.audio, dict(flags.audio_option))
@@ -138,4 +149,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -7,26 +7,31 @@ import ipaddress
 import json
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.arguments import OneLineParser, add_storage_option, parse_resolutions, run_or_explain, whole_number
+from jobs.program import run_script
 from pipeline.errors import UsageError
-from pipeline.location import StoreLocation
-from pipeline.service.guard import Access
-from pipeline.service.serve import run_service
-from pipeline.service.state import ServiceSettings
+from pipeline.service.port import claim_port
+
+if TYPE_CHECKING:
+    from pipeline.service.state import ServiceSettings
 
 TOKEN_VARIABLE = "MUSICFM_SERVE_TOKEN"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command: 0 once it was told to end, 2 for a mistake in the call."""
-    parser = build_parser()
+    parser = build_parser(program)
     flags = parser.parse_args(arguments)
 
     def run() -> int:
+        claim_port(flags.host, flags.port)  # before what takes seconds: it may be taken
+        with parser.loading("PyTorch, Ray and the web server"):
+            from pipeline.service.serve import run_service
+
         settings = read_settings(flags)
 
         def announce(url: str) -> None:
@@ -46,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_or_explain(parser, run)
 
 
-def build_parser() -> OneLineParser:
+def build_parser(program: str | None = None) -> OneLineParser:
     """Return the parser of the command's flags."""
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(program, __doc__, "--store ~/features --checkpoint msd")
     parser.add_argument("--store", required=True, metavar="URL", help="feature store with an index")
     parser.add_argument("--recipe", metavar="ID", help="needed where several recipes are indexed")
     parser.add_argument(
@@ -60,20 +65,20 @@ def build_parser() -> OneLineParser:
     )
     parser.add_argument("--cache", metavar="DIR", help="for copies of an object store's indexes")
     parser.add_argument("--poll-interval-s", type=float, default=5.0, help="between looks for a newer index")
-    network = parser.add_argument_group("the network")
+    network = parser.add_group("the network")
     network.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all of this machine's"
     )
     network.add_argument("--port", type=int, default=8000, help="0 for any that is free")
     network.add_argument("--replicas", type=int, default=1, help="processes that answer")
     network.add_argument("--token-file", metavar="FILE", help=f"bearer token; or the variable {TOKEN_VARIABLE}")
-    audio = parser.add_argument_group("queries by audio")
+    audio = parser.add_group("queries by audio")
     audio.add_argument("--checkpoint", metavar="NAME_OR_URL", help="msd, fma, or any .pt or .safetensors")
     audio.add_argument("--stats", metavar="URL", help="normalisation file, where it is not beside the checkpoint")
     audio.add_argument("--device", choices=("cuda", "cpu"), help="by default a GPU if there is one")
     audio.add_argument("--max-upload-mb", type=whole_number(1, 2**20), default=50, help="longer files are refused")
     audio.add_argument("--max-duration-s", type=float, default=1200.0, help="longer music is refused")
-    storage = parser.add_argument_group("storage (credentials come from the standard places, such as AWS_*)")
+    storage = parser.add_group("storage (credentials come from the standard places, such as AWS_*)")
     add_storage_option(storage, "--storage-option", "the store")
     add_storage_option(storage, "--audio-option", "the audio")
     return parser
@@ -90,6 +95,10 @@ def read_settings(flags: argparse.Namespace) -> ServiceSettings:
             raise UsageError(
                 f"expected a number over 0 for --{name.replace('_', '-')}, found {getattr(flags, name)}"
             )
+    from pipeline.location import StoreLocation
+    from pipeline.service.guard import Access
+    from pipeline.service.state import ServiceSettings
+
     return ServiceSettings(
         store=StoreLocation(flags.store, dict(flags.storage_option)),
         resolutions=flags.resolution,
@@ -137,4 +146,4 @@ def is_loopback(host: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

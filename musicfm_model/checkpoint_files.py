@@ -14,8 +14,6 @@ from tempfile import TemporaryDirectory
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
-from huggingface_hub import HfFileSystem, hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from musicfm_model.errors import CheckpointError
 
@@ -80,7 +78,9 @@ def local_copy(url: str, storage_options: Options | None = None) -> Iterator[Pat
             if isinstance(fs, LocalFileSystem):
                 local = Path(path)
                 local.open("rb").close()
-            elif isinstance(fs, HfFileSystem) and _is_plain_hub_path(path):
+            elif url.startswith("hf://") and _is_plain_hub_path(path):
+                from huggingface_hub import hf_hub_download  # half a second that other places need not wait
+
                 owner, name, filename = path.split("/", 2)
                 local = Path(hf_hub_download(f"{owner}/{name}", filename, token=fs.token))
             else:
@@ -191,6 +191,8 @@ def _is_plain_hub_path(path: str) -> bool:
 
 
 def _describe_unreadable(url: str, error: Exception) -> CheckpointError:
+    from huggingface_hub.errors import LocalEntryNotFoundError  # of a hub that is not reached: nobody knows
+
     if isinstance(error, FileNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         return CheckpointError(
             f"nothing at {url}: expected an existing file (a checkpoint may also be one of the names "

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.location import StoreLocation
-from pipeline.storage import Options
+if TYPE_CHECKING:  # these bring Arrow, for which whoever only asks for names need not wait
+    from pipeline.location import StoreLocation
+    from pipeline.storage import Options
 
 SAMPLE_RATE_HZ = 24_000
 HOP_LENGTH = 240  # samples between mel frames: 100 Hz
@@ -68,6 +69,11 @@ def window_length_s(resolution: Resolution, windows: WindowPolicy) -> float:
 def list_window_lengths_s(resolutions: Iterable[str], windows: WindowPolicy) -> set[float]:
     """Return the different input lengths in seconds that resolutions take: one pass over a track each."""
     return {window_length_s(RESOLUTIONS[name], windows) for name in resolutions}
+
+
+EXPORT_FORMATS = ("webdataset", "huggingface")
+DEFAULT_DEAD_SHARE = 0.2  # a part of which more is dead is rewritten
+DEFAULT_INDEX_CACHE = "~/.cache/musicfm-index"
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 ::
 
     FeatureStoreError
-    ├── UsageError      the whole run cannot start or go on; a command prints its one line and exits with 2
-    │   ├── CatalogError   the catalog cannot be read, or two of its tracks clash
-    │   ├── StorageError   no such bucket, credentials refused, a store that cannot be read or written
+    ├── UsageError      a mistake in the call: a command prints its one line and exits with 2
+    │   ├── CatalogError       the catalog cannot be read, or two of its tracks clash
+    │   ├── CheckpointError    the checkpoint is missing, damaged, or another one than is needed
     │   └── StoreFormatError   the store is there, but its tables are not what this version writes
+    ├── StorageError    storage refuses or does not answer, which may be over tomorrow; a command exits with 2
     ├── RunError        the run broke off in the middle; what it had committed stays, and it exits with 1
     ├── DeviceError     a device computes nothing at all; its process ends, and the tracks are tried again
     └── TrackError      one track cannot be processed; it becomes a row in ``failures`` and the run goes on
 
-``musicfm_model.checkpoint.CheckpointError`` stands beside this tree, because the model imports nothing of the
-pipeline; a command treats it as a ``UsageError``.
+The model imports nothing of the pipeline and has an error of its own for checkpoints, which becomes the one above
+where the pipeline loads them (``pipeline.embed.checkpoint``).
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ class CatalogError(UsageError):
     """The catalog cannot be read, or two files of it claim one track id."""
 
 
-class StorageError(UsageError):
-    """Storage as a whole refuses: no such bucket or folder, wrong credentials, nothing can be written."""
+class CheckpointError(UsageError):
+    """A checkpoint or its statistics file is missing, damaged, or not what its use needs."""
 
 
 class StoreFormatError(UsageError):
     """The feature store's tables are not of the format that this version reads and writes."""
+
+
+class StorageError(FeatureStoreError):
+    """Storage as a whole refuses: no such bucket or folder, wrong credentials, no answer, no room."""
 
 
 class RunError(FeatureStoreError):

@@ -8,10 +8,20 @@ import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+logger = logging.getLogger(__name__)
+
 RUN_ID: ContextVar[str] = ContextVar("run_id", default="")
 """The run that this process is at; set where the run gets its id."""
 
 _OWN = {*vars(logging.makeLogRecord({})), "message", "asctime", "run_id"}  # all else came by `extra=`
+
+
+def say(words: str) -> None:
+    """Tell people what is being done: a line on standard error, or in the log where it is kept at INFO."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info(words)
+    else:
+        print(words, file=sys.stderr, flush=True)
 
 
 class JsonFormatter(logging.Formatter):

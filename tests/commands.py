@@ -1,13 +1,7 @@
-"""The commands: every module of ``jobs`` that can be run."""
+"""The commands: the modules behind every name that ``musicfm`` knows."""
 
 from importlib import import_module
-from pathlib import Path
 
-import jobs
+from jobs.__main__ import COMMANDS as TABLE
 
-_FOLDER = Path(str(jobs.__file__)).parent
-COMMANDS = [
-    import_module(f"jobs.{path.stem}")
-    for path in sorted(_FOLDER.glob("*.py"))
-    if '__name__ == "__main__"' in path.read_text()
-]
+COMMANDS = {name: import_module(f"jobs.{module}") for name, (module, _) in TABLE.items()}

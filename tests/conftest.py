@@ -4,18 +4,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
+from pipeline.location import StoreLocation
 from tests.checkpoints import TINY, write_random_checkpoint
 from tests.skips import SkipGuard
 
 if TYPE_CHECKING:
     from tests.s3_server import S3Server
 
-# Ray and S3 are imported where a test asks for them: the model's tests run where there is PyTorch alone.
+# Ray, S3 and the stages are imported where a test asks for them: the model's tests run where there is PyTorch alone.
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipGuard())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # Small tensors lose more to waiting for a second thread than they gain.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +32,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
     write_random_checkpoint(path, TINY, seed=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def served_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> StoreLocation:
+    """A store of the tracks of ``tests/served.py``, with both indexes; for reading alone."""
+    from tests.served import build_indexes, embed_here, make_catalog
+
+    store = StoreLocation(str(tmp_path_factory.mktemp("served") / "store"))
+    embed_here(store, make_catalog(), tiny_checkpoint)
+    build_indexes(store)
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
 from pipeline.run.plan import Plan
-from pipeline.run.run import plan_against_store
+from pipeline.run.prepare import plan_against_store
 from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import open_table
 from pipeline.store.write import WriteSettings, write_parts

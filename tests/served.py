@@ -15,7 +15,7 @@ from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.location import StoreLocation
-from pipeline.run.run import build_recipes, load_model, plan_run
+from pipeline.run.prepare import build_recipes, load_model, plan_run
 from pipeline.schema import CATALOG
 from pipeline.storage import Options
 from pipeline.store.commit import RunCommitter

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.config import RESOLUTIONS, Recipe, RunSettings
 from pipeline.location import StoreLocation
-from pipeline.run.run import plan_run
+from pipeline.run.prepare import plan_run
 from pipeline.schema import EMBEDDED
 from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables

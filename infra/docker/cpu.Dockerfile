@@ -37,4 +37,4 @@ COPY pipeline pipeline
 RUN pip install --no-cache-dir --no-deps .
 
 USER 1000
-CMD ["musicfm-embed-catalog", "--help"]
+CMD ["musicfm", "--help"]

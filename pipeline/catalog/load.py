@@ -13,7 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.catalog.manifest import FACTS, common_folder, is_manifest, learn_facts, read_manifest
+from pipeline.catalog.manifest import (
+    FACTS,
+    common_folder,
+    convert_rows,
+    is_manifest,
+    learn_facts,
+    read_manifest,
+)
 from pipeline.catalog.mirdata import is_mirdata, read_mirdata
 from pipeline.errors import CatalogError
 from pipeline.schema import CATALOG
@@ -156,8 +163,27 @@ def find_clash(values: pa.ChunkedArray) -> tuple[int, int] | None:
     return int(first), int(second)
 
 
+def load_rows(rows: pa.Table, options: Options | None = None) -> pa.Table:
+    """Make a catalog of rows that a program has at hand; as for a manifest, paths from the working directory.
+
+    Args:
+        rows: Any table of Arrow with a column ``uri`` (or ``url``, ``path``, ``file``).
+        options: File system options.
+
+    Raises:
+        CatalogError: The rows cannot be understood, or two claim one id.
+        StorageError: The folder of the files may not be listed.
+    """
+    name = "the table"
+    return _complete_manifest(convert_rows(rows, name), name, options)
+
+
 def _load_manifest(url: str, options: Options | None) -> pa.Table:
-    table = read_manifest(url, options)
+    return _complete_manifest(read_manifest(url, options), url, options)
+
+
+def _complete_manifest(table: pa.Table, url: str, options: Options | None) -> pa.Table:
+    """Add to a manifest's rows what it does not tell: ids, and facts of the files."""
     uris = table["uri"]
     if "track_id" not in table.column_names:
         folder = common_folder(uris.drop_null().to_pylist())

@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,8 +61,26 @@ def read_manifest(url: str, options: Options | None = None) -> pa.Table:
         raise CatalogError(f"cannot read the manifest {url}: {' '.join(str(error).split())}") from error
     if not table.num_rows:
         raise CatalogError(f"expected tracks in {url}, found not one row")
-    columns = {name: _convert(table[given], name, url) for name, given in spelling.items()}
-    folder = posixpath.dirname(url)
+    return _convert_columns(table, spelling, url, posixpath.dirname(url))
+
+
+def convert_rows(rows: pa.Table, name: str) -> pa.Table:
+    """Return rows that a program has at hand as ``read_manifest`` returns a file's.
+
+    Args:
+        rows: With a column of ``URI_COLUMNS``; relative paths are taken from the working directory.
+        name: What to call the rows in errors.
+
+    Raises:
+        CatalogError: There are no rows or no such column, or a column has the wrong type.
+    """
+    if not rows.num_rows:
+        raise CatalogError(f"expected tracks in {name}, found not one row")
+    return _convert_columns(rows, _choose_columns(rows.column_names, name), name, os.getcwd())
+
+
+def _convert_columns(table: pa.Table, spelling: Mapping[str, str], name: str, folder: str) -> pa.Table:
+    columns = {column: _convert(table[given], column, name) for column, given in spelling.items()}
     uris = [None if uri is None else _make_absolute(uri, folder) for uri in columns["uri"].to_pylist()]
     return pa.table({**columns, "uri": pa.array(uris, pa.string())})
 

@@ -168,7 +168,7 @@ def build(
     if not written.files:
         raise UsageError(
             f"expected vectors of resolution {source.resolution} in the store at {location.store.url}, found "
-            "none; check the store with jobs/check_store.py"
+            "none; check the store with musicfm check"
         )
     segments = [map_index(fetch_file(location, file, settings.cache)) for file in written.files]
     embed_dim = int(segments[0].d)

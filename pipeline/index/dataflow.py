@@ -13,7 +13,7 @@ import ray
 import ray.exceptions
 
 from pipeline.errors import FeatureStoreError, RunError
-from pipeline.run.dataflow import start_ray
+from pipeline.run.cluster import start_ray
 
 TASKS_AHEAD = 4  # a CPU: so many results may wait for their turn
 

@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config import DEFAULT_INDEX_CACHE
 from pipeline.errors import StorageError
 from pipeline.location import StoreLocation
 from pipeline.storage import absolute_url, is_local, join_url, open_filesystem, remove_file
 
-DEFAULT_CACHE = "~/.cache/musicfm-index"
 CACHE_DAYS = 14  # a cached file that nobody opened for so long is removed
 _HASH_BLOCK_BYTES = 2**22
 _verified: set[tuple[str, int, int]] = set()  # local files whose checksum this process has compared
@@ -172,13 +172,13 @@ def _verify(location: IndexLocation, file: IndexFile, path: str) -> None:
         os.unlink(path)  # the next attempt downloads it again
     raise StorageError(
         f"{location.file_url(file.name)} is damaged: expected {file.size_bytes} bytes with SHA-256 "
-        f"{file.sha256[:16]}…, found {found[:16]}…; rebuild the index with jobs/build_index.py --rebuild"
+        f"{file.sha256[:16]}…, found {found[:16]}…; rebuild the index with musicfm index --rebuild"
     )
 
 
 def _cache_folder(cache: str | None) -> Path:
     """Return the cache's folder, and forget what nobody opened for a while."""
-    folder = Path(cache or DEFAULT_CACHE).expanduser()
+    folder = Path(cache or DEFAULT_INDEX_CACHE).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     oldest_s = time.time() - CACHE_DAYS * 86400
     for entry in os.scandir(folder):

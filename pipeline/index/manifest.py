@@ -151,7 +151,7 @@ def find_index(store: StoreLocation, resolution: str, recipe: str | None = None)
         )
     known = ", ".join(f"{name}/{its_resolution}" for name, its_resolution in found) or "none"
     raise UsageError(
-        f"no index for {wanted} in the store at {store.url} (found: {known}); make one with jobs/build_index.py"
+        f"no index for {wanted} in the store at {store.url} (found: {known}); make one with musicfm index"
     )
 
 

@@ -87,7 +87,7 @@ class VectorIndex:
             except StorageError:
                 if list_versions(location)[-1:] == [manifest.version]:
                     raise
-        raise UsageError(f"the index at {location.url} is gone; make it again with jobs/build_index.py")
+        raise UsageError(f"the index at {location.url} is gone; make it again with musicfm index")
 
     def open_newer(self) -> VectorIndex | None:
         """Open the newest version if it is newer than this one, else return None; this one stays usable.

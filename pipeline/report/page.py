@@ -150,9 +150,10 @@ def _draw_failures(failures: Sequence[Facts]) -> str:
 
 def _draw_work(facts: Facts) -> str:
     stages = facts["stages"]
+    spent = [(name, seconds, say_time(seconds)) for name, seconds in facts["phases"].items()]
+    cards = [f'<div class="card"><h3>Wall time</h3>{draw_bars(spent)}</div>'] if spent else []
     if not any(stage["num_tracks"] for stage in stages.values()):
-        return ""
-    cards = []
+        return f'<h2>Where the time went</h2><div class="grid">{"".join(cards)}</div>' if cards else ""
     if sum(facts["throughput"]["tracks"]):
         cards.append(f'<div class="card"><h3>Throughput</h3>{_draw_throughput(facts)}</div>')
     costs = [
@@ -195,7 +196,7 @@ def _draw_plan(plan: Facts | None) -> str:
         ""
         if predicted
         else (
-            '<p class="note">No plan was made of this run. <code>jobs/plan.py</code> with the same flags predicts '
+            '<p class="note">No plan was made of this run. <code>musicfm plan</code> with the same flags predicts '
             "these figures before a run, and its report then shows both.</p>"
         )
     )

@@ -10,7 +10,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -24,13 +23,12 @@ from pipeline.errors import StorageError
 from pipeline.location import StoreLocation
 from pipeline.report.health import draw_map, find_clusters, measure_drift, measure_health, summarise
 from pipeline.report.page import build_page
+from pipeline.report.plan_file import FOLDER, read_plan
 from pipeline.report.sample import Sample, sample_tracks, summarise_failures
 from pipeline.storage import absolute_url, join_url, list_files, read_file, remove_file, write_file
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "reports"
-PLAN_NAME = "plan.json"
 MAX_MAPPED = 2500
 MAX_RECIPES = 4  # whose vectors are looked at
 MIN_DRIFT_ROWS = 20
@@ -55,7 +53,7 @@ class RunFacts:
         broke_off: Why the run ended early, where it did.
         throughput: ``watch.Throughput.read``.
         books: ``progress.WorkBook.read``, as the driver heard it last.
-        phases: Seconds from the run's begin to the first task, the first and the last outcome.
+        phases: Seconds of each of the run's phases in turn, which together are its wall time so far.
         configuration: The effective configuration, secrets hidden.
     """
 
@@ -71,7 +69,7 @@ class RunFacts:
     broke_off: str | None = None
     throughput: Mapping[str, Any] = field(default_factory=dict)
     books: Mapping[str, Any] = field(default_factory=dict)
-    phases: Mapping[str, float | None] = field(default_factory=dict)
+    phases: Mapping[str, float] = field(default_factory=dict)
     configuration: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -182,30 +180,8 @@ def compare_plan(run: RunFacts, stages: Mapping[str, Mapping[str, Any]]) -> dict
         "write_core_s": write["cpu_seconds"],
         "seconds": run.seconds,
     }
-    predicted = None
-    with suppress(StorageError, ValueError):  # nobody made a plan
-        saved = json.loads(read_file(join_url(run.store.table_url(FOLDER), PLAN_NAME), run.store.options))
-        if saved["recipes"] == list(run.recipes) and saved["base_version"] == _find_plan_base(run):
-            predicted = saved
-    return {"predicted": predicted, "actual": actual}
-
-
-def save_plan(
-    store: StoreLocation, recipes: Sequence[str], version: int | None, estimate: Mapping[str, Any]
-) -> None:
-    """Keep what a plan predicts in the store, for the report of the run that follows it.
-
-    Args:
-        store: The store; need not exist yet.
-        recipes: Ids of the planned recipes.
-        version: Version of ``tracks`` that the plan was made against; None where there is no store yet.
-        estimate: ``estimate.RunEstimate`` as a dict.
-    """
-    plan = {**estimate, "recipes": list(recipes), "base_version": version or 0}
-    try:
-        write_file(join_url(store.table_url(FOLDER), PLAN_NAME), json.dumps(plan).encode(), store.options)
-    except StorageError as error:  # a plan may be made with credentials that only read
-        logger.warning("the plan is not kept: %s", error)
+    # A plan reads the store as it is; a run's first commit is its claim.
+    return {"predicted": read_plan(run.store, list(run.recipes), run.base_version - 1), "actual": actual}
 
 
 def describe_sample(sample: Sample) -> dict[str, Any]:
@@ -250,11 +226,6 @@ def remove_reports_of(store: StoreLocation, track_ids: Sequence[str]) -> int:
             remove_file(uri, store.options)
             num_removed += 1
     return num_removed
-
-
-def _find_plan_base(run: RunFacts) -> int:
-    # A plan reads the store as it is; a run's first commit is its claim.
-    return run.base_version - 1
 
 
 def _take_vectors(rows: pa.Table) -> tuple[npt.NDArray[np.float32], pa.Table]:

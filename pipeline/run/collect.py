@@ -15,12 +15,11 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from pipeline.config import RunSettings
 from pipeline.errors import RunError
 from pipeline.run.placement import Placement, describe_stall
+from pipeline.run.ray_private import LeaveSwitch, attach_switch
 from pipeline.run.watch import ProgressLine, RunWatch
 from pipeline.store.commit import RunCommitter
 
@@ -31,17 +30,7 @@ LEAVE_TIMEOUT_S = 5.0  # a lost cluster may never answer the thread that waits f
 WARNED_SHARE = 0.1  # of the stall timeout: after such a silence the log names the stage that is waited for
 
 
-class _StopWhenLeft(ExecutionCallback):
-    """Asked by Ray Data at each step of a pass, and made by it: ends the pass's thread once the run is left."""
-
-    is_left = threading.Event()
-
-    def on_execution_step(self, executor: StreamingExecutor) -> None:
-        if self.is_left.is_set():
-            raise SystemExit(f"{executor} was left")  # of all exceptions this one ends a thread without a word
-
-
-@dataclass(frozen=True)
+@dataclass
 class Collector:
     """Takes results for a run.
 
@@ -60,7 +49,7 @@ class Collector:
     monitor: Any
     watch: RunWatch
     line: ProgressLine
-    _asked_s: list[float] = field(default_factory=lambda: [0.0])
+    _asked_s: float = field(default=0.0, init=False)
 
     def collect(self, build: Callable[[], ray.data.Dataset]) -> None:
         """Run one pass to its end and commit as results come in.
@@ -95,13 +84,13 @@ class Collector:
         self._show(accepted.num_tracks)
 
     def _show(self, num_tracks: int = 0) -> None:
-        if time.monotonic() - self._asked_s[0] > POLL_INTERVAL_S:
+        if time.monotonic() - self._asked_s > POLL_INTERVAL_S:
             self._read_books()
         self.line.update(num_tracks, self.watch.describe(self.committer.counts.failed))
 
     def _read_books(self) -> None:
         """Ask the monitor how the stages are; without its answer the run goes on."""
-        self._asked_s[0] = time.monotonic()
+        self._asked_s = time.monotonic()
         try:
             self.watch.books = ray.get(self.monitor.read.remote(), timeout=POLL_INTERVAL_S)
         except ray.exceptions.RayError as error:
@@ -114,14 +103,13 @@ class Collector:
         leaves before the end stops the pass: a thread that goes on would start another Ray once this one is left.
         """
         results: queue.Queue[pa.Table | BaseException | None] = queue.Queue()
-        _StopWhenLeft.is_left.clear()
-        context = ray.data.DataContext.get_current()
-        callbacks = context.custom_execution_callback_classes
-        context.custom_execution_callback_classes = [*callbacks, _StopWhenLeft]
+        switch = LeaveSwitch()
 
         def pull() -> None:
             try:
-                for batch in build().iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+                dataset = build()
+                attach_switch(dataset, switch)
+                for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
                     results.put(batch)
                 results.put(None)
             except BaseException as error:
@@ -141,9 +129,8 @@ class Collector:
                     raise result
                 yield result
         finally:
-            _StopWhenLeft.is_left.set()
+            switch.leave()
             thread.join(LEAVE_TIMEOUT_S)
-            context.custom_execution_callback_classes = callbacks
 
     def _await(self, results: queue.Queue[pa.Table | BaseException | None]) -> pa.Table | BaseException | None:
         """Wait for the next result, with an eye on the stages.

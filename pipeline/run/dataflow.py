@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +21,6 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 import torch
-from ray.util.annotations import RayDeprecationWarning
 
 from musicfm_model.checkpoint import Checkpoint
 from musicfm_model.config import ModelConfig
@@ -32,13 +30,14 @@ from pipeline.decode.isolation import decode_audio_apart, decode_audio_in_time
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.errors import DeviceError, Reason, RunError, Stage, StorageError
+from pipeline.run.cluster import quiet_ray, set_up, start_ray, take_turn
 from pipeline.run.collect import Collector
 from pipeline.run.metrics import Turn, measure, name_node, name_worker, start_monitor
-from pipeline.run.placement import WORKER_ENVIRONMENT, Placement, place_actors
+from pipeline.run.placement import Placement, place_actors
+from pipeline.run.ray_private import map_blocks
 from pipeline.run.watch import ProgressLine, RunWatch
 from pipeline.schema import EMBEDDED, RESULTS
 from pipeline.store.commit import RunCommitter
-from pipeline.store.parts import from_ipc, to_ipc
 from pipeline.store.write import WriteSettings, keep_mantissa_bits, write_parts
 
 logger = logging.getLogger(__name__)
@@ -58,15 +57,15 @@ class EmbedderActor:
     def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
         self.embedder = start()
         self.monitor = monitor
-        self.turn = Turn()
+        # On a processor there is one call at a time, and all threads are its own.
+        self.turn = Turn() if self.embedder.settings.device == "cuda" else None
         monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, in several tables."""
-        windows = self.embedder.settings.windows
+        embed = partial(self.embedder.embed_rows, turn=self.turn)
         try:
-            embed = partial(self.embedder.embed_rows, turn=self.turn)
-            yield from measure("embed", self.monitor, windows, embed, decoded, self.turn)
+            yield from measure("embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.turn)
         except DeviceError:
             logger.exception("this process ends, so that Ray starts another")
             os._exit(1)  # raised, the error would cost the block and leave the actor to spoil the next one
@@ -105,7 +104,7 @@ class EmbedderStart:
         """Start the embedder here, on what the placement gave it; the batch size is this node's unless it is set.
 
         Raises:
-            DeviceError: The model does not run here, or the GPU that is reserved for it cannot be used.
+            DeviceError: The model does not run here, or the reserved GPU cannot be used.
         """
         torch.set_num_threads(self.num_threads)
         with warnings.catch_warnings():
@@ -116,27 +115,6 @@ class EmbedderStart:
         embedder = Embedder(replace(self.model, state_dict=state_dict), settings)
         embedder.check_device()
         return embedder
-
-
-def start_ray() -> None:
-    """Join the cluster that the environment names, or start one on this machine.
-
-    Under ``ray job submit`` the address is set; on a laptop nothing is, and Ray starts by itself.
-    """
-    if not ray.is_initialized():
-        # Ray's notice that local connections need a token, which it makes and uses by itself.
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        for name, value in WORKER_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        ended_by = signal.getsignal(signal.SIGTERM)
-        ray.init(logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
-        if callable(ended_by):
-            signal.signal(signal.SIGTERM, ended_by)  # Ray put its own in its place
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # one line of our own counts tracks, not blocks
-    context.execution_options.preserve_order = True  # parts hold consecutive ids, which is their index
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "Progress bars disabled"
 
 
 def choose_placement(settings: RunSettings, model: ModelConfig) -> Placement:
@@ -155,7 +133,7 @@ def choose_placement(settings: RunSettings, model: ModelConfig) -> Placement:
 
 
 @dataclass(frozen=True)
-class Effort:
+class PassSettings:
     """How careful one pass over the rows is.
 
     Args:
@@ -169,6 +147,9 @@ class Effort:
     max_retries: int
 
 
+ALONE = PassSettings(1, True, 1)
+
+
 def build_write_settings(recipes: Mapping[str, Recipe], settings: RunSettings, run_id: str) -> WriteSettings:
     """Return where and how write tasks write."""
     url, options = settings.store.table_url("frames"), settings.store.options
@@ -180,7 +161,7 @@ def build_dataset(
     start: EmbedderStart,
     run_id: str,
     placement: Placement,
-    effort: Effort,
+    careful: PassSettings,
     monitor: Any,
 ) -> ray.data.Dataset:
     """Lay out one pass as a Ray Data pipeline whose rows are results of write tasks.
@@ -190,70 +171,56 @@ def build_dataset(
         start: Starts the model; says what to compute.
         run_id: The run.
         placement: Where actors and tasks go.
-        effort: How careful the pass is.
+        careful: How careful the pass is.
         monitor: Is told what each task does.
 
     Returns:
         A lazy dataset of ``schema.RESULTS``.
     """
-    size, settings = effort.tracks_per_block, start.settings
-    blocks = [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
-    # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
-    # Long tracks leave the block in which they were planned, so that there may be one for each row.
-    ray.data.DataContext.get_current().max_errored_blocks = rows.num_rows
+    settings = start.settings
     decode = partial(
         decode_tracks,
         audio_options=settings.audio_options,
         max_duration_s=settings.max_duration_s,
-        decode=decode_audio_apart if effort.isolated else decode_audio_in_time,
+        decode=decode_audio_apart if careful.isolated else decode_audio_in_time,
     )
     write = partial(write_or_refuse, settings=build_write_settings(start.recipes, settings, run_id))
     task: dict[str, Any] = {
-        "batch_size": None,
-        "batch_format": "pyarrow",
         "num_cpus": placement.task_num_cpus,
         "memory": placement.task_heap_bytes,
         # Ray Data starts tasks again without end where it is not told otherwise.
-        "ray_remote_args_fn": lambda: {"max_retries": effort.max_retries},
+        "ray_remote_args_fn": lambda: {"max_retries": careful.max_retries},
     }
-    return (
-        share_plan(blocks)
-        .map_batches(partial(_run_planned, partial(measure, "decode", monitor, settings.windows, decode)), **task)
-        # `map_batches` takes GPUs with a number of rows alone. Blocks stay as they come here, so that long tracks
-        # do not fill the memory; the embedder makes its own batches, of windows.
-        .map_batches_internal(
-            EmbedderActor,
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                size=placement.num_actors,
-                # Where workers died, a track is to have the actor to itself.
-                max_concurrent_calls_per_actor=1 if effort.isolated else placement.calls_per_actor,
-            ),
-            fn_constructor_args=(start, monitor),
-            num_cpus=placement.num_cpus,
-            num_gpus=placement.num_gpus,
-            ray_remote_args_fn=lambda: {"max_task_retries": effort.max_retries},
-        )
-        .map_batches(partial(measure, "write", monitor, settings.windows, write), **task)
-    )
+    actor: dict[str, Any] = {
+        "compute": ray.data.ActorPoolStrategy(
+            size=placement.num_actors,
+            # Where workers died, a track is to have the actor to itself.
+            max_concurrent_calls_per_actor=1 if careful.isolated else placement.calls_per_actor,
+        ),
+        "fn_constructor_args": (start, monitor),
+        "num_cpus": placement.num_cpus,
+        "num_gpus": placement.num_gpus,
+        "ray_remote_args_fn": lambda: {"max_task_retries": careful.max_retries},
+    }
+    planned = share_plan(rows, careful.tracks_per_block)
+    # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
+    # Long tracks leave the block in which they were planned, so that there may be one for each row.
+    planned.context.max_errored_blocks = rows.num_rows
+    # A part holds a block, whose ids follow each other, whatever the order of parts: a slow file holds up no GPU.
+    planned.context.execution_options.preserve_order = placement.num_gpus == 0
+    decoded = map_blocks(planned, partial(measure, "decode", monitor, settings.windows, decode), **task)
+    # Blocks stay as they come here, so that long tracks do not fill the memory; the embedder makes batches of its
+    # own, of windows.
+    embedded = map_blocks(decoded, EmbedderActor, **actor)
+    return map_blocks(embedded, partial(measure, "write", monitor, settings.windows, write), **task)
 
 
-def share_plan(blocks: Sequence[pa.Table]) -> ray.data.Dataset:
-    """Return planned rows as a dataset of one block each, one row a block, for ``open_plan``.
-
-    Of tables as such Ray Data would have the rows counted, each in a task of its own, before it starts any other.
-    """
-    return ray.data.from_items([{"plan": to_ipc(rows)} for rows in blocks], override_num_blocks=len(blocks))
-
-
-def open_plan(shared: pa.Table) -> pa.Table:
-    """Return the planned rows of a block of ``share_plan``."""
-    return from_ipc(shared.column("plan")[0].as_py())
-
-
-def _run_planned(step: Callable[[pa.Table], Iterator[pa.Table]], shared: pa.Table) -> Iterator[pa.Table]:
-    return step(open_plan(shared))
+def share_plan(rows: pa.Table, tracks_per_block: int) -> ray.data.Dataset:
+    """Return planned rows as a dataset, so many in a block."""
+    starts = range(0, rows.num_rows, tracks_per_block)
+    dataset: ray.data.Dataset = ray.data.from_blocks([rows.slice(start, tracks_per_block) for start in starts])
+    set_up(dataset)
+    return dataset
 
 
 def process_tracks(
@@ -282,30 +249,33 @@ def process_tracks(
         RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
         UsageError: A GPU is asked for and there is none.
     """
+    watch.enter("starting Ray")
     placement = choose_placement(settings, checkpoint.config).fit(rows.num_rows)
     start = EmbedderStart.share(checkpoint, recipes, settings, placement)
     num_planned = rows.num_rows
-    monitor = start_monitor(committer.run_id, num_planned)
-    watch.work_began_s = watch.age_s()
-    # Ray 2.60 deprecates its only way of saying how often a task is tried, and has no other yet.
-    warnings.simplefilter("ignore", RayDeprecationWarning)
-    with closing(ProgressLine(num_planned)) as line:
-        collector = Collector(settings, placement, committer, monitor, watch, line)
-        for effort in (Effort(placement.tracks_per_block, False, 3), Effort(1, True, 1), Effort(1, True, 1)):
-            collector.collect(partial(build_dataset, rows, start, committer.run_id, placement, effort, monitor))
-            done = pa.array(sorted(committer.done), pa.string())
-            rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))
-            if rows.num_rows == 0:
-                return
-            logger.warning("%d tracks have no outcome: their workers died", rows.num_rows)
-            monitor.forget_running.remote()
-        if rows.num_rows == num_planned > 1:
-            raise RunError(
-                f"not one of {num_planned} tracks got through: every worker died; the Ray logs of the last tasks "
-                "say why (memory, GPU driver, a missing library)"
-            )
-        write_settings = build_write_settings(recipes, settings, committer.run_id)
-        collector.accept(write_parts(mark_as_crashed(rows), write_settings))
+    with take_turn(committer.writer.hold), quiet_ray():
+        watch.enter("starting the model", f"{num_planned:,} tracks to embed: starting the model")
+        watch.work_began_s = watch.age_s()
+        monitor = start_monitor(committer.run_id, num_planned)
+        with closing(ProgressLine(num_planned)) as line:
+            collector = Collector(settings, placement, committer, monitor, watch, line)
+            for careful in (PassSettings(placement.tracks_per_block, False, 3), ALONE, ALONE):
+                collector.collect(
+                    partial(build_dataset, rows, start, committer.run_id, placement, careful, monitor)
+                )
+                done = pa.array(sorted(committer.done), pa.string())
+                rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))
+                if rows.num_rows == 0:
+                    return
+                logger.warning("%d tracks have no outcome: their workers died", rows.num_rows)
+                monitor.forget_running.remote()
+            if rows.num_rows == num_planned > 1:
+                raise RunError(
+                    f"not one of {num_planned} tracks got through: every worker died; the Ray logs of the last "
+                    "tasks say why (memory, GPU driver, a missing library)"
+                )
+            write_settings = build_write_settings(recipes, settings, committer.run_id)
+            collector.accept(write_parts(mark_as_crashed(rows), write_settings))
 
 
 def mark_as_crashed(rows: pa.Table) -> pa.Table:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,22 +21,12 @@ from pipeline.config import (
     WindowPolicy,
     list_window_lengths_s,
 )
+from pipeline.run.gpus import GPU_TFLOPS
 from pipeline.run.trial import Trial, size_pools
 from pipeline.store.parts import STORED_BYTES_PER_VALUE
 
 LEDGER_ROW_BYTES = 300  # of `tracks` without the vector, in parts of a thousand rows
 CLOSING_S = 1.5  # the last commits and the report
-
-GPU_TFLOPS: dict[str, tuple[float, float, float]] = {
-    "t4": (8.1, 8.1, 65.0),
-    "a10": (31.2, 62.5, 125.0),
-    "l4": (30.3, 60.0, 121.0),
-    "l40s": (91.6, 183.0, 362.0),
-    "a100": (19.5, 156.0, 312.0),
-    "h100": (67.0, 495.0, 989.0),
-    "h200": (67.0, 495.0, 989.0),
-}
-"""Dense rates in float32, tf32 and half precision, from NVIDIA's data sheets (SXM where there is a choice)."""
 
 GPU_SHARE = 0.4  # of those rates that a whole extraction is taken to reach; `make bench` measures it
 
@@ -146,18 +137,11 @@ def estimate_run(
         prices: For the costs.
     """
     bytes_read = _sum_sizes(planned)
-    counted = {
-        "num_tracks": planned.num_rows,
-        "num_tried": trial.num_files,
-        "num_failed": trial.num_failed,
-        "bytes_read": bytes_read,
-    }
+    counted = _count_files(planned, trial, bytes_read)
     if not trial.model_s_per_audio_s:
         return RunEstimate(**counted)
     num_sound = planned.num_rows * (1 - trial.num_failed / trial.num_files)
-    # The sample's files may be larger than most: their sizes, which are known of all, put that right.
-    scale = bytes_read / planned.num_rows / trial.bytes_in_per_file if trial.bytes_in_per_file else 1.0
-    audio_s = num_sound * trial.audio_s_per_file * scale
+    audio_s = num_sound * trial.audio_s_per_file * _compare_sizes(bytes_read / planned.num_rows, trial)
     by_resolution = {name: round(rate * audio_s) for name, rate in trial.bytes_out.items()}
     ledger_bytes = num_sound * num_recipes * (LEDGER_ROW_BYTES + STORED_BYTES_PER_VALUE * embed_dim)
     advice = size_pools(trial, cluster.num_cpus, cluster.num_actors)
@@ -209,7 +193,7 @@ def transfer_trial(
 
     Args:
         trial: Made here.
-        gpu: Key of ``GPU_TFLOPS``.
+        gpu: Key of ``gpus.GPU_TFLOPS``.
         config: Sizes of the model.
         layer: The deepest layer that is stored.
         windows: Window policy: under ``task`` each window length passes the model.
@@ -261,6 +245,20 @@ def describe_estimate(estimate: RunEstimate) -> list[str]:
     if estimate.storage_cost_per_month is not None:
         lines.append(f"storage  {estimate.storage_cost_per_month:,.2f} a month")
     return lines
+
+
+def _count_files(planned: pa.Table, trial: Trial, bytes_read: int) -> dict[str, Any]:
+    return {
+        "num_tracks": planned.num_rows,
+        "num_tried": trial.num_files,
+        "num_failed": trial.num_failed,
+        "bytes_read": bytes_read,
+    }
+
+
+def _compare_sizes(mean_bytes: float, trial: Trial) -> float:
+    """Return how much larger a planned file is than a tried one: of all of them the sizes are known."""
+    return mean_bytes / trial.bytes_in_per_file if trial.bytes_in_per_file else 1.0
 
 
 def _price_machines(seconds: float, num_gpus: int, num_cpus: float, prices: Prices) -> float | None:

@@ -219,13 +219,15 @@ def measure(
     work, num_done, told_s = Work(), 0, time.monotonic()
     num_given = rows.num_rows
     size_bytes = pc.sum(rows.column("size_bytes")).as_py() or 0 if stage == "decode" else 0
+    clock = time.thread_time if turn else time.process_time
     steps = _take_steps(function, rows)
     del rows  # a block of waveforms need not outlive its own stage
     try:
         while True:
-            start_s, start_cpu_s, waited_s = time.perf_counter(), time.process_time(), turn.waited_s() if turn else 0.0
+            waited_s = turn.waited_s() if turn else 0.0
+            start_s, start_cpu_s = time.perf_counter(), clock()
             table = next(steps, None)
-            now_s, now_cpu_s = time.perf_counter(), time.process_time()
+            now_s, now_cpu_s = time.perf_counter(), clock()
             waited_s = turn.waited_s() - waited_s if turn else 0.0
             work.add(Work(seconds=now_s - start_s - waited_s, cpu_seconds=now_cpu_s - start_cpu_s))
             if table is None:

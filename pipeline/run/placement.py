@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pipeline.errors import UsageError
 
 TRACKS_PER_BLOCK_CPU = 8  # a block is what a killed run loses: on a CPU a few minutes of work
-TRACKS_PER_BLOCK_GPU = 32  # clips: 92 MB of waveforms, and 200 MB at 50 Hz in the task that writes them
+TRACKS_PER_BLOCK_GPU = 64  # clips: 184 MB of waveforms, 400 MB at 50 Hz in the task that writes them; fills batches
 CALLS_PER_GPU = 2  # a GPU is through with a block sooner than Ray with carrying it off
 MAX_CPUS_PER_ACTOR = 16  # more threads than this do not speed up one model
 TFLOP_PER_THREAD = 0.05  # of a window: with less for each, threads mostly wait for each other

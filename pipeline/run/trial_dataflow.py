@@ -17,9 +17,11 @@ import ray.data
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
 from pipeline.errors import RunError
-from pipeline.run.dataflow import EmbedderStart, choose_placement, open_plan, share_plan
+from pipeline.run.cluster import quiet_ray
+from pipeline.run.dataflow import EmbedderStart, choose_placement, share_plan
 from pipeline.run.metrics import start_monitor
 from pipeline.run.placement import Placement
+from pipeline.run.ray_private import map_blocks
 from pipeline.run.trial import Trial, choose_files, run_trial
 
 
@@ -52,10 +54,10 @@ class TrialActor:
     def __init__(self, start: EmbedderStart) -> None:
         self.embedder, self.recipes, self.settings = start(), start.recipes, start.settings
 
-    def __call__(self, shared: pa.Table) -> pa.Table:
+    def __call__(self, rows: pa.Table) -> pa.Table:
         """Take planned rows through every stage; return the trial, pickled, and when it began and ended."""
         began_time = time.time()
-        trial = run_trial(open_plan(shared), self.embedder, self.recipes, self.settings)
+        trial = run_trial(rows, self.embedder, self.recipes, self.settings)
         return pa.table({"found": [pickle.dumps((trial, began_time, time.time()))]})
 
 
@@ -104,22 +106,17 @@ def run_cluster_trial(
 def _pull_trial(rows: pa.Table, placement: Placement, start: EmbedderStart) -> tuple[Trial, float, float]:
     """Send the rows through a pipeline laid out as a run's, whose actor tries them."""
     monitor = start_monitor("trial", rows.num_rows)  # a run starts the same processes
-    task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": placement.task_num_cpus}
-    results = (
-        share_plan([rows])
-        .map_batches(_pass_on, **task)
-        .map_batches(
-            TrialActor,
-            batch_size=1,  # with GPUs Ray wants a number
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=1),
-            fn_constructor_args=(start,),
-            num_cpus=placement.num_cpus,
-            num_gpus=placement.num_gpus,
-        )
-        .map_batches(_pass_on, **task)
-    )
-    (found,) = results.take_all()
+    task: dict[str, Any] = {"num_cpus": placement.task_num_cpus}
+    actor: dict[str, Any] = {
+        "compute": ray.data.ActorPoolStrategy(size=1),
+        "fn_constructor_args": (start,),
+        "num_cpus": placement.num_cpus,
+        "num_gpus": placement.num_gpus,
+    }
+    passed = map_blocks(share_plan(rows, rows.num_rows), _pass_on, **task)
+    results = map_blocks(map_blocks(passed, TrialActor, **actor), _pass_on, **task)
+    with quiet_ray():
+        (found,) = results.take_all()
     del monitor
     trial: tuple[Trial, float, float] = pickle.loads(found["found"])
     return trial

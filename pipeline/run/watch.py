@@ -1,13 +1,16 @@
-"""Watch: the driver's view of a run: one line of progress, throughput over time, and what the stages report."""
+"""Watch: the driver's view of a run: what it is at, one line of progress, throughput, what the stages report."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from pipeline.logs import say
 
 MAX_BUCKETS = 120
 FIRST_BUCKET_S = 1.0
@@ -104,8 +107,8 @@ class RunWatch:
     """What a run's driver knows of its course.
 
     Args:
-        run_id: The run.
         start_s: ``time.monotonic()`` at its begin.
+        phases: What the run was at in turn, and since which of its seconds; each lasts until the next begins.
         throughput: Outcomes over time.
         books: What ``progress.WorkBook.read`` said last.
         num_audio_s: Seconds of audio embedded so far.
@@ -114,8 +117,8 @@ class RunWatch:
         work_ended_s: Until the last one did.
     """
 
-    run_id: str
     start_s: float = field(default_factory=time.monotonic)
+    phases: list[tuple[str, float]] = field(default_factory=list)
     throughput: Throughput = field(default_factory=Throughput)
     books: dict[str, Any] = field(default_factory=dict)
     num_audio_s: float = 0.0
@@ -127,9 +130,28 @@ class RunWatch:
         """Return the seconds since the run's begin."""
         return time.monotonic() - self.start_s
 
+    def enter(self, phase: str, words: str = "") -> None:
+        """Begin another phase of the run, and say so.
+
+        Args:
+            phase: Its name in the report.
+            words: What to say; by default the name.
+        """
+        self.phases.append((phase, self.age_s() if self.phases else 0.0))
+        say(words or phase)
+
+    def measure_phases(self) -> dict[str, float]:
+        """Return the seconds of each phase so far; together they are the run's whole time."""
+        spent_s: dict[str, float] = {}
+        for (phase, begin_s), (_, end_s) in pairwise([*self.phases, ("", self.age_s())]):
+            spent_s[phase] = spent_s.get(phase, 0.0) + end_s - begin_s
+        return spent_s
+
     def accept(self, num_tracks: int, audio_s: float) -> None:
         """Count tracks that got their outcome."""
         now_s = self.age_s()
+        if self.first_result_s is None:
+            self.phases.append(("embedding", now_s))  # the progress line tells of it
         self.throughput.add(now_s, num_tracks, audio_s)
         self.num_audio_s += audio_s
         self.first_result_s = now_s if self.first_result_s is None else self.first_result_s
@@ -139,6 +161,7 @@ class RunWatch:
         """Return a few words for the progress line: the pace, what failed, what waits for the model."""
         pace = self.num_audio_s / max(1e-9, self.age_s() - (self.work_began_s or 0.0))
         words = [f"{pace:.0f}x real time"] if self.num_audio_s else []
+        words += ["the model starts"] if self.first_result_s is None and not self.books.get("devices") else []
         words += [f"{num_failed} failed"] if num_failed else []
         waiting = self.books.get("waiting", {}).get("embed", 0)
         words += [f"{waiting} wait for the model"] if waiting else []

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from musicfm_model.attention import check_attention
-from musicfm_model.checkpoint import Checkpoint, load_checkpoint
+from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Recipe, window_length_s
 from pipeline.decode.audio import decode_audio
+from pipeline.embed.checkpoint import load_checkpoint
 from pipeline.embed.device import choose_batch_size, choose_device
 from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.errors import UsageError
@@ -91,7 +92,7 @@ class AudioQuery:
 
         Raises:
             UsageError: It would give other vectors than the index holds.
-            musicfm_model.checkpoint.CheckpointError: It is no checkpoint, or not whole.
+            CheckpointError: It is no checkpoint, or not whole.
         """
         return cls(load_checkpoint(checkpoint, stats), recipe_id, definition, device, max_duration_s)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import UsageError
+from pipeline.errors import StorageError, UsageError
 from pipeline.index.codes import normalise_rows
 from pipeline.index.vector_index import VectorIndex
 from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
@@ -281,7 +281,7 @@ class Searcher:
         track_ids = facts.column("track_id").to_pylist()[: len(matches)]
         try:
             tracks = read_moments(self._reader, track_ids, self.index.manifest.recipe)
-        except UsageError as error:  # the snapshot or its files are gone: the hits are there all the same
+        except (UsageError, StorageError) as error:  # the snapshot is gone: the hits are there all the same
             logger.warning("the clip was not compared moment by moment: %s", error)
             return []
         rate_hz = RESOLUTIONS[MOMENTS].frame_rate_hz or 1.0

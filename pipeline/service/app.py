@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from starlette.concurrency import run_in_threadpool
 
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import FeatureStoreError, Reason, Stage, StorageError, TrackError, UsageError
+from pipeline.errors import FeatureStoreError, Reason, Stage, TrackError, UsageError
 from pipeline.search.searcher import FILTER_COLUMNS
 from pipeline.service import models
 from pipeline.service.audio import AudioFile, answer_with_audio
@@ -162,8 +162,6 @@ def get_similarity(state: State, track_id: str) -> models.Similarity | models.Tr
     _find(generation, track_id)
     try:
         matrix = state.compare_with_itself(track_id)
-    except StorageError:
-        raise
     except UsageError as error:
         raise HTTPException(404, "the store has no 8 Hz frames") from error
     if matrix is None:
@@ -294,7 +292,7 @@ def _explain_bad_file(request: Request, error: Exception) -> JSONResponse:
 
 
 def _explain_error(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, UsageError) and not isinstance(error, StorageError):
+    if isinstance(error, UsageError):
         return JSONResponse({"detail": str(error)}, 400)
     logger.error("%s %s: %s", request.method, request.url.path, error)
     return JSONResponse({"detail": "the store cannot be read now; the service's log says why"}, 503)

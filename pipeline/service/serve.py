@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -19,9 +20,10 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from pipeline.errors import UsageError
+from pipeline.logs import say
 from pipeline.service.app import create_app
-from pipeline.service.state import ServiceSettings, ServiceState
+from pipeline.service.port import claim_port
+from pipeline.service.state import ServiceSettings, ServiceState, find_locations
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +66,26 @@ def run_service(
 
     Raises:
         UsageError: The port is taken, there is no index, or the checkpoint is not its recipe's.
-        musicfm_model.checkpoint.CheckpointError: The checkpoint is none, or not whole.
+        CheckpointError: The checkpoint is none, or not whole.
     """
     port = claim_port(host, port)
-    ServiceState(
-        settings
-    )  # a mistake is told here, in one line; a replica would tell it in a hundred, three times
+    say(f"opening the index of {settings.store.url}")
+    find_locations(settings)  # that there is none is told at once
+    starting = threading.Thread(target=start_ray, daemon=True, name="start Ray")
+    starting.start()
+    try:
+        say(
+            "opening the index" if settings.checkpoint is None else f"loading the checkpoint {settings.checkpoint}"
+        )
+        # A mistake is told here, in one line; a replica would tell it in a hundred, three times.
+        # On the processor: the GPUs are the replicas'.
+        ServiceState(replace(settings, device="cpu"))
+        say("starting Ray")
+    finally:
+        starting.join()
     ended = threading.Event()
     with start_serve(host, port) as shared_folder:
+        say(f"starting {num_replicas} {'process' if num_replicas == 1 else 'processes'} to answer")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
         deployment: Any = serve.deployment(
@@ -81,6 +95,7 @@ def run_service(
             max_ongoing_requests=MAX_ONGOING_REQUESTS,
             ray_actor_options={
                 "num_cpus": 0,  # the machine is shared out by threads, below
+                "num_gpus": share_gpus(settings, num_replicas, ray.cluster_resources().get("GPU", 0)),
                 "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": shared_folder}},
             },
         )
@@ -90,18 +105,41 @@ def run_service(
         ended.wait()
 
 
+def share_gpus(settings: ServiceSettings, num_replicas: int, num_gpus: float) -> float:
+    """Return the part of a GPU that a replica reserves: Ray shows it that one alone.
+
+    Args:
+        settings: What is served; without a model, or with one on the processor, none is needed.
+        num_replicas: Processes that answer.
+        num_gpus: GPUs of the cluster.
+
+    Returns:
+        A whole one, or where there are fewer than replicas the largest part of which each gets one.
+    """
+    if settings.checkpoint is None or settings.device == "cpu" or num_gpus < 1:
+        return 0.0
+    return 1 / math.ceil(num_replicas / int(num_gpus))
+
+
+def start_ray() -> None:
+    """Join the Ray that ``RAY_ADDRESS`` names, or start one."""
+    if not ray.is_initialized():
+        # Ray's notice of a token that it makes and uses by itself, and that a thread cannot have its SIGTERM.
+        for name in ("ray._private.authentication", "ray._private.worker"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        # Not whatever cluster runs on this machine: it may be another command's, and end with it.
+        address = os.environ.get("RAY_ADDRESS", "local")
+        ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False)
+
+
 @contextmanager
 def start_serve(host: str, port: int) -> Iterator[str]:
-    """Join the Ray that ``RAY_ADDRESS`` names or start one, start Serve on it, and end both at last.
+    """Start Serve on the Ray that ``start_ray`` gives, and end both at last.
 
     Yields:
         A folder that the replicas share, for their metrics.
     """
-    if not ray.is_initialized():
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        # Not whatever cluster runs on this machine: it may be another command's, and end with it.
-        address = os.environ.get("RAY_ADDRESS", "local")
-        ray.init(address=address, logging_level=logging.WARNING, include_dashboard=False)
+    start_ray()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="musicfm-metrics-") as folder:
         try:
@@ -114,24 +152,3 @@ def start_serve(host: str, port: int) -> Iterator[str]:
         finally:
             serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
-
-
-def claim_port(host: str, port: int) -> int:
-    """Return the port to listen on, after a look whether that is possible.
-
-    Raises:
-        UsageError: It is taken, or not ours to take; or there is no such address here.
-    """
-    try:
-        if not 0 <= port < 2**16:
-            raise OverflowError("expected a port from 0 to 65535")
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
-    except (OSError, OverflowError) as error:
-        detail = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {detail}; choose others by --host and --port"
-        ) from error

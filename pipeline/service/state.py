@@ -94,7 +94,7 @@ class ServiceState:
     Raises:
         UsageError: There is no index, or the checkpoint is not its recipe's.
         StorageError: The store or an index cannot be read.
-        musicfm_model.checkpoint.CheckpointError: The checkpoint is none, or not whole.
+        CheckpointError: The checkpoint is none, or not whole.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:

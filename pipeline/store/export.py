@@ -24,14 +24,13 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import parquet
 
-from pipeline.config import RESOLUTIONS
+from pipeline.config import EXPORT_FORMATS, RESOLUTIONS
 from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.location import StoreLocation
 from pipeline.schema import FEATURE_LIST, TRACKS
 from pipeline.storage import Options, absolute_url, join_url, list_files, write_file
 from pipeline.store.source import METADATA, Source, VectorBatch, open_source, read_vectors
 
-FORMATS = ("webdataset", "huggingface")
 SHARD_BYTES = 128 << 20
 """Of vectors in one shard; about three times as much is in memory while it is encoded."""
 
@@ -90,7 +89,7 @@ def export_features(
     Args:
         store: The store.
         resolution: ``global``, or a resolution with frames.
-        format_name: One of ``FORMATS``.
+        format_name: One of ``config.EXPORT_FORMATS``.
         folder: Folder or bucket prefix; must be new or empty.
         recipe: Recipe id; may be left out where the store has only one.
         options: File system options of the folder.
@@ -102,8 +101,8 @@ def export_features(
             at this resolution.
         StorageError: There is no store, or the folder cannot be written.
     """
-    if format_name not in FORMATS:
-        raise UsageError(f"expected the format {' or '.join(FORMATS)}, found {format_name!r}")
+    if format_name not in EXPORT_FORMATS:
+        raise UsageError(f"expected the format {' or '.join(EXPORT_FORMATS)}, found {format_name!r}")
     folder = absolute_url(folder)
     _check_empty(folder, options)
     source = open_source(store, resolution, recipe)
@@ -124,7 +123,7 @@ def export_features(
     if num_tracks != source.ledger.num_rows:
         raise RunError(
             f"expected vectors of {source.ledger.num_rows} tracks at {resolution} in {store.url}, found those of "
-            f"{num_tracks}; the copy in {folder} is not whole: see jobs/check_store.py"
+            f"{num_tracks}; the copy in {folder} is not whole: see musicfm check"
         )
     report = ExportReport(num_tracks, num_vectors, embed_dim, source.recipe, source.store_version, tuple(shards))
     if format_name == "huggingface":

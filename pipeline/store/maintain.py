@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import RemoveAction
 
+from pipeline.config import DEFAULT_DEAD_SHARE
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.schema import FRAMES
@@ -27,7 +28,6 @@ from pipeline.store.writer import StoreWriter
 
 TARGET_PART_BYTES = 128 * 2**20
 TARGET_LEDGER_BYTES = 16 * 2**20  # a change to one track rewrites its part of the ledger: half a track's features
-DEFAULT_DEAD_SHARE = 0.2
 
 
 @dataclass(frozen=True)

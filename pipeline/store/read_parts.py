@@ -138,12 +138,12 @@ def explain_unreadable(table_url: str) -> Iterator[None]:
         raise StorageError(
             f"expected all files of the version of {table_url} that was opened, found one gone "
             f"({_as_one_line(error)}): a vacuum takes those of earlier versions; open the newest, and bring "
-            "indexes up to date with jobs/build_index.py. What the newest lacks jobs/check_store.py says"
+            "indexes up to date with musicfm index. What the newest lacks musicfm check says"
         ) from error
     except (OSError, pa.ArrowException) as error:
         raise StorageError(
             f"cannot read the files of {table_url}: {_as_one_line(error)}; check the credentials and the network; "
-            "jobs/check_store.py --deep finds damaged files"
+            "musicfm check --deep finds damaged files"
         ) from error
 
 

@@ -8,14 +8,13 @@ second time, the server would say that another writer was first.
 
 from __future__ import annotations
 
-import random
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 RETRY_FOR_S = 60.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
@@ -37,16 +36,13 @@ def retry_broken(operation: Callable[[], Result]) -> Result:
         DeltaError: The operation failed for another reason, or until the time was over.
         OSError: Likewise.
     """
-    deadline_s = time.monotonic() + RETRY_FOR_S
-    wait_s = _FIRST_WAIT_S
-    while True:
-        try:
-            return operation()
-        except (DeltaError, OSError) as error:
-            if not _is_broken(error) or time.monotonic() + wait_s > deadline_s:
-                raise
-        time.sleep(wait_s * random.uniform(0.5, 1.0))  # at random, so that workers do not come back as one
-        wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+    again = Retrying(
+        retry=retry_if_exception(_is_broken),
+        wait=wait_random_exponential(_FIRST_WAIT_S, _LONGEST_WAIT_S),  # so that workers do not come back as one
+        stop=stop_before_delay(RETRY_FOR_S),
+        reraise=True,
+    )
+    return again(operation)
 
 
 def commit_once(
@@ -99,10 +95,10 @@ def commit_once(
     retry_broken(table.update_incremental)
 
 
-def _is_broken(error: Exception) -> bool:
+def _is_broken(error: BaseException) -> bool:
     """Say whether an error is a broken connection, which delta-rs tells in its text alone.
 
     A server that cannot be connected to is none: that has been tried ten times already.
     """
-    text = str(error)
+    text = str(error) if isinstance(error, DeltaError | OSError) else ""
     return "HTTP error" in text and "(Connect)" not in text

@@ -92,7 +92,7 @@ def open_table(store: StoreLocation, table_name: str, version: int | None = None
     except TableNotFoundError as error:
         raise StorageError(
             f"no feature store at {store.url}: expected a Delta table at {url}, found none; "
-            "make one with jobs/embed_catalog.py"
+            "make one with musicfm embed"
         ) from error
     except (DeltaError, OSError) as error:
         raise _describe_store_error(url, error) from error
@@ -306,4 +306,4 @@ def _describe_store_error(url: str, error: Exception) -> StorageError:
     detail = ": ".join(dict.fromkeys([links[0], links[-1]]))
     if len(detail) > 300:  # paths stand in the middle, the reason at the end
         detail = f"{detail[:100]} … {detail[-200:]}"
-    return StorageError(f"cannot use the store at {url}: {detail}; jobs/check_store.py looks for damage")
+    return StorageError(f"cannot use the store at {url}: {detail}; musicfm check looks for damage")

@@ -7,7 +7,6 @@ import importlib
 import itertools
 import re
 import shlex
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ import pytest
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
+from jobs.__main__ import COMMANDS as MODULES
+
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 OURS = re.compile(
-    r"jobs/(?P<job>\w+)\.py|(?P<script>musicfm-[a-z]+(?:-[a-z]+)*)|sbatch (?P<batch>infra/slurm/\w+\.sbatch)"
+    r"jobs/(?P<job>\w+)\.py|\bmusicfm (?P<name>[a-z]+(?:-[a-z]+)*)|sbatch (?P<batch>infra/slurm/\w+\.sbatch)"
 )
 OF_RAY = re.compile(r"^(?:#\s+|-\s+|srun\s+)?(?:ulimit[^;]*;\s*)?ray (?=[a-z])")
 
@@ -98,8 +98,8 @@ def _find_ours(text: str) -> Iterator[Command]:
             if "$@" in rest or not re.match(r"\s+(-|\[|\(|[A-Z]+\b)", rest):
                 continue  # a mention, or what a script hands on
             program = match["job"] or "embed_catalog"
-            if match["script"]:
-                program = SCRIPTS[match["script"]].split(":")[0].removeprefix("jobs.")
+            if match["name"]:
+                program = MODULES[match["name"]][0]
             for words in _expand(rest):
                 yield Command(program, tuple(shlex.split(words)))
 

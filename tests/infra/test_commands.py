@@ -57,8 +57,8 @@ def test_command_is_taken(path: Path, command: Command, tmp_path: Path) -> None:
     ("text", "program", "words"),
     [
         ("python jobs/embed_msd.py --audio A \\\n   --store S  # why", "embed_msd", "--audio A --store S"),
-        ("# ray exec c.yaml 'musicfm-embed-fma --audio A --store S'", "embed_fma", "--audio A --store S"),
-        ("| x | `jobs/search.py --store U [-k 5]` |", "search", "--store U -k 5"),
+        ("# ray exec c.yaml 'musicfm embed-fma --audio A --store S'", "embed_fma", "--audio A --store S"),
+        ("| x | `musicfm search --store U [-k 5]` |", "search", "--store U -k 5"),
         ("sbatch infra/slurm/embed.sbatch --audio A", "embed_catalog", "--audio A"),
         ("- ulimit -n 9; ray start --head --port=1", "ray", "start --head --port=1"),
     ],
@@ -69,7 +69,7 @@ def test_commands_are_read_as_people_read_them(text: str, program: str, words: s
 
 
 def test_each_alternative_is_a_command() -> None:
-    found = find_commands("`jobs/search.py --store U (--track ID \\| --audio F --checkpoint msd)`")
+    found = find_commands("`musicfm search --store U (--track ID \\| --audio F --checkpoint msd)`")
     assert [str(command).split("U ")[1].strip() for command in found] == [
         "--track ID",
         "--audio F --checkpoint msd",
@@ -77,7 +77,7 @@ def test_each_alternative_is_a_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["see jobs/plan.py for how many", "`jobs/serve.py`", 'python jobs/embed_catalog.py "$@"']
+    "text", ["see jobs/plan.py for how many", "`musicfm serve`", 'python jobs/embed_catalog.py "$@"']
 )
 def test_a_mention_is_no_command(text: str) -> None:
     assert find_commands(text) == []
@@ -88,8 +88,8 @@ def test_a_mention_is_no_command(text: str) -> None:
     [
         "python jobs/embed_msd.py --audio A --stor S",
         "python jobs/embed_msd.py --audio A",
-        "musicfm-embed-msd --audio A --store S --precision half",
-        "musicfm-check-store --store S --shallow",
+        "musicfm embed-msd --audio A --store S --precision half",
+        "musicfm check --store S --shallow",
         "sbatch infra/slurm/embed.sbatch --audio A --store S",
     ],
 )

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_TRACKS = 70  # two blocks of the size that a GPU gets
 MEMORY_BYTES = 8 * 2**30  # as nodes of that size would say; all three lie on this machine
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 
 @dataclass(frozen=True)
 class ThreeNodes:
@@ -82,7 +84,6 @@ def list_used(report: dict[str, Any]) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.ray
 def test_decoding_and_writing_keep_off_the_node_with_the_gpu(
     cluster: ThreeNodes, audio: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -102,7 +103,6 @@ def test_decoding_and_writing_keep_off_the_node_with_the_gpu(
     assert all(node in page for stage in used.values() for node in stage)
 
 
-@pytest.mark.ray
 def test_a_dry_run_reckons_with_the_gpu(
     cluster: ThreeNodes, audio: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -115,7 +115,6 @@ def test_a_dry_run_reckons_with_the_gpu(
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.ray
 def test_a_run_begins_with_the_gpus_that_are_there_while_it_asks_for_more(
     cluster: ThreeNodes, audio: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -130,8 +129,6 @@ def test_a_run_begins_with_the_gpus_that_are_there_while_it_asks_for_more(
     assert (configuration["num-gpus"], configuration["stall-timeout-s"], configuration["layers"]) == (2, 100, [2])
 
 
-@pytest.mark.slow
-@pytest.mark.ray
 def test_a_run_begins_on_a_head_alone_and_keeps_stages_apart_as_nodes_come(
     audio: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

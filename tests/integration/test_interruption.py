@@ -7,12 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from deltalake import DeltaTable
 
 from tests.corpus import encode_clip, load_music
 from tests.processes import ROOT, run_command
 
 NUM_TRACKS = 400  # more than a run can finish before it is told to end
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_a_run_that_is_told_to_end_keeps_what_it_has_and_ends_in_one_line(

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def run_part(part: str, folder: Path, *arguments: str) -> Any:
     command = [sys.executable, "-m", "benchmarks.memory", "--part", part, "--folder", str(folder), *arguments]
@@ -20,7 +22,6 @@ def test_a_model_needs_no_more_memory_after_many_windows(tmp_path: Path) -> None
     assert whole - half < 48 * 2**20  # the waveforms of 24 windows more, were they kept, are 69 MB
 
 
-@pytest.mark.slow
 def test_an_hour_of_music_passes_each_stage_in_two_gigabytes(tmp_path: Path) -> None:
     run_part("encode", tmp_path)
     heaps = {stage: run_part(stage, tmp_path)["heap_bytes"] for stage in ("decode", "embed", "write")}

@@ -17,7 +17,7 @@ from pipeline.service.guard import Access
 from pipeline.service.state import ServiceSettings, ServiceState
 from tests.corpus import MUSIC
 from tests.processes import find_free_ports
-from tests.served import HOSTILE, SLASHED, TRACKS, build_indexes, embed_here, make_catalog
+from tests.served import HOSTILE, SLASHED, TRACKS
 
 TOKEN = "correct-horse-battery"
 DESKTOP = {"width": 1280, "height": 800}
@@ -26,11 +26,8 @@ NARROW = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> StoreLocation:
-    store = StoreLocation(str(tmp_path_factory.mktemp("page") / "store"))
-    embed_here(store, make_catalog(), tiny_checkpoint)
-    build_indexes(store)
-    return store
+def store(served_store: StoreLocation) -> StoreLocation:
+    return served_store
 
 
 def run_server(settings: ServiceSettings) -> Iterator[str]:

@@ -27,6 +27,8 @@ ENVIRONMENT = os.environ | {
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 
 def wait_for(url: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s

@@ -19,7 +19,7 @@ from pipeline.decode.audio import decode_audio
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.location import StoreLocation
-from pipeline.run.run import build_recipes, load_model, plan_run
+from pipeline.run.prepare import build_recipes, load_model, plan_run
 from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables
 from pipeline.store.write import WriteSettings, write_parts

@@ -17,7 +17,7 @@ def test_an_interruption_is_one_line_and_the_code_of_a_shell(capsys: pytest.Capt
     def run() -> int:
         raise KeyboardInterrupt
 
-    assert run_or_explain(OneLineParser(prog="embed"), run) == 130
+    assert run_or_explain(OneLineParser("embed", "", ""), run) == 130
     assert (
         capsys.readouterr().err == "embed: interrupted; what was committed is kept: run the same command again\n"
     )

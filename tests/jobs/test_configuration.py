@@ -47,7 +47,7 @@ def refuse(capsys: pytest.CaptureFixture[str], write: Callable[[str], str]) -> C
 
 
 def make_parser() -> OneLineParser:
-    parser = build_embed_parser("", "msd")
+    parser = build_embed_parser(None, "", "", "msd")
     parser.add_argument("--audio", required=True)
     return parser
 
@@ -188,7 +188,7 @@ def test_a_flag_on_the_line_takes_the_place_of_one_that_excludes_it(write: Calla
     assert search.build_parser().parse_args(config).track == "caves"
 
 
-@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: str(module.__name__))
+@pytest.mark.parametrize("module", COMMANDS.values(), ids=COMMANDS)
 def test_every_command_takes_a_file(module: Any, write: Callable[[str], str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         module.main(["--config", write("stor = 'x'")])
@@ -207,7 +207,7 @@ def test_the_effective_flags_are_kept_without_secrets(
         kept.append(run_settings)
         raise SystemExit(0)
 
-    monkeypatch.setattr("jobs.embedding.preview_catalog", run)
+    monkeypatch.setattr("pipeline.run.run.preview_catalog", run)
     text = WHOLE_FILE + f"token = '{SECRET}'\n[audio-option]\npassword = '{SECRET}'\n"
     line = ["--config", write(text), "--layers", "3,1", "--stats", f"https://me:{SECRET}@host/s.json?sig={SECRET}"]
     with pytest.raises(SystemExit):
@@ -254,5 +254,5 @@ def test_a_url_without_credentials_is_kept_as_it_is(text: str) -> None:
 def test_every_flag_is_described_once() -> None:
     parser = make_parser()
     flags = parser.parse_args(["--audio", "a", "--store", "s"])
-    names = {name.replace("-", "_") for name in describe_flags(parser, flags)}
+    names = {name.replace("-", "_") for name in describe_flags(parser.table, flags)}
     assert names == set(vars(flags)) - {"config"}

@@ -68,4 +68,4 @@ def test_what_was_made_from_the_store_is_named(
     assert delete_tracks.main(["--store", store.url, "--ids", str(tmp_path / "ids.txt")]) == 0
     output = capsys.readouterr().out
     assert json.loads(output.splitlines()[-1])["derived"] == ["indexes"]
-    assert "jobs/build_index.py --rebuild" in output
+    assert "musicfm index --rebuild" in output

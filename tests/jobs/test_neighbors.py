@@ -28,7 +28,7 @@ def test_the_table_is_written_and_reported(store: StoreLocation, capsys: pytest.
 
 def test_mistakes_exit_with_two(store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert neighbors.main(["--store", str(tmp_path / "nowhere")]) == 2
-    assert "jobs/build_index.py" in capsys.readouterr().err
+    assert "musicfm index" in capsys.readouterr().err
     assert neighbors.main(["--store", store.url, "--recipe", "unknown"]) == 2
     with pytest.raises(SystemExit) as end:
         neighbors.main(["--store", store.url, "-k", "0"])

@@ -8,6 +8,7 @@ from jobs import search
 from pipeline.location import StoreLocation
 from tests.corpus import MUSIC
 from tests.encoders import encode_bytes
+from tests.processes import run_command
 from tests.s3_server import AUDIO, AUDIO_BUCKET, STORE, STORE_BUCKET, S3Server
 from tests.served import TRACKS, build_indexes, embed_here, make_catalog
 
@@ -32,10 +33,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-def test_the_last_line_is_json(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_stands_alone(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = run(capsys, "--store", store, "--track", "caves", "-k", "3", "--json")
     assert code == 0
-    line = json.loads(output.splitlines()[-1])
+    line = json.loads(output)
     assert line["query"]["track_id"] == "caves"
     results = line["results"]
     assert [hit["rank"] for hit in results] == [1, 2, 3]
@@ -43,6 +44,13 @@ def test_the_last_line_is_json(store: str, capsys: pytest.CaptureFixture[str]) -
     scores = [hit["score"] for hit in results]
     assert scores == sorted(scores, reverse=True)
     assert all(isinstance(hit["near_duplicate"], bool) and hit["start_s"] is None for hit in results)
+
+
+def test_a_process_prints_json_alone_and_says_nothing_else_but_its_first_words(store: str) -> None:
+    done = run_command("-m", "jobs", "search", "--store", store, "--track", "caves", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["results"]
+    assert done.stderr == "musicfm search: loading the index\n"
 
 
 def test_the_table_names_tracks_and_artists(store: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,12 +66,13 @@ def test_the_table_names_tracks_and_artists(store: str, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("spelling", ["--start-s", "--start_s"])
 def test_a_section_finds_spans(store: str, capsys: pytest.CaptureFixture[str], spelling: str) -> None:
     end = spelling.replace("start", "end")
-    code, output, _ = run(
-        capsys, "--store", store, "--track", "caves", spelling, "4", end, "9", "--resolution", "0.5hz", "--json"
-    )
+    section = ("--store", store, "--track", "caves", spelling, "4", end, "9", "--resolution", "0.5hz")
+    code, output, _ = run(capsys, *section)
     assert code == 0
     assert " s " in output.splitlines()[1]
-    line = json.loads(output.splitlines()[-1])
+    code, output, _ = run(capsys, *section, "--json")
+    assert code == 0
+    line = json.loads(output)
     assert (line["query"]["start_s"], line["query"]["end_s"]) == (4.0, 9.0)
     assert all(hit["end_s"] > hit["start_s"] >= 0 for hit in line["results"])
 
@@ -75,7 +84,7 @@ def test_filters_and_exclusions(store: str, capsys: pytest.CaptureFixture[str]) 
     assert others == {"palace"}
     _, output, _ = run(capsys, *base, "--exclude-same", "artist")
     assert {hit["track_id"] for hit in json.loads(output.splitlines()[-1])["results"]} == others
-    _, output, _ = run(capsys, *base, "--filter", "title = 'none'")
+    _, output, _ = run(capsys, *base[:-1], "--filter", "title = 'none'")
     assert "no hits" in output
 
 
@@ -84,18 +93,17 @@ def test_a_file_of_the_catalog_finds_itself(
     store: str, capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, resolution: str
 ) -> None:
     path = str(MUSIC / "palace.m4a")
-    code, output, _ = run(
-        capsys,
-        *("--store", store, "--audio", path, "--checkpoint", str(tiny_checkpoint)),
-        *("--resolution", resolution, "--device", "cpu", "--json"),
-    )
+    query = ["--store", store, "--audio", path, "--checkpoint", str(tiny_checkpoint)]
+    query += ["--resolution", resolution, "--device", "cpu"]
+    code, output, _ = run(capsys, *query, "--json")
     assert code == 0
-    line = json.loads(output.splitlines()[-1])
+    line = json.loads(output)
     assert line["query"]["audio"] == path
     best = line["results"][0]
     assert best["track_id"] == "palace"
     assert best["score"] == pytest.approx(1, abs=2e-3)
     assert best["near_duplicate"]
+    _, output, _ = run(capsys, *query)
     assert "= likely the same recording" in output
 
 
@@ -119,7 +127,7 @@ def test_mistakes_exit_with_two_and_one_line(
         ("--store", store, "--track", "caves", "-k", "0"): "expected 1 or more",
         ("--store", store, "--track", "caves", "--filter", "year > 1999"): "year",
         ("--store", store, "--track", "caves", "--resolution", "9hz"): "no index for resolution 9hz",
-        ("--store", str(tmp_path), "--track", "caves"): "jobs/build_index.py",
+        ("--store", str(tmp_path), "--track", "caves"): "musicfm index",
         ("--store", store, "--audio", str(noise)): "--audio needs --checkpoint",
         (*by_audio, str(noise)): f"cannot search by {noise}",
         (*by_audio, str(short)): "1025 samples",

@@ -6,7 +6,7 @@ import pytest
 from jobs.serve import TOKEN_VARIABLE, build_parser, is_loopback, main, read_settings, read_token
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
-from pipeline.service.serve import claim_port
+from pipeline.service.port import claim_port
 from tests.stores import KnownStore
 
 TOKEN = "correct-horse-battery"

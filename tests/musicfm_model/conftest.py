@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,12 +50,3 @@ def tiny_model(tiny_checkpoint: Checkpoint) -> MusicFM25Hz:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20240213)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Tensors this small lose more to waiting for a second thread than they gain.
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.logs import RUN_ID, JsonFormatter, start_logging
+from pipeline.logs import RUN_ID, JsonFormatter, say, start_logging
 
 
 @pytest.fixture
@@ -14,7 +14,9 @@ def clean_logging() -> Iterator[None]:
     token = RUN_ID.set("0a1b2c")
     yield
     RUN_ID.reset(token)
-    root.handlers, root.level, own.level = before
+    root.handlers = before[0]
+    root.setLevel(before[1])
+    own.setLevel(before[2])
 
 
 @pytest.mark.usefixtures("clean_logging")
@@ -36,3 +38,12 @@ def test_json_lines_carry_the_run_and_the_fields(capsys: pytest.CaptureFixture[s
 def test_what_json_cannot_hold_is_written_as_text() -> None:
     record = logging.makeLogRecord({"msg": "m", "path": {1, 2}.__class__})
     assert json.loads(JsonFormatter().format(record))["path"] == "<class 'set'>"
+
+
+@pytest.mark.usefixtures("clean_logging")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_a_run_is_at_is_said_once(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging(log_format)
+    say("listing the catalog")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (json.loads(line)["message"] if log_format == "json" else line) == "listing the catalog"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.catalog import load as catalog
-from pipeline.catalog.load import load_catalog
+from pipeline.catalog.load import load_catalog, load_rows
 from pipeline.errors import CatalogError, StorageError
 from pipeline.schema import CATALOG
 
@@ -198,3 +198,31 @@ def test_companions_are_found_in_the_root_before_beside_it(tmp_path: Path) -> No
     assert catalog.find_companion(root, listing, ["a.csv", "b.csv"]) == f"{tmp_path}/b.csv"
     assert catalog.find_companion(root, listing, ["a.csv"]) is None
     assert catalog.find_companion("memory://bucket", listing, ["a.csv"]) is None
+
+
+def test_rows_at_hand_are_taken_as_a_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(b"sound")
+    monkeypatch.chdir(tmp_path)
+    rows = pa.table(
+        {"Path": ["b.wav", str(tmp_path / "a.wav"), None], "Title": ["B", "", "C"], "other": [1, 2, 3]}
+    )
+    rows = rows.append_column("track_id", pa.array([2, 1, 3]))
+    found = load_rows(rows).to_pylist()
+    assert [row["track_id"] for row in found] == ["1", "2", "3"]
+    assert [row["uri"] for row in found] == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav"), None]
+    assert [row["title"] for row in found] == [None, "B", "C"]
+    assert [row["size_bytes"] for row in found] == [5, 5, None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (pa.table({"name": ["a"]}), "expected a column uri or url or path or file in the table, found name"),
+        (pa.table({"uri": pa.array([], pa.string())}), "expected tracks in the table, found not one row"),
+        (pa.table({"uri": ["/a", "/b"], "track_id": ["x", "x"]}), "two rows of the table claim the track id 'x'"),
+    ],
+)
+def test_rows_that_are_no_catalog_are_told_in_one_line(rows: pa.Table, message: str) -> None:
+    with pytest.raises(CatalogError, match=message):
+        load_rows(rows)

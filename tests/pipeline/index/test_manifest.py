@@ -131,7 +131,7 @@ def test_an_index_is_found_by_its_resolution_and_recipe(location: IndexLocation)
     publish(location, make_manifest())
     assert find_index(location.store, "global") == location
     assert find_index(location.store, "global", "musicfm-l7-x") == location
-    with pytest.raises(UsageError, match=r"no index for resolution 0\.5hz.*musicfm-l7-x/global.*build_index"):
+    with pytest.raises(UsageError, match=r"no index for resolution 0\.5hz.*musicfm-l7-x/global.*musicfm index"):
         find_index(location.store, "0.5hz")
     with pytest.raises(UsageError, match="recipe other"):
         find_index(location.store, "global", "other")

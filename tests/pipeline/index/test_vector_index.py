@@ -176,7 +176,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, kind: str, role: str) -> None
 def test_opening_finds_what_was_published_last(tmp_path: Path) -> None:
     index = make_index(tmp_path, draw_tracks(5))
     store = index.location.store
-    with pytest.raises(UsageError, match=r"no index for resolution global.*build_index"):
+    with pytest.raises(UsageError, match=r"no index for resolution global.*musicfm index"):
         VectorIndex.open(store)
     publish(index.location, index.manifest)
     opened = VectorIndex.open(store)

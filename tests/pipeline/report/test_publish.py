@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,8 @@ from pipeline.errors import Reason
 from pipeline.location import StoreLocation
 from pipeline.report.advice import ADVICE
 from pipeline.report.page import build_page, say_bytes, say_time
-from pipeline.report.publish import RunFacts, gather_facts, publish_report, remove_reports_of, save_plan
+from pipeline.report.plan_file import save_plan
+from pipeline.report.publish import RunFacts, gather_facts, publish_report, remove_reports_of
 from pipeline.storage import read_file
 from pipeline.store.commit import RunCounts
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
@@ -76,6 +78,7 @@ def run_more(store: KnownStore) -> RunFacts:
         base,
         closed=True,
         seconds=10.0,
+        phases={"listing the catalog": 1.5, "starting the model": 6.5, "embedding": 2.0},
         bytes_written=committer.bytes_written,
         throughput={"bucket_s": 2.0, "tracks": [0, 20, 7], "audio_s": [0.0, 60.0, 20.0]},
         books=books,
@@ -117,7 +120,13 @@ def test_a_plan_of_this_run_stands_beside_the_fact(store: KnownStore) -> None:
     facts = gather_facts(run)
     assert facts["plan"]["predicted"]["seconds"] == 12.0
     assert facts["plan"]["actual"]["bytes_read"] == 1400
-    assert "<td>12.0 s</td><td>10.0 s</td><td>+20%</td>" in build_page(facts)
+    page = build_page(facts)
+    assert "<td>12.0 s</td><td>10.0 s</td><td>+20%</td>" in page
+    assert re.findall(r"<span>([^<]*)</span><b>([^<]*)</b>", page.split("Wall time")[1])[:3] == [
+        ("listing the catalog", "1.5 s"),
+        ("starting the model", "6.5 s"),
+        ("embedding", "2.0 s"),
+    ]
 
 
 def test_the_page_is_whole_and_harmless(store: KnownStore) -> None:

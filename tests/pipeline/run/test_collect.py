@@ -17,7 +17,7 @@ from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
 from pipeline.location import StoreLocation
 from pipeline.run.dataflow import process_tracks
-from pipeline.run.run import build_recipes, plan_run
+from pipeline.run.prepare import build_recipes, plan_run
 from pipeline.run.watch import RunWatch
 from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables
@@ -51,7 +51,7 @@ def test_a_run_is_known_stage_by_stage(
     checkpoint = load_checkpoint(settings.checkpoint)
     recipes = build_recipes(checkpoint, settings)
     rows = plan_run(load_catalog(str(tmp_path / "music")), settings, recipes).to_process
-    committer, watch = RunCommitter(settings.store, "run1", recipes), RunWatch("run1")
+    committer, watch = RunCommitter(settings.store, "run1", recipes), RunWatch()
     held: list[float] = []
     monkeypatch.setattr(committer.writer, "hold", lambda: held.append(watch.age_s()))
     with caplog.at_level(logging.WARNING):
@@ -85,8 +85,6 @@ def test_a_run_is_known_stage_by_stage(
     assert "does not advance" not in caplog.text
 
 
-# pytest tells of the exception by which a thread ends that Python passes over in silence.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_run_that_is_left_stops_what_it_began(settings: RunSettings, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(settings.checkpoint)
     recipes = build_recipes(checkpoint, settings)
@@ -100,7 +98,7 @@ def test_a_run_that_is_left_stops_what_it_began(settings: RunSettings, tmp_path:
     before = list(context.custom_execution_callback_classes)
     with pytest.raises(KeyboardInterrupt):
         process_tracks(
-            rows, checkpoint, recipes, settings, Interrupted(settings.store, "run1", recipes), RunWatch("run1")
+            rows, checkpoint, recipes, settings, Interrupted(settings.store, "run1", recipes), RunWatch()
         )
     assert "results" not in {thread.name for thread in threading.enumerate()}
     assert context.custom_execution_callback_classes == before

@@ -21,14 +21,13 @@ from pipeline.run.dataflow import (
     EmbedderStart,
     choose_placement,
     mark_as_crashed,
-    open_plan,
     process_tracks,
     share_plan,
-    start_ray,
     write_or_refuse,
 )
 from pipeline.run.placement import Placement
-from pipeline.run.run import build_recipes, plan_run
+from pipeline.run.prepare import build_recipes, plan_run
+from pipeline.run.ray_private import map_blocks
 from pipeline.run.watch import RunWatch
 from pipeline.schema import EMBEDDED, PLAN, RESULTS
 from pipeline.store.commit import RunCommitter
@@ -63,16 +62,18 @@ def test_tracks_whose_workers_died_become_failures_of_every_recipe(tmp_path: Pat
 
 @pytest.mark.ray
 def test_planned_rows_arrive_block_by_block_as_they_were(local_ray: None) -> None:
-    start_ray()
     many = pa.concat_tables([PLANNED] * 50)
-    blocks = [many.slice(0, 1), many.slice(1, 60), many.slice(61)]
-    shared = share_plan(blocks)
-    assert shared.num_blocks() == len(blocks)
-    arrived: Any = shared.map_batches(open_plan, batch_size=None, batch_format="pyarrow").iter_batches(
-        batch_size=None, batch_format="pyarrow"
-    )
-    for found, block in zip(arrived, blocks, strict=True):
-        assert found.cast(PLAN).equals(block.combine_chunks())
+    shared = share_plan(many, 30)
+    assert shared.num_blocks() == 4
+    arrived: Any = map_blocks(shared, count_rows).iter_batches(batch_size=None, batch_format="pyarrow")
+    found = list(arrived)
+    assert [table.column("num_rows").to_pylist()[0] for table in found] == [30, 30, 30, 10]
+    assert pa.concat_tables(found).drop_columns("num_rows").cast(PLAN).equals(many.combine_chunks())
+
+
+def count_rows(rows: pa.Table) -> pa.Table:
+    """Return the rows of a block, each with their number."""
+    return rows.append_column("num_rows", pa.array([rows.num_rows] * rows.num_rows))
 
 
 def test_a_store_that_refuses_says_so_in_the_result(tmp_path: Path) -> None:
@@ -86,16 +87,6 @@ def test_a_store_that_refuses_says_so_in_the_result(tmp_path: Path) -> None:
     assert str(tmp_path / "frames") in refused["refusal"]
     assert "\n" not in refused["refusal"]
     assert [refused[name] for name in RESULTS.names if name != "refusal"] == [None] * (len(RESULTS) - 1)
-
-
-@pytest.mark.ray
-def test_ray_is_joined_and_set_up(local_ray: None) -> None:
-    before = ray.get_runtime_context().get_node_id()
-    start_ray()
-    assert ray.get_runtime_context().get_node_id() == before
-    context = ray.data.DataContext.get_current()
-    assert not context.enable_progress_bars
-    assert context.execution_options.preserve_order
 
 
 class Holder:
@@ -128,14 +119,12 @@ def process(rows: pa.Table, settings: RunSettings) -> RunCommitter:
     checkpoint = load_checkpoint(settings.checkpoint)
     recipes = build_recipes(checkpoint, settings)
     committer = RunCommitter(settings.store, "run1", recipes)
-    process_tracks(rows, checkpoint, recipes, settings, committer, RunWatch("run1"))
+    process_tracks(rows, checkpoint, recipes, settings, committer, RunWatch())
     return committer
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-# pytest tells of the exception by which a thread ends that Python passes over in silence.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
     plan: tuple[pa.Table, RunSettings], local_ray: None
 ) -> None:
@@ -156,6 +145,7 @@ def test_a_cluster_without_room_ends_the_run_and_says_what_it_waits_for(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_results_come_back_while_others_wait_to_be_decoded(
     plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,6 @@ from pipeline.location import StoreLocation
 from pipeline.run.estimate import (
     CLOSING_S,
     GPU_SHARE,
-    GPU_TFLOPS,
     LEDGER_ROW_BYTES,
     Cluster,
     Prices,
@@ -23,7 +22,9 @@ from pipeline.run.estimate import (
     estimate_run,
     transfer_trial,
 )
-from pipeline.run.run import embed_catalog, preview_catalog
+from pipeline.run.gpus import GPU_TFLOPS
+from pipeline.run.preview import preview_catalog
+from pipeline.run.run import embed_catalog
 from pipeline.run.trial import Trial
 from pipeline.schema import PLAN
 from tests.corpus import encode_clip, load_music

@@ -15,7 +15,9 @@ from pipeline.config import RunSettings
 from pipeline.decode.audio import decode_audio
 from pipeline.errors import RunError, UsageError
 from pipeline.location import StoreLocation
-from pipeline.run.run import RunReport, build_recipes, embed_catalog, preview_catalog
+from pipeline.run.prepare import build_recipes
+from pipeline.run.preview import preview_catalog
+from pipeline.run.run import RunReport, embed_catalog
 from pipeline.store.check import check_store
 from pipeline.store.read import FeatureStore
 from pipeline.store.tables import create_tables, open_table

@@ -10,7 +10,7 @@ from pipeline.catalog.load import load_catalog
 from pipeline.config import RunSettings
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.location import StoreLocation
-from pipeline.run.run import build_recipes, plan_run
+from pipeline.run.prepare import build_recipes, plan_run
 from pipeline.run.trial import Trial, choose_files, run_trial, size_pools
 from tests.corpus import encode_clip, load_music
 

@@ -65,7 +65,9 @@ def test_a_terminal_gets_one_line_that_moves() -> None:
 
 
 def test_the_watch_says_how_fast_and_what_waits() -> None:
-    watch = RunWatch("run1")
+    watch = RunWatch()
+    assert watch.describe(0) == "the model starts"
+    watch.books = {"devices": {"here": "cpu"}}
     assert watch.describe(0) == ""
     watch.start_s -= 10.0
     watch.work_began_s = 0.0
@@ -73,3 +75,22 @@ def test_the_watch_says_how_fast_and_what_waits() -> None:
     watch.books = {"waiting": {"embed": 7}}
     assert watch.describe(2) == "20x real time, 2 failed, 7 wait for the model"
     assert watch.first_result_s == watch.work_ended_s == pytest.approx(10.0, abs=1.0)
+
+
+def test_the_phases_are_the_whole_of_the_time(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = RunWatch()
+    assert watch.measure_phases() == {}
+    watch.start_s -= 1.0  # what was before the first phase began belongs to it
+    watch.enter("listing")
+    watch.start_s -= 2.0
+    watch.enter("starting the model", "3 tracks to embed: starting the model")
+    watch.start_s -= 3.0
+    watch.accept(1, 30.0)
+    watch.start_s -= 4.0
+    watch.enter("committing")
+    spent_s = watch.measure_phases()
+    assert list(spent_s) == ["listing", "starting the model", "embedding", "committing"]
+    assert list(spent_s.values()) == pytest.approx([3.0, 3.0, 4.0, 0.0], abs=0.5)
+    assert sum(spent_s.values()) == pytest.approx(watch.age_s(), abs=0.01)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["listing", "3 tracks to embed: starting the model", "committing"]

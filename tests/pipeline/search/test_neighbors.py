@@ -159,7 +159,7 @@ def test_a_new_index_meanwhile_does_not_mix_two_snapshots(tmp_path: Path) -> Non
 def test_a_store_without_an_index_is_told_what_to_do(tmp_path: Path) -> None:
     store = KnownStore(StoreLocation(str(tmp_path / "store")))
     store.run({"a": "content"}, resolutions=("global",))
-    with pytest.raises(UsageError, match=r"jobs/build_index\.py"):
+    with pytest.raises(UsageError, match=r"musicfm index"):
         write_neighbors(store.location)
 
 

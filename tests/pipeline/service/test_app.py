@@ -30,11 +30,8 @@ IDS = sorted(track["track_id"] for track in TRACKS)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> StoreLocation:
-    store = StoreLocation(str(tmp_path_factory.mktemp("served") / "store"))
-    embed_here(store, make_catalog(), tiny_checkpoint)
-    build_indexes(store)
-    return store
+def store(served_store: StoreLocation) -> StoreLocation:
+    return served_store
 
 
 @pytest.fixture(scope="module")

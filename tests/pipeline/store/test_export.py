@@ -15,11 +15,11 @@ from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config import EXPORT_FORMATS
 from pipeline.errors import RunError, UsageError
 from pipeline.location import StoreLocation
 from pipeline.storage import list_files
 from pipeline.store.export import (
-    FORMATS,
     ExportedTrack,
     encode_tar,
     export_features,
@@ -165,14 +165,14 @@ def test_tracks_are_not_read_ahead_of_their_shard() -> None:
     assert peak < 22 << 20  # of the 1000 MiB: a shard, and the one that is being gathered
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", EXPORT_FORMATS)
 def test_a_folder_with_files_is_left_alone(known: KnownStore, tmp_path: Path, format_name: str) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="expected a new or empty folder, found"):
         export_features(known.location, "16hz", format_name, str(tmp_path))
 
 
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", EXPORT_FORMATS)
 def test_the_copy_may_lie_in_object_storage(known: KnownStore, format_name: str) -> None:
     out = f"memory://exports-{uuid.uuid4().hex}/16hz"
     report = export_features(known.location, "16hz", format_name, out, shard_bytes=4000)
@@ -193,6 +193,6 @@ def test_a_store_that_lost_a_part_gives_no_whole_looking_copy(known: KnownStore,
     table = DeltaTable(f"{known.location.url}/frames")
     table.delete("resolution = '16hz' AND track_id = 'track 5'")
     known.run({**known.contents[make_recipe().recipe_id], "new": "one"})  # a snapshot that has the loss
-    with pytest.raises(RunError, match=r"is not whole: see jobs/check_store.py"):
+    with pytest.raises(RunError, match=r"is not whole: see musicfm check"):
         export_features(known.location, "16hz", "huggingface", str(tmp_path / "out"))
     assert not (tmp_path / "out" / "README.md").exists()

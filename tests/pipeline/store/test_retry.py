@@ -103,7 +103,7 @@ def test_it_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(OSError, match="HTTP error"):
         retry_broken(fail)
-    assert len(calls) in (3, 4)
+    assert len(calls) > 2
     assert calls[-1] - calls[0] < 0.5
 
 

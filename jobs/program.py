@@ -1,0 +1,63 @@
+"""A command as a process of its own: how it ends, whatever cuts it short.
+
+Imports next to nothing: until it has, ^C would end in a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+EXIT_OPEN_BOOKS = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130  # as shells count a SIGINT
+EXIT_NO_READER = 141  # as shells count a SIGPIPE
+
+
+def run_script(main: Callable[[Sequence[str] | None, str | None], int]) -> NoReturn:
+    """Run a command's ``main`` as the process that a file of ``jobs`` was started as, and end it."""
+    program = os.path.basename(sys.argv[0])
+    run_program(program, lambda: main(None, program))
+
+
+def run_program(program: str, work: Callable[[], int]) -> NoReturn:
+    """Do the work of a process and end it: by its exit code, or quietly where it was cut short.
+
+    Args:
+        program: The process's name, for messages.
+        work: Returns the exit code, or raises SystemExit as ``argparse`` does.
+    """
+    try:
+        try:
+            code = work()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:  # so early that the command does not see to it itself
+        print(f"{program}: interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        if not _drop_output_without_reader():
+            raise
+        code = EXIT_NO_READER
+    sys.exit(code)
+
+
+def _drop_output_without_reader() -> bool:
+    """Say whether standard output has lost its reader, as under ``| head``; what it still holds is then dropped.
+
+    Otherwise Python would try once more to write it at the very end, and complain.
+    """
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # it is no file at all
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True

@@ -1,0 +1,162 @@
+"""The cluster that a run works on: joined, or started here, without a trace in the process that asks for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from pipeline.run.placement import WORKER_ENVIRONMENT
+
+if TYPE_CHECKING:  # it takes a second to import, in which Ray may start already
+    import ray.data
+
+# What Ray says at its start: "authentication" that local connections need a token, which it makes and uses by
+# itself; "worker" that a thread cannot have its SIGTERM. And in a run: "progress" that its bars are off.
+_START_LEVELS = {
+    "ray": logging.WARNING,
+    "ray._private.authentication": logging.ERROR,
+    "ray._private.worker": logging.ERROR,
+}
+_RUN_LEVELS = {
+    "ray": logging.WARNING,
+    "ray.data": logging.WARNING,
+    "ray.data._internal.progress": logging.ERROR,
+}
+
+_MAX_WARMED = 8  # a first block keeps no more of them busy
+
+_WAIT_S = 5.0
+_turn = threading.Lock()
+_starting = threading.Lock()
+_num_asked = 0  # how often Ray was asked for
+_hushing = threading.Lock()
+_hushed: dict[str, tuple[int, int]] = {}  # loggers by name: how many blocks go on, and the level before them
+
+
+def start_ray() -> None:
+    """Join the cluster that the environment names, or start one on this machine.
+
+    Under ``ray job submit`` the address is set; on a laptop nothing is, and Ray starts by itself. It then stays up
+    for whoever calls next, and ends with the process or by ``ray.shutdown()``. The process's signal handlers,
+    environment and loggers are left as they were.
+    """
+    global _num_asked
+    with _starting:
+        _num_asked += 1
+        if ray.is_initialized():
+            return
+        ended_by = signal.getsignal(signal.SIGTERM)
+        with _hush(_START_LEVELS), _set_environment(WORKER_ENVIRONMENT):
+            ray.init(configure_logging=False, log_to_driver=False, include_dashboard=False)
+        if threading.current_thread() is threading.main_thread() and ended_by is not None:
+            signal.signal(signal.SIGTERM, ended_by)  # Ray put its own in its place
+
+
+def start_ray_early() -> Callable[[], None]:
+    """Start Ray as ``start_ray`` does, for a run that may turn out not to begin.
+
+    Returns:
+        Ends the Ray that was started here, unless somebody has asked for it since.
+    """
+    was_there = ray.is_initialized()
+    start_ray()
+    asked_before = _num_asked
+
+    def end() -> None:
+        with _starting:
+            if not was_there and _num_asked == asked_before:
+                ray.shutdown()
+
+    return end
+
+
+def warm_workers() -> None:
+    """Let the workers of a Ray on this machine load what tasks need, while the driver still plans.
+
+    It takes each of them seconds. On a cluster it would take CPUs from others, and autoscalers would answer.
+    """
+    if len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
+        warm: Any = ray.remote(num_cpus=1, max_retries=0)(_load_steps)
+        for _ in range(min(_MAX_WARMED, int(ray.cluster_resources().get("CPU", 1)))):  # type: ignore[no-untyped-call]
+            warm.remote()
+
+
+def _load_steps() -> None:
+    import_module("pipeline.run.dataflow")
+
+
+@contextmanager
+def take_turn(while_waiting: Callable[[], object]) -> Iterator[None]:
+    """Have the cluster to oneself inside the block, among the runs of this process.
+
+    Each run is laid out for the whole cluster: of two at once either could hold the CPUs that the other's tasks
+    wait for, and neither would end.
+
+    Args:
+        while_waiting: Is called every few seconds until it is this run's turn.
+    """
+    while not _turn.acquire(timeout=_WAIT_S):
+        while_waiting()
+    try:
+        yield
+    finally:
+        _turn.release()
+
+
+def set_up(dataset: ray.data.Dataset) -> None:
+    """Set how a dataset is run; the settings are its own, and those of what is made of it, not the process's."""
+    context = dataset.context
+    context.enable_progress_bars = False  # one line of our own counts tracks, not blocks
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True  # parts hold consecutive ids, which is their index
+
+
+@contextmanager
+def quiet_ray() -> Iterator[None]:
+    """Let Ray say only what is wrong inside the block: the run has words of its own."""
+    with _hush(_RUN_LEVELS):
+        yield
+
+
+@contextmanager
+def _hush(levels: Mapping[str, int]) -> Iterator[None]:
+    """Set levels of loggers inside the block; of several blocks at once the last puts back what was before."""
+    with _hushing:
+        for name, level in levels.items():
+            logger = logging.getLogger(name)
+            num_blocks, before = _hushed.get(name, (0, logger.level))
+            _hushed[name] = (num_blocks + 1, before)
+            logger.setLevel(level)
+    try:
+        yield
+    finally:
+        with _hushing:
+            for name in levels:
+                num_blocks, before = _hushed.pop(name)
+                if num_blocks > 1:
+                    _hushed[name] = (num_blocks - 1, before)
+                else:
+                    logging.getLogger(name).setLevel(before)
+
+
+@contextmanager
+def _set_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that have no value, for processes started inside the block; put back what Ray sets besides."""
+    before = {name: os.environ.get(name) for name in (*values, "PYTHONBREAKPOINT")}
+    os.environ.update({name: value for name, value in values.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

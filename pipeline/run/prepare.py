@@ -1,0 +1,115 @@
+"""Prepare: what a run computes and what there is to do, from its settings, the catalog and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from musicfm_model.attention import check_attention
+from musicfm_model.checkpoint import Checkpoint
+from pipeline.config import Recipe, RunSettings
+from pipeline.embed.checkpoint import load_checkpoint
+from pipeline.errors import UsageError
+from pipeline.location import StoreLocation
+from pipeline.run.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
+from pipeline.schema import TABLES
+from pipeline.store.tables import open_table, read_columns
+
+FACT_KEYS = ("track_id", "content_hash", "resolution")
+
+
+def load_model(settings: RunSettings) -> Checkpoint:
+    """Load the run's checkpoint, once it is clear that the model could compute as it is told to.
+
+    Raises:
+        UsageError: The attention back end cannot work, or not in this precision.
+        CheckpointError: The checkpoint is not one, or not whole.
+    """
+    try:
+        check_attention(settings.attention, settings.precision)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return load_checkpoint(settings.checkpoint, settings.stats)
+
+
+def build_recipes(checkpoint: Checkpoint, settings: RunSettings) -> dict[str, Recipe]:
+    """Return the run's recipes by id, one a layer, in the order of the layers.
+
+    Raises:
+        UsageError: The checkpoint has no such layer.
+    """
+    recipes = {}
+    for layer in settings.layers:
+        if not 0 <= layer <= checkpoint.config.num_layers:
+            raise UsageError(
+                f"--layers: expected 0 to {checkpoint.config.num_layers}, the layers of the checkpoint "
+                f"{settings.checkpoint}, found {layer}"
+            )
+        recipe = Recipe(
+            checkpoint.sha256,
+            layer,
+            settings.windows,
+            settings.precision,
+            settings.mantissa_bits,
+        )
+        recipes[recipe.recipe_id] = recipe
+    return recipes
+
+
+def list_layers(recipes: Mapping[str, Recipe]) -> dict[str, int]:
+    """Return the layer of each recipe id."""
+    return {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
+
+
+def plan_run(catalog: pa.Table, settings: RunSettings, recipes: Mapping[str, Recipe], exists: bool = True) -> Plan:
+    """Compare the catalog with what the store holds of the run's recipes, as settings say."""
+    return plan_against_store(
+        catalog, settings.store, list(recipes), settings.resolutions, settings.retry_failures, exists
+    )
+
+
+def plan_against_store(
+    catalog: pa.Table,
+    store: StoreLocation,
+    recipes: Sequence[str],
+    resolutions: Sequence[str],
+    retry_failures: bool = False,
+    exists: bool = True,
+) -> Plan:
+    """Read what a store holds and compare a catalog with it.
+
+    Args:
+        catalog: Rows of ``schema.CATALOG``.
+        store: The store.
+        recipes: Ids of the wanted recipes.
+        resolutions: Wanted resolutions.
+        retry_failures: Try known-bad files again.
+        exists: Whether there is a store to read.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
+    if not exists:
+        ledger, failures = _empty_table("tracks", LEDGER_COLUMNS), _empty_table("failures", FAILURE_COLUMNS)
+        return plan_tracks(
+            catalog, dict.fromkeys(recipes, ledger), dict.fromkeys(recipes, failures), resolutions, retry_failures
+        )
+    tables = {name: open_table(store, name) for name in ("tracks", "failures", "frames")}
+    plan = plan_tracks(
+        catalog,
+        {recipe: read_columns(tables["tracks"], LEDGER_COLUMNS, recipe) for recipe in recipes},
+        {recipe: read_columns(tables["failures"], FAILURE_COLUMNS, recipe) for recipe in recipes},
+        resolutions,
+        retry_failures,
+    )
+    if plan.to_process.num_rows == 0:
+        return plan
+    ids = plan.to_process.column("track_id").to_pylist()
+    facts = {recipe: read_columns(tables["frames"], FACT_KEYS, recipe, ids) for recipe in recipes}
+    return replace(plan, to_process=add_stored_facts(plan.to_process, facts))
+
+
+def _empty_table(name: str, columns: Sequence[str]) -> pa.Table:
+    return pa.schema([TABLES[name].field(column) for column in columns]).empty_table()

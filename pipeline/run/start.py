@@ -1,0 +1,150 @@
+"""The start of a run: what it needs before it can plan is gathered at once, and said from the first moment.
+
+Nothing here is slow to import: PyTorch and Ray, which take seconds, are loaded in threads while the catalog is
+listed. Whoever interrupts a start interrupts the wait for them, never an import.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.config import RunSettings
+from pipeline.errors import StorageError, UsageError
+from pipeline.logs import say
+from pipeline.run.watch import RunWatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from musicfm_model.checkpoint import Checkpoint
+    from pipeline.run.estimate import Prices
+    from pipeline.run.run import RunReport
+
+logger = logging.getLogger(__name__)
+
+LEAVE_TIMEOUT_S = 10.0  # a process that ends amid an import in a thread may be aborted by what is imported
+
+Result = TypeVar("Result")
+
+
+def start_run(load_catalog: Callable[[], pa.Table], settings: RunSettings) -> RunReport:
+    """Embed a catalog that is yet to be listed: ``run.embed_catalog``, from the first second on.
+
+    Args:
+        load_catalog: Lists the tracks: rows of ``schema.CATALOG``.
+        settings: What to compute.
+
+    Raises:
+        CatalogError: There is no catalog, or it cannot be understood.
+        FeatureStoreError: As ``run.embed_catalog``.
+    """
+    watch = RunWatch()
+    with _gather(load_catalog, settings, watch) as (catalog, checkpoint):
+        from pipeline.run.run import embed_catalog
+
+        return copy_context().run(embed_catalog, catalog, settings, checkpoint, watch)  # it sets the log's run id
+
+
+def start_preview(
+    load_catalog: Callable[[], pa.Table],
+    settings: RunSettings,
+    prices: Prices | None = None,
+    gpu: str | None = None,
+) -> RunReport:
+    """Say what ``start_run`` would come to, without writing anything; arguments as ``preview.preview_catalog``."""
+    watch = RunWatch()
+    with _gather(load_catalog, settings, watch) as (catalog, checkpoint):
+        from pipeline.run.preview import preview_catalog
+
+        say(f"trying some of {catalog.num_rows:,} tracks")
+        return preview_catalog(catalog, settings, prices, gpu, checkpoint, watch)
+
+
+@contextmanager
+def _gather(
+    load_catalog: Callable[[], pa.Table], settings: RunSettings, watch: RunWatch
+) -> Iterator[tuple[pa.Table, Checkpoint]]:
+    """List the catalog while the checkpoint is loaded, and Ray started where there surely is work for it.
+
+    A mistake in the call ends the Ray that was started in vain.
+    """
+    watch.enter("listing the catalog")
+    is_listed: Future[bool] = Future()
+    checkpoint = call_aside(partial(_load_model, settings))
+    end_ray = call_aside(partial(_start_early, settings, is_listed))
+    asked: list[Future[Any]] = [checkpoint, end_ray]
+    try:
+        catalog = load_catalog()
+        is_listed.set_result(True)
+        watch.enter(
+            "loading the checkpoint",
+            f"{catalog.num_rows:,} tracks listed; loading the checkpoint {settings.checkpoint}",
+        )
+        yield catalog, checkpoint.result()
+    except BaseException as error:
+        if not is_listed.done():
+            is_listed.set_result(False)
+        wait(asked, LEAVE_TIMEOUT_S)
+        if isinstance(error, UsageError | StorageError):
+            end_ray.result()()
+        raise
+
+
+def _load_model(settings: RunSettings) -> Checkpoint:
+    from pipeline.run.prepare import load_model
+
+    return load_model(settings)
+
+
+def _start_early(settings: RunSettings, is_listed: Future[bool]) -> Callable[[], None]:
+    """Start Ray and its workers' imports ahead of the plan, unless the store may turn out to have all tracks.
+
+    What fails here fails again, and is told, where the run comes to it.
+
+    Returns:
+        Ends that Ray where nobody has use for it.
+    """
+    from pipeline.run.cluster import start_ray_early, warm_workers
+    from pipeline.store.tables import has_tables
+
+    try:
+        if is_listed.result() and seems_loadable(settings.checkpoint) and not has_tables(settings.store):
+            end = start_ray_early()
+            warm_workers()
+            return end
+    except Exception as error:
+        logger.debug("Ray was not started ahead: %s", error)
+    return lambda: None
+
+
+def seems_loadable(checkpoint: str) -> bool:
+    """Say at a glance whether a local file is a checkpoint; a name or URL is taken for one until it is loaded."""
+    path = Path(checkpoint).expanduser()
+    if "://" in checkpoint or not (path.suffix or path.exists()):
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(9)
+        return head.startswith(b"PK") or head[8:] == b"{"  # a zip archive; a length, then JSON
+    return False
+
+
+def call_aside(function: Callable[[], Result]) -> Future[Result]:
+    """Call a function in a thread that no end of the process waits for, and return what will come of it."""
+    future: Future[Result] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True, name=f"aside {getattr(function, '__name__', '')}".strip()).start()
+    return future

@@ -1,0 +1,136 @@
+"""Commands as processes: their first words, and how they end when something cuts them short."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.arguments import OneLineParser
+from jobs.program import run_program
+from pipeline.logs import JsonFormatter
+
+ROOT = Path(__file__).resolve().parents[2]
+SEARCH = ["--store", "store", "--track", "caves"]
+
+
+def end_with(work: object) -> object:
+    with pytest.raises(SystemExit) as caught:
+        run_program("musicfm", work)  # type: ignore[arg-type]
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "words"),
+    [
+        (["-m", "jobs", "convert", "a.pt", "b.safetensors"], "musicfm convert", "loading PyTorch"),
+        (["jobs/search.py", *SEARCH], "search.py", "loading the index"),
+        (["-m", "jobs", "serve", "--store", "store", "--port", "0"], "musicfm serve", "loading PyTorch, Ray and"),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_says_at_once_what_it_does_and_may_be_ended_amid_imports(
+    command: list[str], program: str, words: str, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    process.send_signal(number)
+    output, rest = process.communicate(timeout=60)
+    assert first.startswith(f"{program}: {words}")
+    assert (rest, output, process.returncode) == (f"{program}: interrupted; nothing was begun\n", "", 130)
+
+
+@pytest.mark.parametrize("command", [["-m", "jobs", "embed"], ["jobs/embed_msd.py"]])
+@pytest.mark.parametrize("wait_s", [0.0, 0.3])
+def test_an_embedding_that_only_begins_ends_without_a_traceback(
+    command: list[str], wait_s: float, tmp_path: Path
+) -> None:
+    flags = ["--audio", str(tmp_path), "--store", str(tmp_path / "store"), "--checkpoint", "msd"]
+    process = subprocess.Popen(
+        [sys.executable, *command, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().strip()
+    time.sleep(wait_s)
+    process.send_signal(signal.SIGINT)
+    output, rest = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "")
+    assert rest.splitlines()[-1].split(": ", 1)[1].startswith("interrupted; ")
+    assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("words", [["--help"], ["search", "--help"], ["--version"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_nobody_reads_is_dropped_in_silence(words: list[str], buffered: bool) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = [sys.executable, "-m", "jobs", *words]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.stderr == b""
+    # Of an unbuffered output that broke argparse itself says nothing.
+    assert done.returncode == 141 or (not buffered and done.returncode == 0)
+
+
+def test_a_pipe_that_breaks_elsewhere_is_not_hidden() -> None:
+    def work() -> int:
+        raise BrokenPipeError("a server closed its connection")
+
+    with pytest.raises(BrokenPipeError, match="a server"):
+        run_program("musicfm", work)
+
+
+def test_an_early_interruption_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise KeyboardInterrupt
+
+    assert end_with(work) == 130
+    assert capsys.readouterr().err == "musicfm: interrupted\n"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_process_ends_with_the_code_of_its_work(code: int) -> None:
+    assert end_with(lambda: code) == code
+    assert end_with(lambda: sys.exit(code)) == code
+
+
+def test_a_function_call_says_nothing_and_leaves_signals_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with OneLineParser(None, "", "").loading("nothing"):
+        assert signal.getsignal(signal.SIGINT) is before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_signals_are_as_before_once_all_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with OneLineParser("musicfm embed", "", "").loading("something"):
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capsys.readouterr().err == "musicfm embed: loading something\n"
+
+
+def test_the_first_words_are_a_record_where_the_log_is_for_programs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("jobs")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "propagate", False)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with OneLineParser("musicfm embed", "", "").loading("something"):
+            pass
+    finally:
+        logger.setLevel(level)
+    assert json.loads(capsys.readouterr().err)["message"] == "loading something"

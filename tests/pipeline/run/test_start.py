@@ -1,0 +1,80 @@
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+
+from musicfm_model.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.config import RunSettings
+from pipeline.errors import CatalogError, CheckpointError
+from pipeline.location import StoreLocation
+from pipeline.run.cluster import start_ray_early
+from pipeline.run.start import call_aside, seems_loadable, start_run
+from pipeline.schema import CATALOG
+
+
+def test_what_is_called_aside_comes_back_or_is_raised() -> None:
+    here = threading.get_ident()
+    assert call_aside(threading.get_ident).result(5) != here
+
+    def fail() -> None:
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError, match="gone"):
+        call_aside(fail).result(5)
+
+
+def test_a_file_is_known_for_a_checkpoint_at_a_glance(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(str(tiny_checkpoint))
+    save_checkpoint(checkpoint, str(tmp_path / "tiny.safetensors"))
+    for there in (tiny_checkpoint, tmp_path / "tiny.safetensors", "msd", "s3://bucket/model.pt"):
+        assert seems_loadable(str(there))
+    (tmp_path / "noise.pt").write_bytes(bytes(range(256)))
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    for other in (tmp_path / "noise.pt", tmp_path / "empty.safetensors", tmp_path / "missing.pt", tmp_path):
+        assert not seems_loadable(str(other))
+
+
+def test_a_catalog_that_is_none_is_told_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load() -> pa.Table:
+        raise CatalogError("expected audio, found none")
+
+    was_up = ray.is_initialized()
+    with pytest.raises(CatalogError, match="found none"):
+        start_run(load, RunSettings(StoreLocation(str(tmp_path / "store")), "nowhere.pt"))
+    assert ray.is_initialized() == was_up
+    assert capsys.readouterr().err == "listing the catalog\n"
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.ray
+def test_a_mistake_leaves_ray_as_it_was(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = RunSettings(StoreLocation(str(tmp_path / "store")), str(tmp_path / "nowhere.pt"))
+    catalog = pa.Table.from_pylist([{"track_id": "a", "uri": "/a.mp3"}], schema=CATALOG)
+    node_id = ray.get_runtime_context().get_node_id()
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt"):
+        start_run(lambda: catalog, settings)
+    assert ray.get_runtime_context().get_node_id() == node_id
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "listing the catalog"
+    assert said[1] == f"1 tracks listed; loading the checkpoint {settings.checkpoint}"
+
+
+@pytest.mark.ray
+def test_a_ray_that_others_had_started_is_not_ended(local_ray: None) -> None:
+    end = start_ray_early()
+    end()
+    assert ray.is_initialized()
+
+
+def test_a_call_aside_does_not_hold_the_caller() -> None:
+    began_s = time.monotonic()
+    future = call_aside(lambda: time.sleep(0.5))
+    assert time.monotonic() - began_s < 0.4
+    future.result(5)
