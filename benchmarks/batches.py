@@ -91,7 +91,9 @@ def measure(lengths_s: list[float], windows: WindowPolicy, batch_size: int) -> d
     }
 
 
-def _count_fills(items: Sequence[FrontendInput] | Sequence[ModelInput], batch_size: int) -> list[tuple[float, int]]:
+def _count_fills(
+    items: Sequence[FrontendInput] | Sequence[ModelInput], batch_size: int
+) -> list[tuple[float, int]]:
     """Return how full each batch is, and the mel frames that go through it."""
     full = batch_size * FULL_WINDOW_MEL
     batches = form_batches(items, lambda: full)  # type: ignore[type-var]
