@@ -3,10 +3,10 @@
     .venv/bin/python -m benchmarks.batches [--tracks 960] [--batch-size 8] [--audio FOLDER …]
 
 A batch is full when it has the mel frames of ``--batch-size`` windows of 30 s. The mean is weighted by what goes
-through each batch: it is the fill that a second of audio meets. Lengths: previews as the Million Song Dataset's are
-shipped (MP3 frames of 1152 samples at 22.05 kHz, so that 30 s come out as 29.98, 30.04 or 30.09 s), clips of the
-Free Music Archive (1,321,967 or 1,323,119 samples at 44.1 kHz), and whole tracks: those of ``--audio``, or else the
-demo's and lengths that spread about four minutes.
+through each batch: it is the fill that a second of audio meets. Lengths: previews as MP3 encoders cut those of
+the Million Song Dataset (frames of 1152 samples at 22.05 kHz: 29.99, 30.04 or 30.09 s), clips of the Free Music
+Archive (1,321,967 or 1,323,119 samples at 44.1 kHz), and whole tracks: those of ``--audio``, or else lengths that spread
+about four minutes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_lengths(folders: Sequence[Path], num_tracks: int) -> list[float]:
 
 def measure(lengths_s: list[float], windows: WindowPolicy, batch_size: int) -> dict[str, Any]:
     """Form the batches of tracks in blocks and groups, as the embedder does, and count how full they are."""
-    layers = dict.fromkeys(list_window_lengths_s(RESOLUTIONS, windows), {7})
+    layers = {window_s: {7} for window_s in list_window_lengths_s(RESOLUTIONS, windows)}
     fills: list[tuple[float, int]] = []
     for first in range(0, len(lengths_s), TRACKS_PER_BLOCK_GPU):
         group: list[ModelInput] = []

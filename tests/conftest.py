@@ -13,7 +13,7 @@ from tests.skips import SkipGuard
 if TYPE_CHECKING:
     from tests.s3_server import S3Server
 
-# Ray, S3 and the stages are imported where a test asks for them: the model's tests run where there is PyTorch alone.
+# Ray, S3 and the stages are imported where a test asks for them: the model's tests need PyTorch alone.
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -25,10 +25,35 @@ from musicfm_model.model import MusicFM25Hz
 CUDA = torch.device("cuda:0")
 # They give their input another shape, or nothing but a place to write to.
 NO_KERNELS = frozenset(
-    """
-    _unsafe_view alias as_strided chunk detach device dropout empty empty_like expand imag new_empty permute real
-    select slice split split_with_sizes squeeze t transpose unbind unflatten unfold unsqueeze view view_as_real
-    """.split()
+    {
+        "_unsafe_view",
+        "alias",
+        "as_strided",
+        "chunk",
+        "detach",
+        "device",
+        "dropout",
+        "empty",
+        "empty_like",
+        "expand",
+        "imag",
+        "new_empty",
+        "permute",
+        "real",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "t",
+        "transpose",
+        "unbind",
+        "unflatten",
+        "unfold",
+        "unsqueeze",
+        "view",
+        "view_as_real",
+    }
 )
 
 

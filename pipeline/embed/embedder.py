@@ -31,7 +31,7 @@ from pipeline.config import (
     window_length_s,
 )
 from pipeline.embed.batch import FULL_WINDOW_MEL
-from pipeline.embed.device import choose_batch_size, choose_device, require_cuda
+from pipeline.embed.device import advise_precision, choose_batch_size, choose_device, require_cuda
 from pipeline.embed.infer import Inference, describe_model_error
 from pipeline.embed.pool import count_pooled, pool_frames
 from pipeline.embed.rows import Features, build_rows, read_tracks
@@ -256,6 +256,7 @@ def choose_embedder_settings(recipes: Mapping[str, Recipe], settings: RunSetting
     device = settings.device or choose_device()
     if torch.device(device).type == "cuda":
         require_cuda()
+        advise_precision(settings.precision)
     return EmbedderSettings(
         {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()},
         settings.windows,

@@ -27,7 +27,7 @@ LAYER = 2
 # pooled resolution averages. Anything else would make the host wait, or fail on a real GPU.
 COPIES = {"to", "_to_copy", "copy_", "cpu"}
 
-# Kernels of one batch of four whole windows up to layer 2: a rise costs every batch. In float32 there are more, for
+# Kernels of one batch of four whole windows up to layer 2: a rise costs every batch. In float32 there are more:
 # convolutions are products there, window by window.
 MOST_KERNELS = {"float32": 195, "tf32": 130, "bfloat16": 130, "float16": 130}
 
