@@ -5,8 +5,8 @@
 A batch is full when it has the mel frames of ``--batch-size`` windows of 30 s. The mean is weighted by what goes
 through each batch: it is the fill that a second of audio meets. Lengths: previews as MP3 encoders cut those of
 the Million Song Dataset (frames of 1152 samples at 22.05 kHz: 29.99, 30.04 or 30.09 s), clips of the Free Music
-Archive (1,321,967 or 1,323,119 samples at 44.1 kHz), and whole tracks: those of ``--audio``, or else lengths that spread
-about four minutes.
+Archive (1,321,967 or 1,323,119 samples at 44.1 kHz), and whole tracks: those of ``--audio``, or else lengths that
+spread about four minutes.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from musicfm_model.attention import check_attention
-from musicfm_model.checkpoint import Checkpoint, load_checkpoint
-from musicfm_model.checkpoint_files import MEAN_KEY, PUBLISHED, STD_KEY, read_stats
+from musicfm_model.checkpoint import Checkpoint, resolve_checkpoint
+from musicfm_model.checkpoint_files import MEAN_KEY, STD_KEY, read_stats
 from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, ModelConfig, check_sizes, resolve_layer
 from musicfm_model.conformer import Conformer
 from musicfm_model.folded_frontend import FoldedFrontend
@@ -100,7 +100,7 @@ class MusicFM25Hz(nn.Module):
             embed_dim=encoder_dim,
             num_layers=encoder_depth,
         )
-        checkpoint = _resolve_checkpoint(model_path, stat_path)
+        checkpoint = resolve_checkpoint(model_path, stat_path, default_stats=_STAT_PATH)
         if checkpoint is not None:
             check_sizes(config, checkpoint.config)
             config = checkpoint.config
@@ -148,14 +148,7 @@ class MusicFM25Hz(nn.Module):
     ) -> Self:
         """Build a model that cannot be trained or saved, and computes the same faster: ``inference.optimize``.
 
-        Args:
-            checkpoint: From ``load_checkpoint``.
-            device: Torch device.
-            attention: As ``from_checkpoint`` takes it.
-            precision: Likewise.
-
-        Raises:
-            ValueError: An unknown name, or ``flash`` where it cannot work.
+        Arguments and errors are those of ``from_checkpoint``; ``device`` is any torch device.
         """
         check_attention(attention, precision)
         model = cls.from_checkpoint(checkpoint)  # in float32: rounded after folding
@@ -221,17 +214,11 @@ class MusicFM25Hz(nn.Module):
         return self.get_hidden_states(x, [layer_ix])[layer_ix]
 
     def get_predictions(self, x: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """Return the codebook prediction and all hidden states.
-
-        Args:
-            x: (B, S) samples at 24 kHz.
+        """Return the codebook prediction and all hidden states of (B, S) samples at 24 kHz.
 
         Returns:
             ``{"melspec_2048": logits}`` with logits (B, T, codebook_size), and ``num_layers + 1`` hidden
             states of (B, T, embed_dim).
-
-        Raises:
-            ValueError: The waveform is unusable.
         """
         hidden_states = self.get_hidden_states(x, range(self.num_layers + 1))
         with float32_arithmetic(x.device, allow_tf32=self.precision == "tf32"):
@@ -274,16 +261,10 @@ class MusicFM25Hz(nn.Module):
     def forward(
         self, x: Tensor
     ) -> tuple[dict[str, Tensor], tuple[Tensor, ...], dict[str, Tensor], dict[str, Tensor]]:
-        """Mask the input, predict the tokens of the unmasked one, and score what was masked.
-
-        Args:
-            x: (B, S) samples at 24 kHz.
+        """Mask (B, S) samples at 24 kHz, predict the tokens of the unmasked ones, and score what was masked.
 
         Returns:
             Logits and hidden states as from ``get_predictions``, losses and accuracies as from ``get_loss``.
-
-        Raises:
-            ValueError: The waveform is unusable.
         """
         target_tokens = self.get_targets(x)
         masked, masked_indices = self.masking(x)
@@ -305,12 +286,3 @@ class MusicFM25Hz(nn.Module):
 
     def _normalize(self, mel: Tensor) -> Tensor:
         return (mel - self.stat[MEAN_KEY]) / self.stat[STD_KEY]
-
-
-def _resolve_checkpoint(model_path: str | Checkpoint | None, stat_path: str | None) -> Checkpoint | None:
-    if isinstance(model_path, Checkpoint):
-        return model_path
-    if not model_path:
-        return None
-    brings_stats = model_path in PUBLISHED and stat_path == _STAT_PATH
-    return load_checkpoint(model_path, None if brings_stats else stat_path)

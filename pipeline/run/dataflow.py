@@ -57,7 +57,6 @@ class EmbedderActor:
     def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
         self.embedder = start()
         self.monitor = monitor
-        # On a processor there is one call at a time, and all threads are its own.
         self.turn = Turn() if self.embedder.settings.device == "cuda" else None
         monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
 
@@ -101,11 +100,7 @@ class EmbedderStart:
         return cls(weights, model, recipes, settings, placement.num_threads, placement.num_gpus > 0)
 
     def __call__(self) -> Embedder:
-        """Start the embedder here, on what the placement gave it; the batch size is this node's unless it is set.
-
-        Raises:
-            DeviceError: The model does not run here, or the reserved GPU cannot be used.
-        """
+        """Start the embedder here, on what the placement gave it; DeviceError where the model does not run."""
         torch.set_num_threads(self.num_threads)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to weights
@@ -206,7 +201,7 @@ def build_dataset(
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
     # Long tracks leave the block in which they were planned, so that there may be one for each row.
     planned.context.max_errored_blocks = rows.num_rows
-    # A part holds a block, whose ids follow each other, whatever the order of parts: a slow file holds up no GPU.
+    # A part holds a block, whose ids follow each other, in whatever order parts come: a slow file holds up no GPU.
     planned.context.execution_options.preserve_order = placement.num_gpus == 0
     decoded = map_blocks(planned, partial(measure, "decode", monitor, settings.windows, decode), **task)
     # Blocks stay as they come here, so that long tracks do not fill the memory; the embedder makes batches of its
