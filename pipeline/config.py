@@ -20,12 +20,16 @@ MIN_SAMPLES = 1025  # the STFT reflects n_fft / 2 = 1024 samples at each end, an
 
 SHARED_WINDOW_S = 30.0  # the pretraining length (paper, section 3.1)
 
-MATHS_VERSION = 2  # 2: FFmpeg decodes what libsndfile did, which moves opus (docs/decisions/0024)
-"""Raised whenever the same input would give other stored values: part of every recipe."""
-
 WindowPolicy = Literal["shared", "task"]
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
+
+MATHS_VERSION = 2
+"""Raised whenever the same input would give other stored values: part of every recipe.
+
+2: FFmpeg decodes what libsndfile did, which moves opus (docs/decisions/0024); in half types the Conformer's batch norms
+are folded in float32, and its rotary tables stay in it (0020).
+"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Recipe:
         sample_rate_hz: The model's input rate.
         channels: How channels become one.
         pooling: Name of the pooling grid.
-        maths_version: ``MATHS_VERSION`` of the code.
+        maths_version: Of the code.
     """
 
     weights_sha256: str

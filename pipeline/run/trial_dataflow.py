@@ -79,7 +79,7 @@ def run_cluster_trial(
     start_s = time.monotonic()
     placement = choose_placement(settings, checkpoint.config).fit(planned.num_rows)
     ray_start_s = time.monotonic() - start_s
-    start = EmbedderStart.share(checkpoint, recipes, settings, placement.num_threads)
+    start = EmbedderStart.share(checkpoint, recipes, settings, placement)
     results: queue.Queue[Any] = queue.Queue()
 
     def pull() -> None:
