@@ -144,7 +144,7 @@ def test_a_manifest_without_ids_is_named_as_a_folder_is(tmp_path: Path) -> None:
         ("uri\na/x.mp3\na/x.wav\n", r"'x'.*row 1 .*/x\.mp3.*row 2 .*/x\.wav"),
         ("track_id,title\na,A\n", "expected a column uri or url or path or file .* found track_id, title"),
         ("uri\n", "not one row"),
-        ("", "cannot read the manifest"),
+        ("", "found an empty file"),
     ],
 )
 def test_a_manifest_that_names_no_tracks_clearly_is_refused(tmp_path: Path, text: str, message: str) -> None:
