@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.errors import CatalogError
 
 MAX_CELL_CHARACTERS = 131_072
-"""Longer cells are no titles and no addresses: a quotation mark was never closed, or the file is something else."""
+"""Longer cells are no titles and no addresses: a quotation mark was never closed, or this is no table of tracks."""
 
 _ROWS_PER_BATCH = 65_536
 _MARKS = {
@@ -39,9 +39,8 @@ def read_delimited(data: bytes, delimiter: str, url: str) -> pa.Table:
         One string column for each name of the first row; of names that stand twice the first counts.
 
     Raises:
-        CatalogError: Another encoding; a quotation mark that is never closed, or closed within a value; a value that
-            may as well be several rows between two lone quotation marks;
-            a cell of more than ``MAX_CELL_CHARACTERS``; a row with another number of columns than the first one.
+        CatalogError: Another encoding; a quotation mark that is never closed, or closed within a value; a value
+            that may as well be several rows between two lone quotation marks; a cell of more than ``MAX_CELL_CHARACTERS``; a row with another number of columns than the first one.
     """
     text = _decode(data, url)
     try:
@@ -64,7 +63,7 @@ def _decode(data: bytes, url: str) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise CatalogError(
-            f"expected text in UTF-8 in {url}, found the byte 0x{data[error.start]:02X} in line {line}, which is none "
+            f"expected text in UTF-8 in {url}, found the byte 0x{data[error.start]:02X} in line {line} "
             "(Latin-1 or Windows-1252 perhaps); save it as UTF-8 and try again"
         ) from error
 
@@ -114,14 +113,14 @@ def _iterate_rows(text: str, delimiter: str, url: str, quoted: bool) -> Iterator
 def _check_row(row: Sequence[str], num_columns: int, delimiter: str, where: str) -> None:
     if len(row) != num_columns:
         raise CatalogError(
-            f"expected {num_columns} columns, as the first row has them, found {len(row)} in {where}; quote values "
-            "that hold the delimiter"
+            f"expected {num_columns} columns, as the first row has them, found {len(row)} in {where}; quote "
+            "values that hold the delimiter"
         )
     for column, value in enumerate(row):
         if delimiter in value and _may_be_several_rows(value, column, num_columns, delimiter):
             raise CatalogError(
-                f"expected a quotation mark to be closed in its own cell, found one value over several rows in {where}: "
-                f"{value[:40]!r}…; double the quotation marks that belong to a value, or give a Parquet file"
+                "expected a quotation mark to be closed in its own cell, found one value over several rows in "
+                f"{where}: {value[:40]!r}…; double the quotation marks that belong to a value, or give a Parquet file"
             )
 
 
@@ -140,14 +139,14 @@ def _explain(error: csv.Error, row_number: int, line: int, url: str) -> CatalogE
     where, found = f"row {row_number} (line {line}) of {url}", str(error)
     if "field limit" in found:
         return CatalogError(
-            f"expected cells of at most {MAX_CELL_CHARACTERS:,} characters, found a longer one in {where}: a quotation "
-            "mark that is never closed, or no table of tracks"
+            f"expected cells of at most {MAX_CELL_CHARACTERS:,} characters, found a longer one in {where}: a "
+            "quotation mark that is never closed, or no table of tracks"
         )
     if "unexpected end" in found:
         return CatalogError(
-            f"expected every quotation mark to be closed in {url}, found one that is open at the end; it was opened "
-            f"in row {row_number}, which begins in line {line}"
+            f"expected every quotation mark to be closed in {url}, found one that is open at the end; it "
+            f"was opened in row {row_number}, which begins in line {line}"
         )
     return CatalogError(
-        f"cannot read {where} exactly: {found}; double the quotation marks that belong to a value, and quote it whole"
+        f"cannot read {where} exactly: {found}; quote the whole value, and double the marks that belong to it"
     )

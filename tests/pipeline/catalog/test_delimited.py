@@ -34,8 +34,7 @@ def test_what_python_writes_is_read_as_it_was_or_refused(
     csv.writer(buffer, delimiter=delimiter, quoting=quoting).writerows([names, *rows])
     try:
         found = read(buffer.getvalue(), delimiter)
-    except CatalogError as error:
-        assert "\n" not in str(error)
+    except CatalogError:
         # Only what may as well be several rows is refused of a file that was written correctly.
         assert any(delimiter in value and len(value.splitlines()) > 1 for row in rows for value in row)
         return
