@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.errors import CatalogError
 
 MAX_CELL_CHARACTERS = 131_072
-"""Longer cells are no titles and no addresses: a quotation mark was never closed, or this is no table of tracks."""
+"""Longer cells are no titles and no addresses: a quotation mark was never closed, or this is no catalog."""
 
 _ROWS_PER_BATCH = 65_536
 _MARKS = {
@@ -40,7 +40,8 @@ def read_delimited(data: bytes, delimiter: str, url: str) -> pa.Table:
 
     Raises:
         CatalogError: Another encoding; a quotation mark that is never closed, or closed within a value; a value
-            that may as well be several rows between two lone quotation marks; a cell of more than ``MAX_CELL_CHARACTERS``; a row with another number of columns than the first one.
+            that may as well be several rows between two lone quotation marks; a cell of more than
+            ``MAX_CELL_CHARACTERS``; a row with another number of columns than the first one.
     """
     text = _decode(data, url)
     try:
@@ -120,7 +121,7 @@ def _check_row(row: Sequence[str], num_columns: int, delimiter: str, where: str)
         if delimiter in value and _may_be_several_rows(value, column, num_columns, delimiter):
             raise CatalogError(
                 "expected a quotation mark to be closed in its own cell, found one value over several rows in "
-                f"{where}: {value[:40]!r}…; double the quotation marks that belong to a value, or give a Parquet file"
+                f"{where}: {value[:40]!r}…; double the marks that belong to a value, or give a Parquet file"
             )
 
 
