@@ -147,6 +147,17 @@ def build_catalog(
     return pa.table(columns, schema=CATALOG).sort_by("track_id")
 
 
+def name_catalog(catalog: pa.Table, name: str) -> pa.Table:
+    """Return a catalog whose ids stand behind a name, so that several folders can live in one store.
+
+    Args:
+        catalog: Rows of ``CATALOG``.
+        name: Without a slash at its ends.
+    """
+    track_ids = pc.binary_join_element_wise(name, catalog["track_id"], "/")
+    return catalog.set_column(0, CATALOG.field("track_id"), track_ids)
+
+
 def find_clashes(values: pa.ChunkedArray) -> list[list[int]]:
     """Return for each value that stands more than once all of its positions, in order; nulls do not count."""
     counts = pc.value_counts(values.drop_null())

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.decode.audio import DecodedAudio, decode_audio
+from pipeline.decode.known_content import is_known
 from pipeline.errors import Reason, Stage, TrackError
 from pipeline.schema import DECODED, FEATURE_LIST, PLAN
 from pipeline.storage import Options, classify_read_error, read_files
@@ -29,30 +30,35 @@ def decode_tracks(
     audio_options: Options | None = None,
     max_duration_s: float = 7200.0,
     decode: Callable[[bytes, float], DecodedAudio] = decode_audio,
+    known: NDArray[np.uint64] | None = None,
 ) -> Iterator[pa.Table]:
     """Read, hash and decode the audio of each row, in order.
 
     Files are read in bulk, some 256 MiB at a time. Once the bytes are hashed, ``wanted`` loses what the store
     holds of exactly this content; a row of which nothing is wanted then comes out without waveform and without
-    error: looked at, unchanged. A row that fails gets stage, reason and message, and keeps its content hash where
-    the bytes were read. Nothing is raised for a bad file.
+    error: looked at, unchanged. So does one whose content is ``known``, under whatever id. A file that would take
+    the id of another one, with other content, fails. A row that fails gets stage, reason and message, and keeps
+    its content hash where the bytes were read. Nothing is raised for a bad file.
 
     Args:
         plan: Rows of schema ``PLAN``.
         audio_options: Options of the file system that holds the audio.
         max_duration_s: Longer tracks fail.
         decode: Decodes one file: ``audio.decode_audio``, or as ``isolation`` does.
+        known: From ``known_content.list_prefixes``: content that need not be decoded.
 
     Yields:
         One-row tables of schema ``DECODED``.
     """
     plan = plan.select(PLAN.names).cast(PLAN)
     uris = plan["uri"].to_pylist()
-    wanted, held = plan["wanted"].to_pylist(), plan["held"].to_pylist()
+    wanted, held, owners = (plan[name].to_pylist() for name in ("wanted", "held", "owner_uri"))
     for group in _group_rows(uris, plan["size_bytes"].to_pylist()):
         contents = _read_contents(uris[group.start : group.stop], audio_options)
         for index in group:
-            values = _decode_content(contents.popleft(), wanted[index], held[index], max_duration_s, decode)
+            values = _decode_content(
+                contents.popleft(), wanted[index], held[index], owners[index], max_duration_s, decode, known
+            )
             if "error_message" in values:
                 values["error_message"] = _tidy(values["error_message"], audio_options or {})
             yield _make_row(plan.slice(index, 1), values)
@@ -112,8 +118,10 @@ def _decode_content(
     content: bytes | TrackError,
     wanted: Sequence[str],
     held: Sequence[str],
+    owner_uri: str | None,
     max_duration_s: float,
     decode: Callable[[bytes, float], DecodedAudio],
+    known: NDArray[np.uint64] | None,
 ) -> dict[str, Any]:
     """Return the columns that decoding adds to or replaces in a row."""
     values: dict[str, Any] = {}
@@ -123,6 +131,15 @@ def _decode_content(
         values["content_hash"] = hashlib.sha256(content).hexdigest()
         lacking = [name for name in wanted if f"{name}@{values['content_hash']}" not in held]
         if not lacking:
+            return {**values, "wanted": []}
+        if owner_uri is not None and not any(name.endswith(f"@{values['content_hash']}") for name in held):
+            raise TrackError(
+                Stage.CATALOG,
+                Reason.ID_TAKEN,
+                f"this id is that of {owner_uri} in the store, found another file with other content; give this "
+                "catalog's ids a name with --catalog NAME, or take the stored track down and --restore its id",
+            )
+        if known is not None and len(lacking) == len(wanted) and is_known(values["content_hash"], known):
             return {**values, "wanted": []}
         values["wanted"] = lacking
         return {**values, **vars(decode(content, max_duration_s))}

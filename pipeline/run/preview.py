@@ -11,6 +11,7 @@ from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
 from pipeline.run.estimate import Cluster, Prices, RunEstimate, estimate_run, transfer_trial
 from pipeline.run.prepare import build_recipes, list_layers, load_model, plan_run
+from pipeline.run.prune import count_refused, describe_refusal
 from pipeline.run.run import RunReport
 from pipeline.run.trial import size_pools
 from pipeline.run.trial_dataflow import run_cluster_trial
@@ -54,9 +55,13 @@ def preview_catalog(
         embedded=plan.to_process.num_rows,
         unchanged=plan.num_unchanged,
         failed=plan.num_known_failures,
-        deleted=plan.num_departed if settings.prune else 0,
         failures_by_reason=dict(plan.known_failures_by_reason),
+        withheld=plan.num_withheld,
     )
+    if settings.prune:
+        counts.not_pruned = count_refused(plan, settings.prune_limit)
+        counts.deleted = 0 if counts.not_pruned else plan.num_departed
+        counts.prune_refusal = describe_refusal(plan, settings.prune_limit) if counts.not_pruned else None
     version = open_table(settings.store, "tracks").version() if exists else None
     estimate = RunEstimate()
     if plan.to_process.num_rows:

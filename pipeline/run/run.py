@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
+from pipeline.decode.known_content import list_prefixes
 from pipeline.errors import FeatureStoreError, RunError, StorageError
 from pipeline.logs import RUN_ID
 from pipeline.report.publish import RunFacts, publish_report
@@ -19,9 +22,11 @@ from pipeline.run.dataflow import choose_placement, process_tracks
 from pipeline.run.estimate import RunEstimate
 from pipeline.run.plan import Plan
 from pipeline.run.prepare import build_recipes, list_layers, load_model, plan_run
+from pipeline.run.prune import check_fence
+from pipeline.run.recognise import settle_recognised
 from pipeline.run.watch import RunWatch
 from pipeline.store.commit import RunCommitter, RunCounts
-from pipeline.store.tables import create_tables
+from pipeline.store.tables import create_tables, open_table
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +90,16 @@ def embed_catalog(
     base_version = committer.store_version
     plan = plan_run(catalog, settings, recipes)
     enter_plan(committer, plan)
+    ledger = open_table(settings.store, "tracks", base_version)
     try:
-        if plan.to_process.num_rows:
-            process_tracks(plan.to_process, checkpoint, recipes, settings, committer, watch)
+        rows = plan.to_process
+        known: npt.NDArray[np.uint64] | None = list_prefixes(plan.known_hashes)
+        while rows.num_rows:
+            process_tracks(rows, checkpoint, recipes, settings, committer, watch, known)
+            watch.enter("committing")
+            rows, known = settle_recognised(committer, plan, ledger), None
         watch.enter("committing")
-        closed = close_run(committer, plan, settings.prune)
+        closed = close_run(committer, plan, settings)
     except (RunError, KeyboardInterrupt) as error:
         with suppress(FeatureStoreError):
             committer.commit()  # results that were accepted since the last commit
@@ -135,17 +145,19 @@ def enter_plan(committer: RunCommitter, plan: Plan) -> None:
     counts.planned = plan.num_tracks
     counts.unchanged = plan.num_unchanged
     counts.failed = plan.num_known_failures
+    counts.withheld = plan.num_withheld
     counts.failures_by_reason = dict(plan.known_failures_by_reason)
     if plan.relabeled.num_rows:
         committer.relabel(plan.relabeled)
 
 
-def close_run(committer: RunCommitter, plan: Plan, prune: bool) -> bool:
+def close_run(committer: RunCommitter, plan: Plan, settings: RunSettings) -> bool:
     """Close a run's books where they close, else keep what has an outcome; return whether they closed."""
     closed = committer.counts.closes
     logger.info("all results are in", extra={"counts": vars(committer.counts), "closed": closed})
     if closed:
-        committer.close(plan.departed if prune else None)
+        may_prune = settings.prune and check_fence(committer, plan, settings.prune_limit)
+        committer.close(plan.departed if may_prune else None)
     else:
         committer.commit()  # the next run goes on from there
     return closed

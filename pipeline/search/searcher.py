@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
@@ -28,6 +29,7 @@ from pipeline.search.hits import Hit, Match
 from pipeline.search.near_duplicates import choose_near_duplicate_score
 from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
 from pipeline.store.read import FeatureStore, find_frames
+from pipeline.store.withheld import Withheld, WithheldWatch
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +51,19 @@ class Searcher:
         index: The index.
         near_duplicate_score: Scores from here on are marked as near-duplicates; by default
             ``choose_near_duplicate_score`` of the index.
+        withheld: What is taken down in the store, which no search returns whatever the index has; by default
+            looked up.
     """
 
-    def __init__(self, index: VectorIndex, near_duplicate_score: float | None = None) -> None:
+    def __init__(
+        self,
+        index: VectorIndex,
+        near_duplicate_score: float | None = None,
+        withheld: WithheldWatch | None = None,
+    ) -> None:
         self.index = index
+        self._withheld = withheld or WithheldWatch(index.location.store)
+        self._shown: tuple[Withheld, Mask] | None = None
         self._near_duplicate_score = near_duplicate_score
         self.frame_rate_hz = RESOLUTIONS[index.manifest.resolution].frame_rate_hz
 
@@ -101,6 +112,8 @@ class Searcher:
         """
         position = self.index.find_track(track_id)
         allowed = self.select_tracks(where)
+        if not self.is_shown(position):
+            raise UsageError(f"the track {track_id!r} was taken down; search for another one")
         allowed[position] = False
         if exclude_same is not None:
             allowed &= self._differs_from(position, exclude_same)
@@ -170,9 +183,22 @@ class Searcher:
             UsageError: It is no expression, or names other columns.
         """
         has_vectors: Mask = self.index.tracks.column("num_vectors").to_numpy() > 0
+        has_vectors = has_vectors & self.mark_shown()
         if where is None:
-            return has_vectors.copy()
+            return has_vectors
         return has_vectors & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
+
+    def mark_shown(self) -> Mask:
+        """Mark the tracks of the index that are not taken down as of now; not to be written to."""
+        withheld = self._withheld.read()
+        if self._shown is None or self._shown[0] is not withheld:
+            hidden = pc.is_in(self.index.tracks.column("track_id"), pa.array(sorted(withheld.ids), pa.string()))
+            self._shown = withheld, ~np.asarray(hidden.to_numpy(), np.bool_)
+        return self._shown[1]
+
+    def is_shown(self, position: int) -> bool:
+        """Say whether a track of the index was not taken down, as of the last look."""
+        return bool(self._shown[1][position] if self._shown is not None else self.mark_shown()[position])
 
     def _differs_from(self, position: int, column: SameColumn) -> Mask:
         values = self.index.tracks.column(column)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -21,17 +21,33 @@ from deltalake import DeltaTable
 
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
-from pipeline.schema import FAILURES, RECIPES, TRACKS, UNCHANGED
+from pipeline.schema import CATALOG, FAILURES, RECIPES, TRACKS, UNCHANGED
 from pipeline.store.ledger import Actions, extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.store.parts import Part, from_ipc, write_part
 from pipeline.store.table_commits import append_rows
 from pipeline.store.tables import open_table, read_columns
 from pipeline.store.writer import StoreWriter
 
+_PRESENT = [*CATALOG.names, "content_hash"]  # what is known of tracks that the ledger has
+
 
 @dataclass
 class RunCounts:
-    """Tracks of a run by outcome; the books close when planned = embedded + unchanged + failed."""
+    """Tracks of a run by outcome; the books close when planned = embedded + unchanged + failed + withheld.
+
+    Args:
+        planned: Tracks of the catalog.
+        embedded: Those that went through the model.
+        unchanged: Those whose content the store has; ``moved`` and ``copied`` are among them.
+        failed: Those that cannot be embedded.
+        deleted: Tracks that left the store, none of which is there under another id.
+        failures_by_reason: The failed ones.
+        withheld: Those that were taken down, or have the content of such a one.
+        moved: Those that the store had under an id that the catalog no longer has.
+        copied: Those whose content the store has under another id as well.
+        not_pruned: Tracks that would have left the store, and stay because they are too many.
+        prune_refusal: What is to be said of that.
+    """
 
     planned: int = 0
     embedded: int = 0
@@ -39,6 +55,11 @@ class RunCounts:
     failed: int = 0
     deleted: int = 0
     failures_by_reason: dict[str, int] = field(default_factory=dict)
+    withheld: int = 0
+    moved: int = 0
+    copied: int = 0
+    not_pruned: int = 0
+    prune_refusal: str | None = None
 
     def add(self, accepted: Accepted) -> None:
         """Count what one result brought."""
@@ -51,7 +72,12 @@ class RunCounts:
     @property
     def closes(self) -> bool:
         """Whether every planned track has exactly one outcome."""
-        return self.planned == self.embedded + self.unchanged + self.failed
+        return self.num_lost == 0
+
+    @property
+    def num_lost(self) -> int:
+        """Planned tracks that have no outcome."""
+        return self.planned - self.embedded - self.unchanged - self.failed - self.withheld
 
 
 @dataclass
@@ -72,6 +98,7 @@ class Accepted:
         embedded: Ids of its tracks, by outcome.
         failed: The same.
         unchanged: The same.
+        recognised: The same: content that is known under another id; ``take_over`` says what becomes of them.
         failures: How many tracks failed, by stage and reason.
         audio_s: Seconds of audio embedded.
     """
@@ -79,16 +106,22 @@ class Accepted:
     embedded: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
     unchanged: frozenset[str] = frozenset()
+    recognised: frozenset[str] = frozenset()
     failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
     audio_s: float = 0.0
 
     @property
     def num_tracks(self) -> int:
         """How many tracks got their outcome."""
-        return len(self.embedded) + len(self.failed) + len(self.unchanged)
+        return len(self.ids)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """All its tracks."""
+        return self.embedded | self.failed | self.unchanged | self.recognised
 
     @classmethod
-    def read(cls, tracks: pa.Table, failures: pa.Table, unchanged: pa.Table) -> Accepted:
+    def read(cls, tracks: pa.Table, failures: pa.Table, unchanged: pa.Table, recognised: pa.Table) -> Accepted:
         """Read a result's tables. A track has a row a recipe in them, and one outcome."""
         durations_s = dict(
             zip(*(tracks.column(name).to_pylist() for name in ("track_id", "duration_s")), strict=True)
@@ -98,6 +131,7 @@ class Accepted:
             frozenset(durations_s),
             frozenset(failed),
             frozenset(unchanged.column("track_id").to_pylist()),
+            frozenset(recognised.column("track_id").to_pylist()),
             dict(Counter(failed.values())),
             sum(filter(None, durations_s.values())),
         )
@@ -122,7 +156,9 @@ class RunCommitter:
         self.run_id = run_id
         self.recipes = dict(recipes)
         self.counts = RunCounts()
+        self.moved_ids: set[str] = set()  # what their tracks were called before
         self._pending = _Pending()
+        self._recognised: list[pa.Table] = []
         self._done: set[str] = set()
         self.writer = StoreWriter(store, run_id)
         # As the run finds them: it gives each track one outcome, so nothing that it adds itself has to leave.
@@ -158,17 +194,38 @@ class RunCommitter:
         """
         row = result.to_pylist()[0]
         tracks, failures, unchanged = (from_ipc(row[name]) for name in ("tracks", "failures", "unchanged"))
-        accepted = Accepted.read(tracks, failures, unchanged)
-        ids = accepted.embedded | accepted.failed | accepted.unchanged
-        if ids & self._done:
+        unchanged, recognised = _split_by_id(unchanged)
+        accepted = Accepted.read(tracks, failures, unchanged, recognised)
+        if accepted.ids & self._done:
             return Accepted()
-        self._done |= ids
+        self._done |= accepted.ids
         self.counts.add(accepted)
         self._pending.parts += [Part(**part) for part in row["parts"]]
         self._pending.tracks.append(tracks)
         self._pending.failures.append(failures)
-        self._pending.relabeled.append(unchanged)
+        self._pending.relabeled.append(unchanged.select(_PRESENT))
+        self._recognised.append(recognised)
         return accepted
+
+    def collect_recognised(self) -> pa.Table:
+        """Return and forget the rows of ``schema.UNCHANGED`` whose content is known under another id."""
+        rows = pa.concat_tables([UNCHANGED.empty_table(), *self._recognised])
+        self._recognised = []
+        return rows
+
+    def take_over(self, parts: Sequence[Part], tracks: pa.Table) -> None:
+        """Take tracks whose features were copied from those of other ids.
+
+        Args:
+            parts: Of ``frames``, written and not yet committed.
+            tracks: Rows of ``schema.TRACKS``.
+        """
+        self._pending.parts += parts
+        self._pending.tracks.append(tracks)
+
+    def forget(self, track_ids: Iterable[str]) -> None:
+        """Let tracks that were recognised in vain have no outcome yet."""
+        self._done -= set(track_ids)
 
     def relabel(self, catalog: pa.Table) -> None:
         """Let the ledger follow the catalog's metadata for tracks whose content is as stored.
@@ -177,7 +234,7 @@ class RunCommitter:
             catalog: Rows of ``schema.CATALOG``.
         """
         nulls = pa.nulls(catalog.num_rows, pa.string())
-        self._pending.relabeled.append(catalog.append_column("content_hash", nulls).select(UNCHANGED.names))
+        self._pending.relabeled.append(catalog.append_column("content_hash", nulls).select(_PRESENT))
 
     def commit(self, event: str = "progress", departed: Mapping[str, Sequence[str]] | None = None) -> int:
         """Make all accepted results visible.
@@ -196,13 +253,13 @@ class RunCommitter:
         pending, self._pending = self._pending, _Pending()
         departed = departed or {}
         leaving = [set(ids) & self._held_ids[recipe] for recipe, ids in departed.items()]
-        self.counts.deleted += len(set().union(*leaving))
+        self.counts.deleted += len(set().union(*leaving) - self.moved_ids)
         if pending.parts:
             self.writer.commit("frames", [part.as_add_action() for part in pending.parts], "append")
         failures = pa.concat_tables([FAILURES.empty_table(), *pending.failures])
         tracks = pa.concat_tables([TRACKS.empty_table(), *pending.tracks])
         # A track embedded for one recipe may be held whole by another, whose ledger row has old facts.
-        present = pa.concat_tables([tracks.select(UNCHANGED.names), *pending.relabeled])
+        present = pa.concat_tables([tracks.select(_PRESENT), *pending.relabeled])
         self._commit_failures(failures, present.column("track_id").to_pylist(), departed)
         ledger_actions: Actions = []
         for recipe in self.recipes:
@@ -290,6 +347,19 @@ class RunCommitter:
             rows = failures.sort_by("track_id")
             part = write_part(rows, "failures", url, {}, self.run_id, self.store.options)
             self.writer.commit("failures", [part.as_add_action()], "append")
+
+
+def _split_by_id(unchanged: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Part rows of ``schema.UNCHANGED``: content that the store has under this id, and under another."""
+    columns = (unchanged.column(name).to_pylist() for name in ("held", "content_hash"))
+    is_own = pa.array(
+        (
+            any(name.endswith(f"@{content_hash}") for name in held or ())
+            for held, content_hash in zip(*columns, strict=True)
+        ),
+        pa.bool_(),
+    )
+    return unchanged.filter(is_own), unchanged.filter(pc.invert(is_own))
 
 
 def _read_ids(table: DeltaTable, recipe: str) -> set[str]:

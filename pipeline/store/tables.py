@@ -19,6 +19,7 @@ from pipeline.store.retry import retry_broken
 STORE_FORMAT = 2
 OLDER_FORMATS = (1,)  # which `upgrade` brings up to date
 MAX_LISTED_IDS = 100  # more make a predicate slower than the rows that it spares
+LATE_TABLES = ("withheld",)  # which stores made earlier lack
 FORMAT_PROPERTY = "musicfm.storeFormat"
 PUBLISHING_EVENTS = ("close", "maintain", "delete", "drop_recipe")  # commits of the ledger that readers open
 
@@ -39,10 +40,11 @@ def create_tables(store: StoreLocation) -> None:
     for name in present:
         open_table(store, name)
     missing = [name for name in reversed(TABLES) if name not in present]
-    if missing and "tracks" in present:
+    lost = [name for name in missing if name not in LATE_TABLES]
+    if lost and "tracks" in present:
         raise StorageError(
             f"expected the tables {', '.join(TABLES)} in the store at {store.url}, found no "
-            f"{' and no '.join(missing)} beside the ledger: bring the whole store back from one backup, "
+            f"{' and no '.join(lost)} beside the ledger: bring the whole store back from one backup, "
             "or choose another --store"
         )
     for name in missing:
@@ -154,7 +156,28 @@ def has_tables(store: StoreLocation) -> bool:
     Raises:
         StorageError: The place cannot be read at all.
     """
-    return _is_there(store, "tracks")
+    return has_table(store, "tracks")
+
+
+def has_table(store: StoreLocation, table_name: str) -> bool:
+    """Say whether a store has a table.
+
+    Raises:
+        StorageError: The place cannot be read at all.
+    """
+    return _is_there(store, table_name)
+
+
+def refresh(table: DeltaTable) -> None:
+    """Bring a table object to the table's newest version.
+
+    Raises:
+        StorageError: The log cannot be read.
+    """
+    try:
+        retry_broken(table.update_incremental)
+    except (DeltaError, OSError) as error:
+        raise _describe_store_error(table.table_uri, error) from error
 
 
 def read_columns(
