@@ -27,6 +27,9 @@ CATALOG = pa.schema(
 )
 """What a catalog knows of each track before anything is read."""
 
+LABELS = ("title", "artist", "album", "genre")
+"""Columns that a file's own tags fill where the catalog says nothing."""
+
 PLAN = pa.schema(
     [
         *CATALOG,

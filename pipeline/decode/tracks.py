@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.decode.audio import DecodedAudio, decode_audio
 from pipeline.decode.known_content import is_known
 from pipeline.errors import Reason, Stage, TrackError
-from pipeline.schema import DECODED, FEATURE_LIST, PLAN
+from pipeline.schema import DECODED, FEATURE_LIST, LABELS, PLAN
 from pipeline.storage import Options, classify_read_error, read_files
 
 _MAX_READ_BYTES = 256 * 2**20  # compressed bytes held at once
@@ -142,7 +142,8 @@ def _decode_content(
         if known is not None and len(lacking) == len(wanted) and is_known(values["content_hash"], known):
             return {**values, "wanted": []}
         values["wanted"] = lacking
-        return {**values, **vars(decode(content, max_duration_s))}
+        decoded = vars(decode(content, max_duration_s))
+        return {**values, **decoded, **vars(decoded["tags"])}
     except TrackError as error:
         failure = error
     except MemoryError:
@@ -171,9 +172,15 @@ def _tidy(message: str, options: Mapping[str, str]) -> str:
 
 
 def _make_row(row: pa.Table, values: Mapping[str, Any]) -> pa.Table:
-    """Return a plan row with columns added and replaced, null where there is no value."""
+    """Return a plan row with columns added and replaced, null where there is no value.
+
+    What the catalog says of a track is not replaced by what its file says of itself.
+    """
     arrays = []
     for field in DECODED:
+        if field.name in LABELS and row[field.name].null_count == 0:
+            arrays.append(row[field.name])
+            continue
         if field.name == "waveform" and "waveform" in values:
             arrays.append(_to_list_array(values["waveform"]))
         elif field.name in values:

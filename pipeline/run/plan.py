@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import Reason, Stage
-from pipeline.schema import CATALOG, PLAN
+from pipeline.schema import CATALOG, LABELS, PLAN
 
 FACT_COLUMNS = ("uri", "etag", "size_bytes", "modified_time")
-LABEL_COLUMNS = ("title", "artist", "album", "genre")
-LEDGER_COLUMNS = ("track_id", *FACT_COLUMNS, *LABEL_COLUMNS, "content_hash", "resolutions")
+LEDGER_COLUMNS = ("track_id", *FACT_COLUMNS, *LABELS, "content_hash", "resolutions")
 FAILURE_COLUMNS = ("track_id", *FACT_COLUMNS, "stage", "error_type")
 
 # Failures that lie in the file itself. What lies in the way to it (network, permissions) or in the machine is
@@ -212,11 +211,14 @@ def _is_known_failure(catalog: pa.Table, found: pa.Table) -> Mask:
 
 
 def _is_relabeled(catalog: pa.Table, found: pa.Table) -> Mask:
-    """Say for each row whether the catalog describes the track in other words than the ledger."""
+    """Say for each row whether the catalog describes the track in other words than the ledger.
+
+    Where it says nothing, the ledger has what the file's tags say.
+    """
     differs = np.zeros(catalog.num_rows, bool)
-    for name in LABEL_COLUMNS:
-        equal = pc.equal(pc.fill_null(catalog.column(name), ""), pc.fill_null(found.column(name), ""))
-        differs |= ~_as_mask(equal)
+    for name in LABELS:
+        equal = pc.equal(catalog.column(name), pc.fill_null(found.column(name), ""))
+        differs |= ~_as_mask(pc.fill_null(equal, True))
     return differs
 
 
