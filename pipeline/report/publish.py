@@ -44,7 +44,7 @@ class RunFacts:
         store: The store.
         run_id: The run.
         recipes: Layer of each recipe id.
-        counts: ``commit.RunCounts`` as a dict.
+        counts: ``books.RunCounts`` as a dict.
         version: Version of ``tracks`` at the end.
         base_version: Version of it that the run found.
         closed: Whether the run was published.

@@ -16,7 +16,7 @@ from pipeline.run.run import RunReport
 from pipeline.run.trial import size_pools
 from pipeline.run.trial_dataflow import run_cluster_trial
 from pipeline.run.watch import RunWatch
-from pipeline.store.commit import RunCounts
+from pipeline.store.books import RunCounts
 from pipeline.store.tables import has_tables, open_table
 
 

@@ -25,7 +25,8 @@ from pipeline.run.prepare import build_recipes, list_layers, load_model, plan_ru
 from pipeline.run.prune import check_fence
 from pipeline.run.recognise import settle_recognised
 from pipeline.run.watch import RunWatch
-from pipeline.store.commit import RunCommitter, RunCounts
+from pipeline.store.books import RunCounts
+from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables, open_table
 
 logger = logging.getLogger(__name__)

@@ -79,11 +79,11 @@ class Generation:
         self.index = index
         self.manifest = index.manifest
         self.searcher = Searcher(index, withheld=withheld)
-        self.names = TrackNames(index.tracks, self.searcher.mark_shown)
+        self.names = TrackNames(index.tracks, self.searcher.shown.mark)
 
     def warm_up(self) -> None:
         """Search once, so that no request pays for what the first one does."""
-        shown = np.flatnonzero(self.searcher.mark_shown())
+        shown = np.flatnonzero(self.searcher.shown.mark())
         if len(shown):
             self.searcher.search_track(self.index.tracks.column("track_id")[int(shown[0])].as_py(), k=1)
 

@@ -19,12 +19,11 @@ from pipeline.store.retry import retry_broken
 STORE_FORMAT = 2
 OLDER_FORMATS = (1,)  # which `upgrade` brings up to date
 MAX_LISTED_IDS = 100  # more make a predicate slower than the rows that it spares
-LATE_TABLES = ("withheld",)  # which stores made earlier lack
 FORMAT_PROPERTY = "musicfm.storeFormat"
 PUBLISHING_EVENTS = ("close", "maintain", "delete", "drop_recipe")  # commits of the ledger that readers open
 
 # delta-rs takes these for parts of a URL even in a local path: it then loses sight of a table's files or history.
-_CONFUSING_IN_URL = re.compile("[#?]|%[0-9A-Fa-f]{2}")
+_CONFUSING_IN_URL = re.compile(r"[#?\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
 
 
 def create_tables(store: StoreLocation) -> None:
@@ -40,29 +39,37 @@ def create_tables(store: StoreLocation) -> None:
     for name in present:
         open_table(store, name)
     missing = [name for name in reversed(TABLES) if name not in present]
-    lost = [name for name in missing if name not in LATE_TABLES]
-    if lost and "tracks" in present:
+    if missing and "tracks" in present:
         raise StorageError(
             f"expected the tables {', '.join(TABLES)} in the store at {store.url}, found no "
-            f"{' and no '.join(lost)} beside the ledger: bring the whole store back from one backup, "
+            f"{' and no '.join(missing)} beside the ledger: bring the whole store back from one backup, "
             "or choose another --store"
         )
     for name in missing:
-        try:
-            retry_broken(
-                partial(
-                    DeltaTable.create,
-                    _locate_table(store, name),
-                    TABLES[name],
-                    mode="ignore",
-                    partition_by=PARTITION_COLUMNS[name],
-                    configuration=_choose_properties(name),
-                    storage_options=delta_storage_options(store.options),
-                    raise_if_key_not_exists=False,
-                )
+        create_table(store, name)
+
+
+def create_table(store: StoreLocation, table_name: str) -> None:
+    """Create one table where there is none.
+
+    Raises:
+        StorageError: The store cannot be written.
+    """
+    try:
+        retry_broken(
+            partial(
+                DeltaTable.create,
+                _locate_table(store, table_name),
+                TABLES[table_name],
+                mode="ignore",
+                partition_by=PARTITION_COLUMNS[table_name],
+                configuration=_choose_properties(table_name),
+                storage_options=delta_storage_options(store.options),
+                raise_if_key_not_exists=False,
             )
-        except (DeltaError, OSError) as error:
-            raise describe_store_error(store.table_url(name), error) from error
+        )
+    except (DeltaError, OSError) as error:
+        raise describe_store_error(store.table_url(table_name), error) from error
 
 
 def _choose_properties(table_name: str) -> dict[str, str]:
@@ -177,7 +184,7 @@ def refresh(table: DeltaTable) -> None:
     try:
         retry_broken(table.update_incremental)
     except (DeltaError, OSError) as error:
-        raise _describe_store_error(table.table_uri, error) from error
+        raise describe_store_error(table.table_uri, error) from error
 
 
 def read_columns(
@@ -229,8 +236,8 @@ def _locate_table(store: StoreLocation, table_name: str) -> str:
     url = store.table_url(table_name)
     if found := _CONFUSING_IN_URL.search(url):
         raise StorageError(
-            f"a store's path may not hold '#', '?' or an escape such as '%20', found {found[0]!r} in {store.url}; "
-            "choose another --store"
+            r"a store's path may not hold '#', '?', '\', control characters or an escape such as '%20', "
+            f"found {found[0]!r} in {store.url!r}; choose another --store"
         )
     return url
 

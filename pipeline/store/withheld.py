@@ -21,8 +21,8 @@ from pipeline.errors import StorageError
 from pipeline.location import StoreLocation
 from pipeline.schema import WITHHELD
 from pipeline.store.ledger import extract_rows
-from pipeline.store.parts import write_part
-from pipeline.store.tables import commit_actions, create_tables, has_table, open_table, read_columns, refresh
+from pipeline.store.table_commits import append_rows, commit_actions
+from pipeline.store.tables import has_table, open_table, read_columns, refresh
 from pipeline.store.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -85,9 +85,7 @@ def withhold(writer: StoreWriter, contents: pa.Table, reason: str | None) -> Non
     Raises:
         StorageError: The table cannot be read or written.
     """
-    create_tables(writer.store)  # stores made earlier lack this one
-    table = open_table(writer.store, "withheld")
-    entered = _join(read_columns(table, list(KEYS)))
+    entered = _join(read_columns(open_table(writer.store, "withheld"), list(KEYS)))
     rows = contents.filter(pc.invert(pc.is_in(_join(contents), entered)))
     if not rows.num_rows:
         return
@@ -99,9 +97,7 @@ def withhold(writer: StoreWriter, contents: pa.Table, reason: str | None) -> Non
         "run_id": pa.repeat(writer.run_id, rows.num_rows),
     }
     rows = pa.table(columns, schema=WITHHELD).sort_by("track_id")
-    url = writer.store.table_url("withheld")
-    part = write_part(rows, "withheld", url, {}, writer.run_id, writer.store.options)
-    commit_actions(table, "withheld", [part.as_add_action()], {"run_id": writer.run_id, "event": "withhold"})
+    append_rows(writer.store, "withheld", rows, {"run_id": writer.run_id, "event": "withhold"})
 
 
 def restore(writer: StoreWriter, track_ids: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
 from pipeline.run.run import RunReport
-from pipeline.store.commit import RunCounts
+from pipeline.store.books import RunCounts
 from pipeline.store.tables import FORMAT_PROPERTY, create_tables, open_table
 from tests.corpus import encode_clip, load_music
 
