@@ -163,7 +163,7 @@ def prune_limit(text: str) -> str:
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:
     """Print a table of outcomes and failures for people, then one line of JSON for programs."""
     counts = report.counts
-    verb = "to look at" if dry_run else "embedded"
+    verb = "to embed" if dry_run else "embedded"
     withheld = f"{counts.withheld} withheld, " if counts.withheld else ""
     print(
         f"\n{counts.planned} tracks: {counts.embedded} {verb}, {counts.unchanged} unchanged, "
@@ -176,6 +176,15 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         print("\n".join(f"  {line}" for line in describe_estimate(report.estimate)))
     for reason, number in sorted(counts.failures_by_reason.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {number:>8}  {reason}")
+    for failure in report.failures:
+        print(f"            {failure['track_id']}: {failure['message']}")
+    if 0 < len(report.failures) < counts.failed:
+        print(f"            and {counts.failed - len(report.failures):,} more; musicfm failures --store {store}")
+    if report.num_undecided:
+        print(
+            f"  {report.num_undecided:,} of those to embed were not looked into: only their bytes tell whether "
+            "they are new, known to the store, or cannot be embedded"
+        )
     if counts.moved or counts.copied:
         print(
             f"  of the unchanged, {counts.moved} moved and {counts.copied} copied: known content under another id"
@@ -197,6 +206,7 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         "copied": counts.copied,
         "deleted": counts.deleted,
         "not_pruned": counts.not_pruned,
+        "undecided": report.num_undecided,
         "recipe": recipe_ids[0],
         "recipes": report.recipes,
         "store": store,

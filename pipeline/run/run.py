@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from pipeline.config import Recipe, RunSettings
 from pipeline.decode.known_content import list_prefixes
 from pipeline.errors import FeatureStoreError, RunError, StorageError
 from pipeline.logs import RUN_ID
+from pipeline.report.failures import list_failures
 from pipeline.report.publish import RunFacts, publish_report
 from pipeline.run.dataflow import choose_placement, process_tracks
 from pipeline.run.estimate import RunEstimate
@@ -30,6 +32,8 @@ from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables, open_table
 
 logger = logging.getLogger(__name__)
+
+NUM_NAMED_FAILURES = 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class RunReport:
         closed: Whether the books closed and the run was published.
         estimate: After a dry run, what the run would come to.
         page: URL of the run's report, where one was written.
+        failures: Some of the tracks that fail, as ``failures.list_failures`` gives them, the run's own first.
+        num_undecided: After a dry run, those of the ``embedded`` that it did not look into: their bytes tell
+            whether they are new, known or fail.
     """
 
     run_id: str
@@ -57,6 +64,8 @@ class RunReport:
     closed: bool
     estimate: RunEstimate | None = None
     page: str | None = None
+    failures: Sequence[Mapping[str, Any]] = ()
+    num_undecided: int = 0
 
 
 def embed_catalog(
@@ -120,7 +129,19 @@ def embed_catalog(
         committer.bytes_written,
         closed,
         page=page,
+        failures=name_failures(committer),
     )
+
+
+def name_failures(committer: RunCommitter) -> list[dict[str, Any]]:
+    """Return the first of a run's failures, which are then easily looked at; none where they cannot be read."""
+    if not committer.counts.failed:
+        return []
+    try:
+        return list_failures(committer.store, committer.recipes, committer.run_id, NUM_NAMED_FAILURES)
+    except StorageError as error:
+        logger.warning("failures are not named: %s", error)
+        return []
 
 
 def open_run(settings: RunSettings, recipes: Mapping[str, Recipe]) -> RunCommitter:

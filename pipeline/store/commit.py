@@ -26,6 +26,7 @@ from pipeline.store.ledger import Actions, extract_rows, merge_track_rows, relab
 from pipeline.store.parts import Part, from_ipc, write_part
 from pipeline.store.table_commits import append_rows
 from pipeline.store.tables import open_table, read_columns
+from pipeline.store.takeover import split_by_id
 from pipeline.store.writer import StoreWriter
 
 _PRESENT = [*CATALOG.names, "content_hash"]  # what is known of tracks that the ledger has
@@ -98,7 +99,7 @@ class RunCommitter:
         """
         row = result.to_pylist()[0]
         tracks, failures, unchanged = (from_ipc(row[name]) for name in ("tracks", "failures", "unchanged"))
-        unchanged, recognised = _split_by_id(unchanged)
+        unchanged, recognised = split_by_id(unchanged)
         accepted = Accepted.read(tracks, failures, unchanged, recognised)
         if accepted.ids & self._done:
             return Accepted()
@@ -251,19 +252,6 @@ class RunCommitter:
             rows = failures.sort_by("track_id")
             part = write_part(rows, "failures", url, {}, self.run_id, self.store.options)
             self.writer.commit("failures", [part.as_add_action()], "append")
-
-
-def _split_by_id(unchanged: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Part rows of ``schema.UNCHANGED``: content that the store has under this id, and under another."""
-    columns = (unchanged.column(name).to_pylist() for name in ("held", "content_hash"))
-    is_own = pa.array(
-        (
-            any(name.endswith(f"@{content_hash}") for name in held or ())
-            for held, content_hash in zip(*columns, strict=True)
-        ),
-        pa.bool_(),
-    )
-    return unchanged.filter(is_own), unchanged.filter(pc.invert(is_own))
 
 
 def _read_ids(table: DeltaTable, recipe: str) -> set[str]:

@@ -158,11 +158,7 @@ def read_history(table: DeltaTable, limit: int | None = None) -> list[dict[str, 
 
 
 def has_tables(store: StoreLocation) -> bool:
-    """Say whether there is a store.
-
-    Raises:
-        StorageError: The place cannot be read at all.
-    """
+    """Say whether there is a store; raises as ``has_table``."""
     return has_table(store, "tracks")
 
 

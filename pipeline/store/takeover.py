@@ -23,6 +23,7 @@ from pipeline.location import StoreLocation
 from pipeline.schema import TRACKS
 from pipeline.store.ledger import list_table_files, read_rows, relabel_track_rows
 from pipeline.store.parts import Part, write_part
+from pipeline.store.segments import take_rows
 
 _MAX_VALUES_PER_PART = 2**26
 
@@ -44,6 +45,19 @@ class Match:
     content_hash: str
     source_id: str
     is_move: bool
+
+
+def split_by_id(unchanged: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Part rows of ``schema.UNCHANGED``: content that the store has under this id, and under another."""
+    columns = (unchanged.column(name).to_pylist() for name in ("held", "content_hash"))
+    is_own = pa.array(
+        (
+            any(name.endswith(f"@{content_hash}") for name in held or ())
+            for held, content_hash in zip(*columns, strict=True)
+        ),
+        pa.bool_(),
+    )
+    return unchanged.filter(is_own), unchanged.filter(pc.invert(is_own))
 
 
 def match_sources(recognised: pa.Table, sources: pa.Table, departed: Collection[str]) -> list[Match]:
@@ -182,7 +196,7 @@ def _group_tracks(rows: pa.Table, order: Sequence[tuple[str, int]]) -> Iterator[
 
 def _take_as(rows: pa.Table, order: Sequence[tuple[str, int]]) -> pa.Table:
     """Return some rows, each under another id."""
-    taken = rows.take(pa.array([row for _, row in order], pa.int64()))
+    taken = take_rows(rows, [row for _, row in order])
     names = pa.array([name for name, _ in order], pa.string())
     return taken.set_column(rows.schema.get_field_index("track_id"), rows.schema.field("track_id"), names)
 
