@@ -99,8 +99,9 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
 def _require_music(mixdown: Mixdown, waveform: NDArray[np.float32], rms: float) -> None:
     """Raise ``TrackError`` for what no model should see: too short, not finite, or silent."""
     if waveform.size < MIN_SAMPLES:
-        expected = f"expected at least {MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz"
-        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, f"{expected}, found {waveform.size}")
+        lengths_ms = [1000 * number / SAMPLE_RATE_HZ for number in (MIN_SAMPLES, waveform.size)]
+        told = "expected at least {:.0f} ms of music, found {:.0f} ms".format(*lengths_ms)
+        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, told)
     if not np.isfinite([mixdown.peak, rms]).all():
         expected = "expected finite samples, found NaN, infinity or magnitudes beyond float32"
         raise TrackError(Stage.DECODE, Reason.NON_FINITE_AUDIO, expected)

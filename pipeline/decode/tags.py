@@ -49,7 +49,10 @@ def read_tags(data: bytes) -> Tags:
     """
     try:
         # Bytes that are no UTF-8 come as lone surrogates, which say what they were.
-        with av.open(io.BytesIO(data), metadata_encoding="utf-8", metadata_errors="surrogateescape") as container:
+        options = {"protocol_whitelist": ""}  # no file leads to others
+        with av.open(
+            io.BytesIO(data), "r", metadata_encoding="utf-8", metadata_errors="surrogateescape", options=options
+        ) as container:
             streams = container.streams.audio
             return choose_tags({**(streams[0].metadata if streams else {}), **container.metadata})
     except (av.FFmpegError, ValueError, OSError):

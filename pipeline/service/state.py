@@ -232,7 +232,9 @@ def find_locations(settings: ServiceSettings) -> list[IndexLocation]:
         raise next(iter(missing.values()))
     recipes = sorted({location.recipe for location in found})
     if len(recipes) > 1:
-        raise UsageError(f"the store at {settings.store.url} has indexes of {', '.join(recipes)}; name a recipe")
+        raise UsageError(
+            f"the store at {settings.store.url} has indexes of {', '.join(recipes)}; name one with --recipe"
+        )
     for name, mistake in missing.items():
         if _is_there(settings.store, name, recipes[0]):
             raise mistake  # several recipes at that resolution
