@@ -141,7 +141,8 @@ class PruneLimit:
 
     def allows(self, num_leaving: int, num_held: int) -> bool:
         """Say whether so many of so many tracks may leave."""
-        return num_leaving <= (self.share * num_held if self.number is None else self.number)
+        allowed = self.share * num_held + 1e-6 if self.number is None else self.number  # a tenth of 30 is 3
+        return num_leaving <= allowed
 
     @classmethod
     def parse(cls, text: str) -> PruneLimit:

@@ -60,7 +60,10 @@ def list_roots(tracks: pa.Table, without: Collection[str]) -> Counter[str]:
     roots: Counter[str] = Counter()
     for track_id, uri in zip(*(tracks.column(name).to_pylist() for name in ("track_id", "uri")), strict=True):
         if track_id not in without:
-            uri = uri or "no file"
-            root = uri.removesuffix(track_id)
-            roots[(root if root != uri else posixpath.dirname(uri)).rstrip("/") or "/"] += 1
+            roots["no file" if uri is None else _find_root(track_id, uri)] += 1
     return roots
+
+
+def _find_root(track_id: str, uri: str) -> str:
+    root = uri.removesuffix(track_id)
+    return (root if root != uri else posixpath.dirname(uri)).rstrip("/") or "/"
