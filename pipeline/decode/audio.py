@@ -99,9 +99,10 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
 def _require_music(mixdown: Mixdown, waveform: NDArray[np.float32], rms: float) -> None:
     """Raise ``TrackError`` for what no model should see: too short, not finite, or silent."""
     if waveform.size < MIN_SAMPLES:
-        lengths_ms = [1000 * number / SAMPLE_RATE_HZ for number in (MIN_SAMPLES, waveform.size)]
-        told = "expected at least {:.0f} ms of music, found {:.0f} ms".format(*lengths_ms)
-        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, told)
+        least_ms, found_ms = (round(1000 * number / SAMPLE_RATE_HZ) for number in (MIN_SAMPLES, waveform.size))
+        expected = f"expected at least {least_ms} ms of music ({MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz)"
+        found = f"found {found_ms} ms ({waveform.size} samples)"
+        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, f"{expected}, {found}")
     if not np.isfinite([mixdown.peak, rms]).all():
         expected = "expected finite samples, found NaN, infinity or magnitudes beyond float32"
         raise TrackError(Stage.DECODE, Reason.NON_FINITE_AUDIO, expected)

@@ -48,20 +48,27 @@ def decode_tracks(
         known: From ``known_content.list_prefixes``: content that need not be decoded.
 
     Yields:
-        One-row tables of schema ``DECODED``.
+        Tables of schema ``DECODED``: one row with a waveform, or rows without.
     """
     plan = plan.select(PLAN.names).cast(PLAN)
     uris = plan["uri"].to_pylist()
     wanted, held, owners = (plan[name].to_pylist() for name in ("wanted", "held", "owner_uri"))
     for group in _group_rows(uris, plan["size_bytes"].to_pylist()):
         contents = _read_contents(uris[group.start : group.stop], audio_options)
+        undecoded: list[dict[str, Any]] = []  # together they take little more than one of them alone
         for index in group:
             values = _decode_content(
                 contents.popleft(), wanted[index], held[index], owners[index], max_duration_s, decode, known
             )
             if "error_message" in values:
                 values["error_message"] = _tidy(values["error_message"], audio_options or {})
-            yield _make_row(plan.slice(index, 1), values)
+            if "waveform" in values:
+                yield from _make_rows(plan.slice(index - len(undecoded), len(undecoded)), undecoded)
+                undecoded = []
+                yield _make_row(plan.slice(index, 1), values)
+            else:
+                undecoded.append(values)
+        yield from _make_rows(plan.slice(group.stop - len(undecoded), len(undecoded)), undecoded)
 
 
 def _group_rows(uris: Sequence[str | None], sizes_bytes: Sequence[int | None]) -> Iterator[range]:
@@ -190,6 +197,20 @@ def _make_row(row: pa.Table, values: Mapping[str, Any]) -> pa.Table:
         else:
             arrays.append(pa.nulls(1, field.type))
     return pa.Table.from_arrays(arrays, schema=DECODED)
+
+
+def _make_rows(rows: pa.Table, values: Sequence[Mapping[str, Any]]) -> Iterator[pa.Table]:
+    """Yield plan rows without waveform, with columns added and replaced, as one table, where there are any."""
+    if not rows.num_rows:
+        return
+    arrays = []
+    for field in DECODED:
+        old = rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+        if any(field.name in each for each in values):
+            pairs = zip(values, old.to_pylist(), strict=True)
+            old = pa.array([each.get(field.name, value) for each, value in pairs], field.type)
+        arrays.append(old)
+    yield pa.Table.from_arrays(arrays, schema=DECODED)
 
 
 def _to_list_array(waveform: NDArray[np.float32]) -> pa.ListArray:

@@ -57,7 +57,7 @@ def test_each_file_is_named_once_with_its_reason_and_what_to_do(
 
 
 def test_a_runs_own_failures_come_first(store: StoreLocation) -> None:
-    assert [row["track_id"] for row in list_failures(store, [R7], "second", limit=2)] == ["c", "d.mp3"]
+    assert [row["track_id"] for row in list_failures(store, [R7], "second", limit=2)] == ["d.mp3", "b.mp3"]
 
 
 def test_a_store_without_failures_and_no_store_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
