@@ -84,12 +84,14 @@ def _draw_head(facts: Facts) -> str:
         )
     if facts["closed"] and not (counts["embedded"] or counts["deleted"]):
         verdict += " Nothing had changed, so the catalog was not read for this report."
+    if counts.get("prune_refusal"):
+        verdict += f' <span class="bad">{escape(counts["prune_refusal"])}.</span>'
     audio_s = facts["stages"].get("embed", {}).get("audio_s", 0.0)
     tiles = [
         (f"{counts['embedded']:,}", "embedded"),
         (f"{counts['unchanged']:,}", "unchanged"),
         (f"{counts['failed']:,}", "failed"),
-        (f"{counts['deleted']:,}", "deleted") if counts["deleted"] else None,
+        *((f"{counts[name]:,}", name) for name in ("moved", "copied", "withheld", "deleted") if counts.get(name)),
         (say_time(facts["seconds"]), "wall time"),
         (say_time(audio_s), "of audio embedded") if audio_s else None,
         (f"{audio_s / facts['seconds']:,.0f}×", "real time, start-up included") if audio_s else None,

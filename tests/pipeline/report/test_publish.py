@@ -18,7 +18,7 @@ from pipeline.report.page import build_page
 from pipeline.report.plan_file import save_plan
 from pipeline.report.publish import RunFacts, gather_facts, publish_report, remove_reports_of
 from pipeline.storage import read_file
-from pipeline.store.commit import RunCounts
+from pipeline.store.books import RunCounts
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 from tests.stores import BAD, KnownStore, make_features, make_recipe
 

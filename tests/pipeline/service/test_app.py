@@ -3,6 +3,7 @@ import io
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from starlette.testclient import TestClient
 
+from jobs import delete_tracks
 from pipeline.index.manifest import list_indexes, remove_index
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
@@ -484,3 +486,48 @@ def test_a_picture_outlives_the_files_that_maintenance_removes(
     assert after is not None
     np.testing.assert_array_equal(after.values, before.values)
     assert state.compare_with_itself("nobody") is None
+
+
+def test_a_taken_down_track_is_returned_by_nothing_from_the_moment_on_at_which_the_command_has_returned(
+    changing: tuple[StoreLocation, Callable[..., None]], tmp_path: Path
+) -> None:
+    store, _ = changing
+    (tmp_path / "ids.txt").write_text("desert\n")
+    arguments = ["--store", store.url, "--ids", str(tmp_path / "ids.txt")]
+    state = ServiceState(ServiceSettings(store, poll_interval_s=0.05))
+    is_down, is_over = threading.Event(), threading.Event()
+    seen: list[tuple[bool, set[str]]] = []
+
+    def ask(client: TestClient) -> None:
+        while not is_over.is_set():
+            was_down = is_down.is_set()
+            found = set(ids_of(get(client, "/search/track/caves", k=10)))
+            for path in ("/tracks?prefix=des", "/map"):
+                found |= {track["track_id"] for track in get(client, path)["tracks"]}
+            found |= {"desert"} if client.get("/tracks/desert").status_code != 404 else set()
+            seen.append((was_down, found))
+
+    with TestClient(create_app(state)) as client, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, client) for _ in range(8)]
+        try:
+            wait_until(lambda: len(seen) > 8)
+            assert delete_tracks.main(arguments) == 0
+            is_down.set()
+            num_before = len(seen)
+            wait_until(lambda: len(seen) > num_before + 24)
+        finally:
+            is_over.set()
+        for future in asked:
+            future.result()
+        assert any("desert" in found for was_down, found in seen if not was_down)
+        assert not any("desert" in found for was_down, found in seen if was_down)
+        assert sum(was_down for was_down, _ in seen) >= 8
+        assert delete_tracks.main([*arguments, "--restore"]) == 0
+        assert "desert" in ids_of(get(client, "/search/track/caves", k=10))
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
