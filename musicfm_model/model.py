@@ -33,7 +33,7 @@ class MusicFM25Hz(nn.Module):
     The constructor takes the arguments of the published one (``model/musicfm_25hz.py``), with its defaults, so
     that users change an import alone; ``from_checkpoint`` is shorter. Module names are the published ones.
 
-    With a checkpoint, sizes are read off its tensors; an argument that says otherwise, unless default, is an error.
+    With a checkpoint, sizes are read off its tensors; one that says otherwise, unless default, is an error.
 
     Args:
         num_codebooks: Codebooks; the first one gives the targets.

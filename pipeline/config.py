@@ -27,8 +27,8 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
 MATHS_VERSION = 2
 """Raised whenever the same input would give other stored values: part of every recipe.
 
-2: FFmpeg decodes what libsndfile did, which moves opus (docs/decisions/0024); in half types the Conformer's batch norms
-are folded in float32, and its rotary tables stay in it (0020).
+2: FFmpeg decodes what libsndfile did, which moves opus (docs/decisions/0024); in half types the Conformer's batch
+norms are folded in float32, and its rotary tables stay in it (0020).
 """
 
 

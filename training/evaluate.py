@@ -5,7 +5,7 @@
 
 ``prepare`` reads two excerpts of 10 s of every held-out track and one of every other track trained on, from the
 files as they were published, and makes the queries: clean, a semitone up or down, through a telephone's band, and
-through MP3 at 64 kbit/s. ``measure`` pools hidden states of those and scores retrieval and frame-wise regression of
+through MP3 at 64 kbit/s. ``measure`` pools hidden states of those and scores retrieval and regression by frames of
 onset strength and chroma (see ``scores``). Features are kept beside the excerpts: only new models cost time.
 """
 
