@@ -37,8 +37,8 @@ from musicfm_model.config import ModelConfig
 from musicfm_model.model import MusicFM25Hz
 from pipeline.config import DEFAULT_RESOLUTIONS, FRAME_RATE_HZ, RESOLUTIONS, SAMPLE_RATE_HZ
 from pipeline.decode.tracks import decode_tracks
-from pipeline.embed.embedder import Features, as_column
 from pipeline.embed.pool import pool_frames
+from pipeline.embed.rows import Features, as_column
 from pipeline.schema import EMBEDDED, PLAN
 from pipeline.store.write import WriteSettings, write_parts
 from tests.checkpoints import write_random_checkpoint

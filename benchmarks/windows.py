@@ -26,7 +26,8 @@ from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.model import MusicFM25Hz
 from pipeline.config import DEFAULT_RESOLUTIONS, SAMPLE_RATE_HZ, WindowPolicy, list_window_lengths_s
-from pipeline.embed.infer import Inference, Track, list_inputs
+from pipeline.embed.infer import Inference
+from pipeline.embed.track import Track, list_inputs
 from pipeline.embed.window import plan_windows
 from tests.checkpoints import write_random_checkpoint
 

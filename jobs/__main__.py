@@ -24,6 +24,7 @@ COMMANDS = {
     "neighbors": ("neighbors", "write every track's nearest neighbours as a table"),
     "evaluate": ("evaluate_retrieval", "score the index against what is known to be similar"),
     "export": ("export", "copy features for WebDataset or Hugging Face"),
+    "failures": ("failures", "list the files that could not be embedded, and what to do"),
     "check": ("check_store", "say whether a store is sound"),
     "maintain": ("maintain_store", "weigh, compact and vacuum a store, drop a recipe"),
     "delete": ("delete_tracks", "take tracks down"),

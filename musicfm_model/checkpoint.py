@@ -115,6 +115,27 @@ def load_checkpoint(
     return Checkpoint(tensors, config, mean, std, hash_weights(tensors, mean, std))
 
 
+def resolve_checkpoint(
+    model_path: str | Checkpoint | None, stat_path: str | None, default_stats: str
+) -> Checkpoint | None:
+    """Return what the published constructor's two paths name: a checkpoint, loaded if need be, or None for none.
+
+    Args:
+        model_path: A loaded checkpoint, what ``load_checkpoint`` takes, or nothing.
+        stat_path: Of the statistics file.
+        default_stats: The published default of that, which published names, with statistics of their own, ignore.
+
+    Raises:
+        CheckpointError: As from ``load_checkpoint``.
+    """
+    if isinstance(model_path, Checkpoint):
+        return model_path
+    if not model_path:
+        return None
+    brings_stats = model_path in PUBLISHED and stat_path == default_stats
+    return load_checkpoint(model_path, None if brings_stats else stat_path)
+
+
 def save_checkpoint(checkpoint: Checkpoint, url: str, storage_options: Options | None = None) -> None:
     """Write a checkpoint as one ``.safetensors`` file with its statistics embedded.
 

@@ -98,6 +98,21 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> ModelConfig:
     )
 
 
+def resolve_layer(layer: int, num_layers: int) -> int:
+    """Return the index of a hidden state, 0 to ``num_layers``, where negative ones count from the end.
+
+    Raises:
+        ValueError: There is no such hidden state.
+    """
+    num_states = num_layers + 1
+    if not -num_states <= layer < num_states:
+        raise ValueError(
+            f"no layer {layer}: the model has {num_layers}, so expected 0 to {num_layers}, or -1 to "
+            f"{-num_states} counted from the end"
+        )
+    return layer % num_states
+
+
 def list_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of a model by published name, without the ``model.`` prefix.
 

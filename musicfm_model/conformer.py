@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musicfm_model.attention import SelfAttention
 from musicfm_model.config import DROPOUT, ModelConfig
 from musicfm_model.cpu.packed_linear import PointwiseConv
+from musicfm_model.precision import Float32BatchNorm1d
 from musicfm_model.rotary import RotaryEmbedding
 
 
@@ -45,7 +47,7 @@ class ConvModule(nn.Module):
             groups=embed_dim,
             bias=False,
         )
-        self.batch_norm = nn.BatchNorm1d(embed_dim)
+        self.batch_norm = Float32BatchNorm1d(embed_dim)
         self.pointwise_conv2 = PointwiseConv(embed_dim, embed_dim)
         self.dropout = nn.Dropout(DROPOUT)
 
@@ -79,10 +81,10 @@ class ConformerLayer(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Map (B, T, embed_dim) to the same shape; ``rotary`` is the cosine and sine table of T frames."""
-        x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
+        x = torch.add(x, self.ffn1(self.ffn1_layer_norm(x)), alpha=0.5)
         x = x + self.self_attn_dropout(self.self_attn(self.self_attn_layer_norm(x), rotary))
         x = x + self.conv_module(x)
-        x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
+        x = torch.add(x, self.ffn2(self.ffn2_layer_norm(x)), alpha=0.5)
         out: Tensor = self.final_layer_norm(x)
         return out
 
@@ -117,8 +119,7 @@ class Conformer(nn.Module):
             (B, T, embed_dim) for each index; only ``max(wanted)`` layers are computed.
         """
         x = self.dropout(x)
-        cos, sin = self.embed_positions(x.shape[1])
-        rotary = cos.to(x.dtype), sin.to(x.dtype)
+        rotary = self.embed_positions(x.shape[1])  # in float32, whatever the precision
         last = max(wanted)
         hidden_states = {}
         for index in range(last):

@@ -25,3 +25,15 @@ def count_window_tflop(config: ModelConfig, layer: int) -> float:
     width = config.embed_dim
     per_frame = 4 * width * config.ffn_dim + 4 * width**2 + 2 * num_frames * width + 3 * width**2
     return 2 * (convolutions + projection + layer * per_frame * num_frames) / 1e12
+
+
+def max_windows(config: ModelConfig) -> int:
+    """Return how many 30 s windows may go through the model at once: its tensors are indexed by 32 bits on a GPU.
+
+    The largest are the first block's, of half the bands and half the mel frames: 43 windows at the published size.
+
+    Args:
+        config: Sizes of the model.
+    """
+    mel_frames = WINDOW_S * SAMPLE_RATE // HOP_LENGTH
+    return max(1, (2**31 - 1) // (config.conv_dim * (config.n_mels // 2) * (mel_frames // 2)))

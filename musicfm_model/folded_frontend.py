@@ -1,4 +1,4 @@
-"""The front end for inference: the same function, with fewer operations and a layout that suits convolutions."""
+"""The front end for inference on a processor: the same function, with fewer operations, channels last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicfm_model.checkpoint import Checkpoint
 from musicfm_model.cpu.winograd import WinogradConv
 from musicfm_model.frontend import ConvFrontend, ResidualBlock
 
@@ -64,7 +63,7 @@ class FoldedFrontend(nn.Module):
     Args:
         frontend: The front end, in float32; it shares its projection.
         winograd: Whether to compute convolutions of many channels by ``WinogradConv``: up to three times as fast
-            on a processor, and slower than its libraries on a GPU.
+            in float32.
     """
 
     def __init__(self, frontend: ConvFrontend, winograd: bool) -> None:
@@ -78,22 +77,6 @@ class FoldedFrontend(nn.Module):
         x = self.conv(mel.unsqueeze(1).contiguous(memory_format=torch.channels_last))
         embeddings: Tensor = self.linear(x.permute(0, 3, 1, 2).flatten(2))
         return embeddings
-
-
-def fold_checkpoint(checkpoint: Checkpoint, winograd: bool) -> FoldedFrontend:
-    """Fold a checkpoint's front end in its own float32: to be rounded to a lower precision only afterwards.
-
-    Args:
-        checkpoint: From ``load_checkpoint``.
-        winograd: As ``FoldedFrontend`` takes it.
-    """
-    config = checkpoint.config
-    with torch.device("meta"):
-        frontend = ConvFrontend(config.conv_dim, config.embed_dim, config.n_mels).eval()
-    prefix = "conv."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint.state_dict.items() if k.startswith(prefix)}
-    frontend.load_state_dict(state, assign=True)
-    return FoldedFrontend(frontend, winograd)
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from musicfm_model.precision import Float32BatchNorm2d
+
 
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions beside one, each batch-normed; halves the bands and the frames.
@@ -15,11 +17,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = Float32BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = Float32BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
-        self.bn3 = nn.BatchNorm2d(channels)
+        self.bn3 = Float32BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, n_mels, T) to (B, channels, ceil(n_mels / 2), ceil(T / 2))."""

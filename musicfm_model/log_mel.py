@@ -36,7 +36,8 @@ class LogMel(Float32Module):
         self.hop_length, self.n_mels = hop_length, n_mels
         self.mel_stft.spectrogram.power = None  # complex: torchaudio would take a root, only to square it
         self.amplitude_to_db = AmplitudeToDB()
-        self._band_groups = group_bands(self.mel_stft.mel_scale.fb)
+        self._group_bands()
+        self.register_load_state_dict_post_hook(_regroup)
 
     @torch.no_grad()
     def forward(self, wav: Tensor) -> Tensor:
@@ -62,6 +63,10 @@ class LogMel(Float32Module):
         with no_autocast, float32_arithmetic(wav.device, allow_tf32=False):
             return self._transform(wav.float())
 
+    def _group_bands(self) -> None:
+        """Cut the filter bank that is there now: a checkpoint brings its own."""
+        self._band_groups = group_bands(self.mel_stft.mel_scale.fb)
+
     def _transform(self, wav: Tensor) -> Tensor:
         padded = F.pad(wav[:, None], (N_FFT // 2, N_FFT // 2), mode="reflect")[:, 0]
         num_frames = wav.shape[1] // self.hop_length
@@ -79,6 +84,11 @@ class LogMel(Float32Module):
                 mel[..., start:stop] = self.mel_stft.mel_scale(power)
         decibels: Tensor = self.amplitude_to_db(mel)
         return decibels
+
+
+def _regroup(module: LogMel, _: object) -> None:
+    """Follow a checkpoint that brought another filter bank; a hook of ``load_state_dict``."""
+    module._group_bands()
 
 
 def group_bands(filter_bank: Tensor) -> list[tuple[slice, slice, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from typing import Self
 
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from musicfm_model.attention import check_attention
-from musicfm_model.checkpoint import Checkpoint, load_checkpoint
-from musicfm_model.checkpoint_files import MEAN_KEY, PUBLISHED, STD_KEY, read_stats
-from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, ModelConfig, check_sizes
+from musicfm_model.checkpoint import Checkpoint, resolve_checkpoint
+from musicfm_model.checkpoint_files import MEAN_KEY, STD_KEY, read_stats
+from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, ModelConfig, check_sizes, resolve_layer
 from musicfm_model.conformer import Conformer
-from musicfm_model.cpu.packed_linear import pack_linears
-from musicfm_model.folded_frontend import FoldedFrontend, fold_checkpoint
+from musicfm_model.folded_frontend import FoldedFrontend
 from musicfm_model.frontend import ConvFrontend
+from musicfm_model.gpu.fused_frontend import FusedFrontend
+from musicfm_model.inference import optimize
 from musicfm_model.log_mel import LogMel
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 from musicfm_model.pretraining import mask_waveform, masked_prediction_loss
-from musicfm_model.quantizer import RandomProjectionQuantizer
+from musicfm_model.quantizer import RandomProjectionQuantizer, build_quantizers
 
 FEATURE = "melspec_2048"  # the one feature that the published code can compute
-QUANTIZER_SEED = 142
 _STAT_PATH = "./data/fma_stats.json"
 
 
@@ -33,7 +33,7 @@ class MusicFM25Hz(nn.Module):
     The constructor takes the arguments of the published one (``model/musicfm_25hz.py``), with its defaults, so
     that users change an import alone; ``from_checkpoint`` is shorter. Module names are the published ones.
 
-    With a checkpoint, sizes are read off its tensors; an argument that says otherwise, unless default, is an error.
+    With a checkpoint, sizes are read off its tensors; one that says otherwise, unless default, is an error.
 
     Args:
         num_codebooks: Codebooks; the first one gives the targets.
@@ -102,7 +102,7 @@ class MusicFM25Hz(nn.Module):
             num_heads=num_heads,
             ffn_dim=ffn_dim,
         )
-        checkpoint = _resolve_checkpoint(model_path, stat_path)
+        checkpoint = resolve_checkpoint(model_path, stat_path, default_stats=_STAT_PATH)
         if checkpoint is not None:
             check_sizes(config, checkpoint.config)
             config = checkpoint.config
@@ -111,6 +111,7 @@ class MusicFM25Hz(nn.Module):
             mean, std = read_stats(stat_path)
         else:
             raise ValueError("a model without a checkpoint needs a statistics file as stat_path")
+        self.config = config
         self.hop_length = hop_length
         self.mask_hop = mask_hop
         self.mask_prob = mask_prob
@@ -147,28 +148,14 @@ class MusicFM25Hz(nn.Module):
     def for_inference(
         cls, checkpoint: Checkpoint, device: str = "cpu", attention: str = "sdpa", precision: str = "float32"
     ) -> Self:
-        """Build the model of a loaded checkpoint as it computes fastest: the same function in fewer operations.
+        """Build a model that cannot be trained or saved, and computes the same faster: ``inference.optimize``.
 
-        Batch norms are folded into their convolutions, which run channels last, and on a processor by Winograd's
-        algorithm, with all large weights packed for oneDNN. The model can neither be trained nor saved, and its
-        front end no longer carries the published names.
-
-        Args:
-            checkpoint: From ``load_checkpoint``.
-            device: Torch device.
-            attention: Back end ``sdpa``, ``eager`` or ``flash``.
-            precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
-
-        Raises:
-            ValueError: An unknown name, or ``flash`` where it cannot work.
+        Arguments and errors are those of ``from_checkpoint``; ``device`` is any torch device.
         """
-        model = cls.from_checkpoint(checkpoint, attention, precision)
-        dtype = compute_dtype(precision)
-        on_processor = torch.device(device).type == "cpu" and dtype == torch.float32
-        model.conv = fold_checkpoint(checkpoint, winograd=on_processor).to(dtype)
-        if on_processor:
-            pack_linears(model.conv)
-            pack_linears(model.conformer)
+        check_attention(attention, precision)
+        model = cls.from_checkpoint(checkpoint)  # in float32: rounded after folding
+        model.precision = precision
+        optimize(model, torch.device(device), attention)
         return model.to(device)
 
     @property
@@ -198,41 +185,42 @@ class MusicFM25Hz(nn.Module):
         Raises:
             ValueError: A layer does not exist, none is named, or the waveform is unusable.
         """
-        resolved = {layer: self._resolve_layer(layer) for layer in layers}
+        resolved = {layer: resolve_layer(layer, self.num_layers) for layer in layers}
         if not resolved:
             raise ValueError("expected at least one layer, found none")
-        mel = self._normalize(self.preprocessor_melspec_2048(wav)).to(self.linear.weight.dtype)
-        with float32_arithmetic(wav.device, allow_tf32=self.precision == "tf32"):
-            hidden_states = self.conformer(self.conv(mel), set(resolved.values()))
+        hidden_states = self.encode_frames(self.encode_mel(self.compute_mel(wav)), set(resolved.values()))
         return {layer: hidden_states[index] for layer, index in resolved.items()}
 
-    def get_latent(self, x: Tensor, layer_ix: int = 12) -> Tensor:
-        """Return one hidden state, computing no layer beyond it and no prediction.
-
-        Args:
-            x: (B, S) samples at 24 kHz.
-            layer_ix: Index of the hidden state, see ``get_hidden_states``.
-
-        Returns:
-            (B, T, embed_dim).
+    def compute_mel(self, wav: Tensor) -> Tensor:
+        """Return the normalised log-mel of (B, S) samples: (B, n_mels, floor(S / 240)) float32.
 
         Raises:
-            ValueError: The layer does not exist, or the waveform is unusable.
+            ValueError: The waveform is unusable.
         """
+        return self._normalize(self.preprocessor_melspec_2048(wav))
+
+    def encode_mel(self, mel: Tensor) -> Tensor:
+        """Return hidden state 0, (B, ceil(F / 4), embed_dim), of a normalised log-mel (B, n_mels, F)."""
+        with float32_arithmetic(mel.device, allow_tf32=self.precision == "tf32"):
+            frames: Tensor = self.conv(mel.to(self.linear.weight.dtype))
+        return frames
+
+    def encode_frames(self, frames: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+        """Return hidden states, from 0 to ``num_layers``, of hidden state 0: (B, T, embed_dim) each."""
+        with float32_arithmetic(frames.device, allow_tf32=self.precision == "tf32"):
+            hidden_states: dict[int, Tensor] = self.conformer(frames, layers)
+        return hidden_states
+
+    def get_latent(self, x: Tensor, layer_ix: int = 12) -> Tensor:
+        """Return one hidden state, (B, T, embed_dim), computing no layer beyond it: see ``get_hidden_states``."""
         return self.get_hidden_states(x, [layer_ix])[layer_ix]
 
     def get_predictions(self, x: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """Return the codebook prediction and all hidden states.
-
-        Args:
-            x: (B, S) samples at 24 kHz.
+        """Return the codebook prediction and all hidden states of (B, S) samples at 24 kHz.
 
         Returns:
             ``{"melspec_2048": logits}`` with logits (B, T, codebook_size), and ``num_layers + 1`` hidden
             states of (B, T, embed_dim).
-
-        Raises:
-            ValueError: The waveform is unusable.
         """
         hidden_states = self.get_hidden_states(x, range(self.num_layers + 1))
         with float32_arithmetic(x.device, allow_tf32=self.precision == "tf32"):
@@ -252,7 +240,7 @@ class MusicFM25Hz(nn.Module):
         Raises:
             ValueError: The waveform is unusable, or its last token would be cut short.
         """
-        mel = self._normalize(self.preprocessor_melspec_2048(x)).transpose(1, 2)
+        mel = self.compute_mel(x).transpose(1, 2)
         if mel.shape[1] % MEL_FRAMES_PER_TOKEN:
             raise ValueError(
                 f"expected a multiple of {MEL_FRAMES_PER_TOKEN} mel frames of {self.hop_length} samples, "
@@ -275,16 +263,10 @@ class MusicFM25Hz(nn.Module):
     def forward(
         self, x: Tensor
     ) -> tuple[dict[str, Tensor], tuple[Tensor, ...], dict[str, Tensor], dict[str, Tensor]]:
-        """Mask the input, predict the tokens of the unmasked one, and score what was masked.
-
-        Args:
-            x: (B, S) samples at 24 kHz.
+        """Mask (B, S) samples at 24 kHz, predict the tokens of the unmasked ones, and score what was masked.
 
         Returns:
             Logits and hidden states as from ``get_predictions``, losses and accuracies as from ``get_loss``.
-
-        Raises:
-            ValueError: The waveform is unusable.
         """
         target_tokens = self.get_targets(x)
         masked, masked_indices = self.masking(x)
@@ -294,15 +276,11 @@ class MusicFM25Hz(nn.Module):
 
     def _build(self, config: ModelConfig, attention: str) -> None:
         self.preprocessor_melspec_2048 = LogMel(self.hop_length, config.n_mels)
-        for index in range(config.num_codebooks):
-            quantizer = RandomProjectionQuantizer(
-                MEL_FRAMES_PER_TOKEN * config.n_mels,
-                config.codebook_dim,
-                config.codebook_size,
-                QUANTIZER_SEED + index,
-            )
+        for index, quantizer in enumerate(build_quantizers(config)):
             self.add_module(f"quantizer_{FEATURE}_{index}", quantizer)
-        self.conv: ConvFrontend | FoldedFrontend = ConvFrontend(config.conv_dim, config.embed_dim, config.n_mels)
+        self.conv: ConvFrontend | FoldedFrontend | FusedFrontend = ConvFrontend(
+            config.conv_dim, config.embed_dim, config.n_mels
+        )
         self.conformer = Conformer(config, attention)
         self.linear = nn.Linear(config.embed_dim, config.codebook_size)
         # Never read here: the published model keeps it for sequence classification.
@@ -310,21 +288,3 @@ class MusicFM25Hz(nn.Module):
 
     def _normalize(self, mel: Tensor) -> Tensor:
         return (mel - self.stat[MEAN_KEY]) / self.stat[STD_KEY]
-
-    def _resolve_layer(self, layer: int) -> int:
-        num_states = self.num_layers + 1
-        if not -num_states <= layer < num_states:
-            raise ValueError(
-                f"no layer {layer}: the model has {self.num_layers}, so expected 0 to {self.num_layers}, "
-                f"or -1 to {-num_states} counted from the end"
-            )
-        return layer % num_states
-
-
-def _resolve_checkpoint(model_path: str | Checkpoint | None, stat_path: str | None) -> Checkpoint | None:
-    if isinstance(model_path, Checkpoint):
-        return model_path
-    if not model_path:
-        return None
-    brings_stats = model_path in PUBLISHED and stat_path == _STAT_PATH
-    return load_checkpoint(model_path, None if brings_stats else stat_path)

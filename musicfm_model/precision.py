@@ -70,3 +70,11 @@ class Float32Module(nn.Module):
 
         super()._apply(move_only, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+class Float32BatchNorm1d(Float32Module, nn.BatchNorm1d):
+    """Batch norm of (B, C, T) in any dtype whose statistics and weights stay in float32."""
+
+
+class Float32BatchNorm2d(Float32Module, nn.BatchNorm2d):
+    """Batch norm of (B, C, H, W) in any dtype whose statistics and weights stay in float32."""

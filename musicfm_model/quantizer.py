@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from musicfm_model.config import MEL_FRAMES_PER_TOKEN, ModelConfig
 from musicfm_model.precision import Float32Module, float32_arithmetic
+
+QUANTIZER_SEED = 142
 
 
 class RandomProjectionQuantizer(Float32Module):
@@ -51,3 +54,13 @@ class RandomProjectionQuantizer(Float32Module):
             projected = F.normalize((frames @ self.random_projection).flatten(0, 1), dim=1)
             distances = torch.cdist(F.normalize(self.codebook, dim=1), projected)
         return distances.argmin(dim=0).reshape(frames.shape[:2])
+
+
+def build_quantizers(config: ModelConfig) -> list[RandomProjectionQuantizer]:
+    """Return the fresh quantisers of a model, one for each codebook."""
+    return [
+        RandomProjectionQuantizer(
+            MEL_FRAMES_PER_TOKEN * config.n_mels, config.codebook_dim, config.codebook_size, QUANTIZER_SEED + index
+        )
+        for index in range(config.num_codebooks)
+    ]

@@ -36,11 +36,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: (B, T, H, D).
-        cos: (T, 1, D).
-        sin: (T, 1, D).
+        cos: (T, 1, D) float32.
+        sin: (T, 1, D) float32.
 
     Returns:
-        (B, T, H, D).
+        (B, T, H, D) in the dtype of ``x``, computed in float32 and rounded once.
     """
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from musicfm_model.checkpoint_files import MEAN_KEY, STD_KEY
 from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, N_FFT
 from musicfm_model.model import MusicFM25Hz
-from musicfm_model.precision import float32_arithmetic
 
 SAMPLES_PER_FRAME = MEL_FRAMES_PER_TOKEN * HOP_LENGTH
 STRETCH_FRAMES = 750  # 30 s: a track is taken in such stretches, so that a long one needs no more memory
@@ -172,25 +170,18 @@ def is_sharing_cheaper(track_samples: int, windows: Sequence[tuple[int, int]]) -
     return shared < sum(num_samples // HOP_LENGTH for _, num_samples in windows)
 
 
-def encode_excerpts(model: MusicFM25Hz, wav: Tensor, crop: Crop) -> Tensor:
-    """Run the front end over excerpts.
+def encode_excerpts(model: MusicFM25Hz, mel: Tensor, crop: Crop) -> Tensor:
+    """Run the convolutions over excerpts.
 
     Args:
         model: The model.
-        wav: (B, crop.num_samples) samples on the model's device.
-        crop: Of all of them.
+        mel: (B, n_mels, crop.stop_mel - crop.first_mel) of ``model.compute_mel``, cut to the crop.
+        crop: Of all of them, from its first mel frame on.
 
     Returns:
         (B, crop.num_frames, embed_dim) in the model's dtype: hidden state 0.
-
-    Raises:
-        ValueError: The waveform is unusable.
     """
-    mel = model.preprocessor_melspec_2048(wav)[..., crop.first_mel : crop.stop_mel]
-    mel = ((mel - model.stat[MEAN_KEY]) / model.stat[STD_KEY]).to(model.linear.weight.dtype)
-    with float32_arithmetic(wav.device, allow_tf32=model.precision == "tf32"):
-        frames: Tensor = model.conv(mel)
-    return frames[:, crop.first_frame : crop.first_frame + crop.num_frames]
+    return model.encode_mel(mel)[:, crop.first_frame : crop.first_frame + crop.num_frames]
 
 
 def join_window(track_frames: Tensor, parts: WindowParts, edges: dict[Excerpt, Tensor]) -> Tensor:
@@ -207,19 +198,3 @@ def join_window(track_frames: Tensor, parts: WindowParts, edges: dict[Excerpt, T
     before = [edges[parts.before]] if parts.before else []
     after = [edges[parts.after]] if parts.after else []
     return torch.cat([*before, track_frames[parts.first_frame : parts.stop_frame], *after])
-
-
-def encode_frames(model: MusicFM25Hz, frames: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Return hidden states of windows whose front end has run.
-
-    Args:
-        model: The model.
-        frames: (B, T, embed_dim), hidden state 0.
-        layers: Indices of hidden states, from 0 to the number of layers; at least one.
-
-    Returns:
-        For each of ``layers`` (B, T, embed_dim), as ``get_hidden_states`` gives them for the windows' waveforms.
-    """
-    with float32_arithmetic(frames.device, allow_tf32=model.precision == "tf32"):
-        hidden_states: dict[int, Tensor] = model.conformer(frames, set(layers))
-    return hidden_states

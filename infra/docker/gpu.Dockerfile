@@ -1,5 +1,5 @@
 # The GPU workers. The CUDA libraries come with the torch wheels; the node brings a driver for CUDA 13 (580 or newer)
-# and the NVIDIA container toolkit. Build from the root of the repository:
+# and the NVIDIA container toolkit. No C compiler: nothing is compiled when a model starts (docs/decisions/0020). Build from the root of the repository:
 #   docker build --file infra/docker/gpu.Dockerfile --tag music-feature-store:0.1.0-gpu .
 FROM python:3.11.14-slim-bookworm
 
@@ -19,6 +19,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     MALLOC_MMAP_THRESHOLD_=33554432 \
     MALLOC_TRIM_THRESHOLD_=268435456 \
     RAY_idle_worker_killing_time_threshold_ms=60000 \
+    PYTORCH_ALLOC_CONF=expandable_segments:True \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config import MIN_SAMPLES, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from pipeline.decode.decoders import Declined, decode_with_ffmpeg, decode_with_soundfile
 from pipeline.decode.mixdown import Mixdown
+from pipeline.decode.tags import Tags, read_tags
 from pipeline.decode.wrapping import cut_tags, require_binary
 from pipeline.errors import Reason, Stage, TrackError
 
@@ -37,6 +38,7 @@ class DecodedAudio:
         peak: Largest magnitude in any channel of the source, full scale 1.
         clipped_share: Share of the source's samples of magnitude ``mixdown.CLIPPED_AMPLITUDE`` or more.
         silent_share: Share of the waveform's whole 40 ms frames with a root mean square under -60 dBFS.
+        tags: What the file says of itself.
     """
 
     waveform: NDArray[np.float32]
@@ -48,6 +50,7 @@ class DecodedAudio:
     peak: float
     clipped_share: float
     silent_share: float
+    tags: Tags
 
 
 def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
@@ -66,8 +69,9 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
     """
     if not data:
         raise TrackError(Stage.DECODE, Reason.EMPTY_FILE, "expected an audio file, found 0 bytes")
-    data = cut_tags(data)
+    whole, data = data, cut_tags(data)
     require_binary(data)
+    tags = read_tags(whole)
     try:
         mixdown = decode_with_ffmpeg(data, max_duration_s)
     except Declined as declined:
@@ -88,14 +92,17 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
         peak=mixdown.peak,
         clipped_share=mixdown.num_clipped / mixdown.num_values,
         silent_share=float(np.mean(frame_power < _SILENT_FRAME_POWER)),
+        tags=tags,
     )
 
 
 def _require_music(mixdown: Mixdown, waveform: NDArray[np.float32], rms: float) -> None:
     """Raise ``TrackError`` for what no model should see: too short, not finite, or silent."""
     if waveform.size < MIN_SAMPLES:
-        expected = f"expected at least {MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz"
-        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, f"{expected}, found {waveform.size}")
+        least_ms, found_ms = (round(1000 * number / SAMPLE_RATE_HZ) for number in (MIN_SAMPLES, waveform.size))
+        expected = f"expected at least {least_ms} ms of music ({MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz)"
+        found = f"found {found_ms} ms ({waveform.size} samples)"
+        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, f"{expected}, {found}")
     if not np.isfinite([mixdown.peak, rms]).all():
         expected = "expected finite samples, found NaN, infinity or magnitudes beyond float32"
         raise TrackError(Stage.DECODE, Reason.NON_FINITE_AUDIO, expected)

@@ -2,13 +2,17 @@
 
 Frames stay on the device from the model through the stitching of windows. What leaves it is whichever is less:
 the frames, from which writing pools every resolution, or what is pooled from them here. Each window length leaves
-as soon as it is complete, so that a long track's frames are there for one length at a time.
+as soon as it is complete, so that a long track's frames are there for one length at a time; and it is waited for
+only when the next batch is on its way, so that a GPU is not.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,20 +30,17 @@ from pipeline.config import (
     WindowPolicy,
     window_length_s,
 )
-from pipeline.embed.infer import (
-    FULL_WINDOW_SAMPLES,
-    Inference,
-    ModelInput,
-    Track,
-    describe_model_error,
-    list_inputs,
-)
-from pipeline.embed.pool import FRAMES_PER_CHUNK, count_pooled, pool_frames
-from pipeline.embed.window import plan_windows
+from pipeline.embed.batch import FULL_WINDOW_MEL
+from pipeline.embed.device import advise_precision, choose_batch_size, choose_device, require_cuda
+from pipeline.embed.infer import Inference, describe_model_error
+from pipeline.embed.pool import count_pooled, pool_frames
+from pipeline.embed.rows import Features, build_rows, read_tracks
+from pipeline.embed.track import ModelInput, Track, list_inputs
+from pipeline.embed.transfer import Departure
 from pipeline.errors import Reason, Stage, TrackError
-from pipeline.schema import EMBEDDED, FEATURES
 
-MODEL_BATCHES_PER_GROUP = 4  # tracks are taken in groups of so many batches, so that equal lengths meet
+BATCHES_PER_GROUP = 4  # tracks are taken in groups of at least so many batches, so that equal lengths meet
+WINDOWS_PER_GROUP_ON_CUDA = 128  # and there of so many windows, so that few batches are not full
 
 
 @dataclass(frozen=True)
@@ -64,33 +65,22 @@ class EmbedderSettings:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A decoded row, its track where there is something to embed, and the windows that this takes."""
-
-    row: pa.Table
-    track: Track | None
-    inputs: list[ModelInput]
-
-
-@dataclass(frozen=True)
-class Features:
-    """Some of a track's features on their way to the store: an item of ``schema.FEATURES``.
+class _Leaving:
+    """Features of some tracks on their way off the device.
 
     Args:
-        wanted: "recipe/resolution" names of all that is pooled from the values.
-        frame_rate_hz: Of the values: 25, or where they are pooled already that of what is wanted, None if global.
-        values: float32, shape (num_frames, embed_dim).
+        items: Track, "recipe/resolution" names and frame rate of each piece.
+        departure: The pieces.
     """
 
-    wanted: list[str]
-    frame_rate_hz: float | None
-    values: np.ndarray
+    items: Sequence[tuple[Track, list[str], float | None]]
+    departure: Departure
 
 
 class Embedder:
     """The model on its device, fed with tracks.
 
-    An embedding does not depend on its batch neighbours: only windows of exactly equal length share a batch.
+    An embedding does not depend on its batch neighbours: only windows of equally many mel frames share a batch.
 
     Args:
         checkpoint: Weights and statistics.
@@ -101,6 +91,10 @@ class Embedder:
         self.settings = settings
         self.model = MusicFM25Hz.for_inference(checkpoint, settings.device, settings.attention, settings.precision)
         self._inference = Inference(self.model, settings.batch_size)
+        on_cuda = torch.device(settings.device).type == "cuda"
+        self._windows_per_group = max(
+            BATCHES_PER_GROUP * settings.batch_size, WINDOWS_PER_GROUP_ON_CUDA if on_cuda else 0
+        )
 
     def check_device(self) -> None:
         """Run the model once.
@@ -110,12 +104,13 @@ class Embedder:
         """
         self._inference.check_device()
 
-    def embed_rows(self, decoded: pa.Table) -> Iterator[pa.Table]:
+    def embed_rows(self, decoded: pa.Table, turn: AbstractContextManager[Any] | None = None) -> Iterator[pa.Table]:
         """Embed decoded rows, in order.
 
         Args:
             decoded: Rows of ``schema.DECODED``. Rows that failed, or that have no waveform because their
                 content is unchanged, pass through.
+            turn: A lock that calls in several threads have the model under; tables are read and built beside it.
 
         Yields:
             Tables of ``schema.EMBEDDED``, each of the tracks that went through the model together. A track that
@@ -124,19 +119,21 @@ class Embedder:
         Raises:
             DeviceError: The model no longer runs, whatever it is given.
         """
-        group: list[_Row] = []
-        num_samples = 0
-        for index in range(decoded.num_rows):
-            row = decoded.slice(index, 1)
-            track = _read_track(row)
-            inputs = self._list_inputs(track) if track else []
-            group.append(_Row(row, track, inputs))
-            num_samples += sum(model_input.num_samples for model_input in inputs)
-            if num_samples >= MODEL_BATCHES_PER_GROUP * self.settings.batch_size * FULL_WINDOW_SAMPLES:
-                yield self._embed_group(group)
-                group, num_samples = [], 0
-        if group:
-            yield self._embed_group(group)
+        tracks = read_tracks(decoded)
+        first, inputs, num_mel = 0, list[ModelInput](), 0
+        for stop, track in enumerate(tracks, start=1):
+            found = self._list_inputs(track) if track else []
+            inputs += found
+            num_mel += sum(model_input.num_mel for model_input in found)
+            if num_mel < self._windows_per_group * FULL_WINDOW_MEL and stop < len(tracks):
+                continue
+            features = self._embed_tracks(inputs, turn or nullcontext())
+            group = tracks[first:stop]
+            yield build_rows(
+                decoded.slice(first, stop - first), group, [features.pop(id(each), ()) for each in group]
+            )
+            tracks[first:stop] = [None] * len(group)
+            first, inputs, num_mel = stop, [], 0
 
     def embed_waveform(self, waveform: np.ndarray, wanted: Sequence[str]) -> dict[str, np.ndarray]:
         """Embed a single waveform.
@@ -153,7 +150,7 @@ class Embedder:
             DeviceError: The model no longer runs, whatever it is given.
         """
         track = Track(waveform, list(wanted))
-        found = self._embed_tracks(self._list_inputs(track)).get(id(track), [])
+        found = self._embed_tracks(self._list_inputs(track), nullcontext()).get(id(track), [])
         if track.error is not None:
             raise track.error
         features_of = {name: features for features in found for name in features.wanted}
@@ -165,15 +162,6 @@ class Embedder:
             ).numpy()
             for name in wanted
         }
-
-    def _embed_group(self, group: Sequence[_Row]) -> pa.Table:
-        features = self._embed_tracks([model_input for item in group for model_input in item.inputs])
-        rows = []
-        for item in group:
-            found = features.pop(id(item.track), None)
-            error = item.track.error if item.track else None
-            rows.append(_as_embedded(item.row, found if error is None else None, error))
-        return pa.concat_tables(rows)
 
     def _list_inputs(self, track: Track) -> list[ModelInput]:
         """List the windows that a track's wanted features need, each with its layers."""
@@ -188,35 +176,71 @@ class Embedder:
         recipe, resolution = name.split("/")
         return window_length_s(RESOLUTIONS[resolution], self.settings.windows), self.settings.layers[recipe]
 
-    def _embed_tracks(self, inputs: Sequence[ModelInput]) -> dict[int, list[Features]]:
-        """Return features of tracks by their identity; tracks that cannot be embedded get an error."""
+    def _embed_tracks(
+        self, inputs: Sequence[ModelInput], turn: AbstractContextManager[Any]
+    ) -> dict[int, list[Features]]:
+        """Return features of tracks by their identity; tracks that cannot be embedded get an error, and none."""
         features: dict[int, list[Features]] = {}
-        for track, window_s in self._inference.run(inputs):
-            try:
-                features.setdefault(id(track), []).extend(self._take_window_length(track, window_s))
-            except TrackError as error:
-                track.error = error
-            except (RuntimeError, MemoryError) as error:  # the device has no room left to pool in
-                track.error = self._inference.confirm(describe_model_error(error))
+        leaving: deque[_Leaving] = deque()
+        with turn:
+            for done in self._inference.run(inputs):
+                leaving.append(self._take_off(done))
+                if len(leaving) > 1:  # the batch after it is on its way
+                    self._receive(leaving.popleft(), features)
+        while leaving:
+            self._receive(leaving.popleft(), features)
         return features
 
-    def _take_window_length(self, track: Track, window_s: float) -> Iterator[Features]:
-        """Take off the device what is wanted of a track's frames of one window length, and let go of them.
+    @torch.inference_mode()
+    def _take_off(self, done: Sequence[tuple[Track, float]]) -> _Leaving:
+        """Send off the device what is wanted of tracks' frames of one window length each, and let go of them."""
+        items: list[tuple[Track, list[str], float | None]] = []
+        pieces: list[Tensor] = []
+        for track, window_s in done:
+            try:
+                found = list(self._choose_pieces(track, window_s))
+            except (RuntimeError, MemoryError) as error:  # the device has no room left to pool in
+                track.error = self._inference.confirm(describe_model_error(error))
+                continue
+            items += [(track, wanted, frame_rate_hz) for wanted, frame_rate_hz, _ in found]
+            pieces += [piece for _, _, piece in found]
+        try:
+            return _Leaving(items, self._inference.transfer.take_off(pieces))
+        except (RuntimeError, MemoryError) as error:
+            failure = self._inference.confirm(describe_model_error(error))
+            for track, _, _ in items:
+                track.error = failure
+            return _Leaving([], self._inference.transfer.take_off([]))
 
-        Raises:
-            TrackError: The model's values are not finite.
-        """
+    def _choose_pieces(self, track: Track, window_s: float) -> Iterator[tuple[list[str], float | None, Tensor]]:
+        """Return names, frame rate and values of what leaves the device of a track's frames of a window length."""
         for source in [source for source in track.frames if source[0] == window_s]:
             wanted = [name for name in track.wanted if self._source_of(name) == source]
-            frames = track.frames.pop(source).float()
-            if not all(bool(torch.isfinite(chunk).all()) for chunk in torch.split(frames, FRAMES_PER_CHUNK)):
-                raise TrackError(
+            yield from choose_pieces(track.frames.pop(source).float(), wanted)
+
+    def _receive(self, leaving: _Leaving, features: dict[int, list[Features]]) -> None:
+        """Wait for what left the device, and refuse tracks whose values are not finite."""
+        try:
+            arrived = leaving.departure.wait()
+        except (RuntimeError, MemoryError) as error:  # a fault of the device shows when it is waited for
+            failure = self._inference.confirm(describe_model_error(error))
+            for track, _, _ in leaving.items:
+                track.error = failure
+            arrived = []
+        for (track, wanted, frame_rate_hz), (values, is_finite) in zip(
+            leaving.items, arrived, strict=bool(arrived)
+        ):
+            if not is_finite:
+                track.error = TrackError(
                     Stage.EMBED,
                     Reason.NON_FINITE_EMBEDDING,
                     f"the model's output for {' and '.join(wanted)} has values that are not finite under "
                     f"precision {self.settings.precision}; try --precision float32",
                 )
-            yield from _choose_features(frames, wanted)
+            features.setdefault(id(track), []).append(Features(wanted, frame_rate_hz, values))
+        for track, _, _ in leaving.items:
+            if track.error is not None:
+                features.pop(id(track), None)
 
 
 def choose_embedder_settings(recipes: Mapping[str, Recipe], settings: RunSettings) -> EmbedderSettings:
@@ -225,8 +249,14 @@ def choose_embedder_settings(recipes: Mapping[str, Recipe], settings: RunSetting
     Args:
         recipes: The run's recipes by id.
         settings: What to compute.
+
+    Raises:
+        DeviceError: A GPU is asked for that cannot be used.
     """
     device = settings.device or choose_device()
+    if torch.device(device).type == "cuda":
+        require_cuda()
+        advise_precision(settings.precision)
     return EmbedderSettings(
         {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()},
         settings.windows,
@@ -237,78 +267,19 @@ def choose_embedder_settings(recipes: Mapping[str, Recipe], settings: RunSetting
     )
 
 
-def choose_batch_size(device: str, precision: Precision) -> int:
-    """Return how many 30 s windows to give the model at once on this device.
-
-    At the published size one window's convolution activations take about 1.6 GB in float32 (four tensors of
-    512 channels × 64 bands × 1500 mel frames live at once in the first residual block).
-    """
-    if torch.device(device).type != "cuda":
-        return 1
-    window_bytes = 1.6e9 if precision in ("float32", "tf32") else 0.8e9
-    free_bytes, _ = torch.cuda.mem_get_info(torch.device(device))
-    return max(1, min(32, int(0.7 * free_bytes / window_bytes)))
-
-
-def choose_device() -> str:
-    """Return "cuda" where there is a GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _read_track(row: pa.Table) -> Track | None:
-    """Return the track of a decoded row, or None where there is nothing to embed."""
-    waveform = row.column("waveform").combine_chunks()
-    if not row.column("stage")[0].as_py() and waveform.null_count == 0:
-        return Track(waveform.flatten().to_numpy(), row.column("wanted")[0].as_py())
-    return None
-
-
-def _choose_features(frames: Tensor, wanted: Sequence[str]) -> Iterator[Features]:
-    """Return a track's frames, or all that is pooled from them where this is less to carry.
+def choose_pieces(frames: Tensor, wanted: Sequence[str]) -> Iterator[tuple[list[str], float | None, Tensor]]:
+    """Choose a track's frames, or all that is pooled from them where this is less to carry.
 
     Args:
         frames: float32, shape (num_frames, embed_dim), at 25 Hz, on any device.
         wanted: "recipe/resolution" names of all that is wanted of them.
+
+    Yields:
+        Names, frame rate (None for a global vector) and values.
     """
     resolutions = {name: RESOLUTIONS[name.split("/")[1]] for name in wanted}
     if sum(count_pooled(len(frames), resolution) for resolution in resolutions.values()) >= len(frames):
-        yield Features(list(resolutions), FRAME_RATE_HZ, frames.cpu().numpy())
+        yield list(resolutions), FRAME_RATE_HZ, frames
         return
     for name, resolution in resolutions.items():
-        yield Features([name], resolution.frame_rate_hz, pool_frames(frames, resolution).cpu().numpy())
-
-
-def _as_embedded(row: pa.Table, features: Sequence[Features] | None, error: TrackError | None) -> pa.Table:
-    """Replace a decoded row's waveform by its features, or by the failure that the model met."""
-    num_samples = len(row.column("waveform")[0]) if row.column("waveform").null_count == 0 else 0
-    row = row.drop_columns(["waveform"])
-    if error is not None:
-        for name, value in (
-            ("stage", error.stage.value),
-            ("error_type", error.reason.value),
-            ("error_message", error.message),
-        ):
-            row = row.set_column(row.schema.get_field_index(name), name, pa.array([value], pa.string()))
-    num_frames = None
-    if features is not None:
-        windows = plan_windows(num_samples, window_length_s(RESOLUTIONS["25hz"], "shared"))
-        num_frames = sum(window.num_kept_frames for window in windows)
-    row = row.append_column("num_frames_25hz", pa.array([num_frames], pa.int32()))
-    return row.append_column("features", as_column(features or [])).select(EMBEDDED.names).cast(EMBEDDED)
-
-
-def as_column(features: Sequence[Features]) -> pa.Array:
-    """Return a track's features as a one-row column of ``schema.FEATURES``; a single array is not copied."""
-    flat = [each.values.reshape(-1) for each in features]
-    values = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.float32), *flat])
-    offsets = np.cumsum([0, *(len(each) for each in flat)])
-    items = pa.StructArray.from_arrays(
-        [
-            pa.array([each.wanted for each in features], pa.list_(pa.string())),
-            pa.array([each.frame_rate_hz for each in features], pa.float64()),
-            pa.array([len(each.values) for each in features], pa.int32()),
-            pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values)),
-        ],
-        fields=list(FEATURES.value_type),
-    )
-    return pa.ListArray.from_arrays(pa.array([0, len(features)], pa.int32()), items).cast(FEATURES)
+        yield [name], resolution.frame_rate_hz, pool_frames(frames, resolution)

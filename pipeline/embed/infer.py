@@ -1,194 +1,118 @@
-"""Infer: windows of tracks through the model, hidden states out, batched by length.
-
-A track whose windows overlap, or cover it at several lengths, goes through the model's front end once, and each of
-its windows through the Conformer alone. Where that is no cheaper, each window goes through the whole model.
-"""
+"""Infer: windows of tracks through the model, hidden states out, batch by batch."""
 
 from __future__ import annotations
 
+import logging
 import socket
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from musicfm_model.cost import max_windows
 from musicfm_model.model import MusicFM25Hz
-from musicfm_model.shared_frontend import (
-    STRETCH_FRAMES,
-    Excerpt,
-    WindowParts,
-    count_frames,
-    encode_excerpts,
-    encode_frames,
-    is_sharing_cheaper,
-    join_window,
-    plan_stretches,
-    plan_window,
+from musicfm_model.shared_frontend import count_frames, encode_excerpts
+from pipeline.config import SAMPLE_RATE_HZ
+from pipeline.embed.batch import FULL_WINDOW_MEL, Item, count_mel, form_batches
+from pipeline.embed.track import (
+    FrontendInput,
+    ModelInput,
+    Track,
+    join_frames,
+    keep_frames,
+    list_frontend_inputs,
 )
-from pipeline.config import HOP_LENGTH, SAMPLE_RATE_HZ, SHARED_WINDOW_S
-from pipeline.embed.window import plan_windows
+from pipeline.embed.transfer import Transfer
 from pipeline.errors import DeviceError, Reason, Stage, TrackError
 
-FULL_WINDOW_SAMPLES = round(SHARED_WINDOW_S * SAMPLE_RATE_HZ)
-
-
-@dataclass
-class Track:
-    """A track on its way through the model: frames of each window length gather here window by window.
-
-    Args:
-        waveform: float32, shape (num_samples,), mono at 24 kHz.
-        wanted: "recipe/resolution" names.
-    """
-
-    waveform: np.ndarray
-    wanted: list[str]
-    frames: dict[tuple[float, int], Tensor] = field(default_factory=dict)  # by window length in s and layer
-    error: TrackError | None = None
-    shared: Tensor | None = None  # frames of the front end over the whole track
-    edges: dict[Excerpt, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where a window's frames belong: the window length they were asked for, and the part that is kept."""
-
-    window_s: float
-    first_kept_frame: int
-    num_kept_frames: int
-    first_track_frame: int
-    num_track_frames: int
-
-    @property
-    def ends_track(self) -> bool:
-        """Whether these are the last frames of the track."""
-        return self.first_track_frame + self.num_kept_frames == self.num_track_frames
-
-
-@dataclass(frozen=True)
-class ModelInput:
-    """One window of one track, and the layers wanted of it."""
-
-    track: Track
-    start_sample: int
-    num_samples: int
-    layers: tuple[int, ...]
-    destinations: tuple[Destination, ...]  # several where a track is shorter than several window lengths
-    parts: WindowParts | None  # how to put it together where the track's front end has run
-
-
-@dataclass(frozen=True)
-class _FrontendInput:
-    """An excerpt of a track for the front end; a stretch of the track, or the edge of a window."""
-
-    track: Track
-    excerpt: Excerpt
-    first_frame: int | None  # of the track; None for an edge
-
-
-_Item = TypeVar("_Item", _FrontendInput, ModelInput)
-
-
-def list_inputs(track: Track, layers: dict[float, set[int]]) -> list[ModelInput]:
-    """List the different windows of a track.
-
-    Args:
-        track: The track.
-        layers: Wanted layers by window length in seconds.
-    """
-    num_samples = len(track.waveform)
-    destinations: dict[tuple[int, int], list[Destination]] = {}
-    for window_s in layers:
-        first_frame = 0
-        windows = plan_windows(num_samples, window_s)
-        num_frames = sum(window.num_kept_frames for window in windows)
-        for window in windows:
-            kept = window.first_kept_frame, window.num_kept_frames
-            destination = Destination(window_s, *kept, first_frame, num_frames)
-            destinations.setdefault((window.start_sample, window.num_samples), []).append(destination)
-            first_frame += window.num_kept_frames
-    shares = is_sharing_cheaper(num_samples, list(destinations))
-    return [
-        ModelInput(
-            track,
-            *window,
-            tuple(sorted(set().union(*(layers[place.window_s] for place in places)))),
-            tuple(places),
-            plan_window(num_samples, *window) if shares else None,
-        )
-        for window, places in destinations.items()
-    ]
+logger = logging.getLogger(__name__)
 
 
 class Inference:
     """Batches of windows through one model.
 
-    Only windows of exactly equal length share a batch, so hidden states do not depend on batch neighbours.
+    Only windows of equally many mel frames share a batch, so hidden states do not depend on batch neighbours.
 
     Args:
         model: The model.
-        batch_size: 30 s windows in one call of the model; of shorter ones as many as last no longer together.
+        batch_size: 30 s windows in one call of the model, as far as its tensors can be indexed; of shorter ones as
+            many as last no longer together.
     """
 
     def __init__(self, model: MusicFM25Hz, batch_size: int) -> None:
         self.model = model
         self.device = model.linear.weight.device
-        self.batch_samples = batch_size * FULL_WINDOW_SAMPLES
+        self.transfer = Transfer(self.device)
+        # Shrinks where the device has no room for it, and stays so.
+        self.batch_mel = min(batch_size, max_windows(model.config)) * FULL_WINDOW_MEL
 
-    def run(self, inputs: Sequence[ModelInput]) -> Iterator[tuple[Track, float]]:
+    def run(self, inputs: Sequence[ModelInput]) -> Iterator[list[tuple[Track, float]]]:
         """Run all windows of some tracks; their frames gather in ``Track.frames``.
+
+        On CUDA a batch is only launched here: what it computes may still be on its way when it is yielded.
 
         Args:
             inputs: From ``list_inputs``, all those of a track one after the other.
 
         Yields:
-            A track and a window length in seconds as soon as all its frames are there. A track that the model
-            cannot take gets an error instead.
+            After each batch the tracks and window lengths in seconds of which all frames are there now. A track
+            that the model cannot take gets an error instead.
         """
-        frontend_inputs = _list_frontend_inputs(inputs)
-        for excerpts in self._batch(frontend_inputs, lambda item: item.excerpt.crop, _count_excerpt_samples):
+        for excerpts in form_batches(list_frontend_inputs(inputs), lambda: self.batch_mel):
             self._run_batch(excerpts, self._encode)
-        for windows in self._batch(inputs, _describe_shape, lambda item: item.num_samples):
+        for windows in form_batches(inputs, lambda: self.batch_mel):
             self._run_batch(windows, self._compute_hidden_states)
-            for model_input in windows:
-                if model_input.track.error is None:
-                    yield from ((model_input.track, d.window_s) for d in model_input.destinations if d.ends_track)
+            sound = [item for item in windows if item.track.error is None]
+            yield [
+                (item.track, place.window_s) for item in sound for place in item.destinations if place.ends_track
+            ]
         for model_input in inputs:
             model_input.track.shared = None
             model_input.track.edges.clear()
             if model_input.track.error is not None:
                 model_input.track.frames.clear()
 
-    def _batch(
-        self, items: Sequence[_Item], key: Callable[[_Item], Hashable], size: Callable[[_Item], int]
-    ) -> Iterator[list[_Item]]:
-        """Group items of equal key, in order, as many as have the samples of a full batch."""
-        batches: dict[Hashable, list[_Item]] = {}
-        for item in items:
-            batches.setdefault(key(item), []).append(item)
-        for batch in batches.values():
-            length = max(1, self.batch_samples // size(batch[0]))
-            yield from (batch[start : start + length] for start in range(0, len(batch), length))
+    def _run_batch(self, batch: list[Item], compute: Callable[[list[Item]], None]) -> None:
+        """Run a batch; where the device has no room for it, in parts, of which it remembers the size.
 
-    def _run_batch(self, batch: list[_Item], compute: Callable[[list[_Item]], None]) -> None:
-        """Run one batch; where the device refuses it, its halves, down to the single item that fails alone."""
-        batch = [item for item in batch if item.track.error is None]
-        if not batch:
-            return
-        failure = _try(compute, batch)
-        if failure is None:
-            return
-        if failure.reason is Reason.OUT_OF_MEMORY:
-            torch.cuda.empty_cache()
-        if len(batch) == 1:
-            batch[0].track.error = self.confirm(failure)
-            return
-        half = len(batch) // 2
-        self._run_batch(batch[:half], compute)
-        self._run_batch(batch[half:], compute)
+        What the device refuses for another reason is run one by one, so that the track to blame fails alone.
+        """
+        pending = [item for item in batch if item.track.error is None]
+        size = len(pending)
+        while pending:
+            size = min(size, max(1, self.batch_mel // count_mel(pending[0])))
+            part, rest = pending[:size], pending[size:]
+            failure = _try(compute, part)
+            if failure is not None and failure.reason is Reason.OUT_OF_MEMORY and self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if failure is not None and len(part) > 1:
+                size = self._choose_smaller(part, failure)
+                continue
+            if failure is not None:
+                part[0].track.error = self.confirm(failure)
+            pending = rest
+
+    def _choose_smaller(self, part: list[Item], failure: TrackError) -> int:
+        """Return how many of a refused batch to try at once.
+
+        Raises:
+            DeviceError: The device is to blame.
+        """
+        if failure.reason is not Reason.OUT_OF_MEMORY:
+            self.check_device()
+            logger.warning("%d windows were refused and are tried one by one: %s", len(part), failure.message)
+            return 1
+        half = len(part) // 2
+        self.batch_mel = half * count_mel(part[0])
+        logger.warning(
+            "%s has no room for %d windows of %d mel frames at once: from here on %d, or --batch-size %d",
+            self.device,
+            len(part),
+            count_mel(part[0]),
+            half,
+            max(1, self.batch_mel // FULL_WINDOW_MEL),
+        )
+        return half
 
     def confirm(self, failure: TrackError) -> TrackError:
         """Return the failure of a track that was refused alone, once it is sure that the device is not to blame.
@@ -218,10 +142,9 @@ class Inference:
             raise DeviceError(f"the model does not run on {where}: {_name_error(error)}") from None
 
     @torch.inference_mode()
-    def _encode(self, batch: list[_FrontendInput]) -> None:
-        excerpts = [(item.track, item.excerpt.start_sample, item.excerpt.crop.num_samples) for item in batch]
-        encoded = encode_excerpts(self.model, self._load(excerpts), batch[0].excerpt.crop)
-        for item, frames in zip(batch, encoded, strict=True):
+    def _encode(self, batch: list[FrontendInput]) -> None:
+        crop = batch[0].excerpt.crop
+        for item, frames in zip(batch, encode_excerpts(self.model, self._compute_mels(batch), crop), strict=True):
             if item.first_frame is None:
                 item.track.edges[item.excerpt] = frames
                 continue
@@ -234,24 +157,27 @@ class Inference:
     def _compute_hidden_states(self, batch: list[ModelInput]) -> None:
         layers = batch[0].layers
         if batch[0].parts is None:
-            waveforms = self._load([(item.track, item.start_sample, item.num_samples) for item in batch])
-            hidden_states = self.model.get_hidden_states(waveforms, layers)
+            frames = self.model.encode_mel(self._compute_mels(batch))
         else:
-            hidden_states = encode_frames(self.model, torch.stack([_join(item) for item in batch]), layers)
+            frames = torch.stack([join_frames(item) for item in batch])
+        hidden_states = self.model.encode_frames(frames, layers)
         for index, item in enumerate(batch):
             for layer in layers:
-                _keep(item, layer, hidden_states[layer][index])
+                keep_frames(item, layer, hidden_states[layer][index])
 
-    def _load(self, excerpts: Sequence[tuple[Track, int, int]]) -> Tensor:
-        """Copy excerpts of tracks (start and length in samples) to the device: (B, num_samples) float32."""
-        on_gpu = self.device.type == "cuda"  # which reads pinned memory itself, while this thread goes on
-        waveforms = torch.empty(len(excerpts), excerpts[0][2], pin_memory=on_gpu)
-        samples = [track.waveform[start : start + length] for track, start, length in excerpts]
-        np.stack(samples, out=waveforms.numpy())
-        return waveforms.to(self.device, non_blocking=on_gpu)
+    def _compute_mels(self, batch: Sequence[FrontendInput] | Sequence[ModelInput]) -> Tensor:
+        """Return (B, n_mels, num_mel) of waveforms whose lengths may differ by less than a hop or by margins."""
+        mels: list[Tensor] = []
+        for waveforms in self.transfer.load([item.samples for item in batch]):
+            mel = self.model.compute_mel(waveforms)
+            item = batch[sum(map(len, mels))]
+            if isinstance(item, FrontendInput):
+                mel = mel[..., item.excerpt.crop.first_mel : item.excerpt.crop.stop_mel]
+            mels.append(mel)
+        return mels[0] if len(mels) == 1 else torch.cat(mels)
 
 
-def _try(compute: Callable[[list[_Item]], None], batch: list[_Item]) -> TrackError | None:
+def _try(compute: Callable[[list[Item]], None], batch: list[Item]) -> TrackError | None:
     """Run a batch; return why the device refuses it.
 
     The error itself is let go of: it holds all that the model had computed, which is to be free for what follows.
@@ -261,50 +187,6 @@ def _try(compute: Callable[[list[_Item]], None], batch: list[_Item]) -> TrackErr
     except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for all that a device refuses
         return describe_model_error(error)
     return None
-
-
-def _list_frontend_inputs(inputs: Sequence[ModelInput]) -> list[_FrontendInput]:
-    """List what the front end has to see of the tracks whose windows share it, each excerpt once."""
-    tracks = {id(item.track): item.track for item in inputs if item.parts is not None}
-    stretches = [
-        _FrontendInput(track, stretch, index * STRETCH_FRAMES)
-        for track in tracks.values()
-        for index, stretch in enumerate(plan_stretches(len(track.waveform)))
-    ]
-    edges = {
-        (id(item.track), edge): _FrontendInput(item.track, edge, None)
-        for item in inputs
-        if item.parts is not None
-        for edge in (item.parts.before, item.parts.after)
-        if edge is not None
-    }
-    return [*stretches, *edges.values()]
-
-
-def _count_excerpt_samples(item: _FrontendInput) -> int:
-    """Return the length of what the convolutions see: margins of a track's stretches do not shrink a batch."""
-    return min(FULL_WINDOW_SAMPLES, (item.excerpt.crop.stop_mel - item.excerpt.crop.first_mel) * HOP_LENGTH)
-
-
-def _describe_shape(item: ModelInput) -> Hashable:
-    """Return what windows of a batch have in common."""
-    return item.parts is None, item.num_samples, item.layers
-
-
-def _join(item: ModelInput) -> Tensor:
-    assert item.parts is not None
-    assert item.track.shared is not None
-    return join_window(item.track.shared, item.parts, item.track.edges)
-
-
-def _keep(item: ModelInput, layer: int, hidden_state: Tensor) -> None:
-    """Copy a window's kept frames to their places in the track."""
-    for place in item.destinations:
-        source = place.window_s, layer
-        if source not in item.track.frames:
-            item.track.frames[source] = hidden_state.new_empty(place.num_track_frames, hidden_state.shape[1])
-        kept = hidden_state[place.first_kept_frame : place.first_kept_frame + place.num_kept_frames]
-        item.track.frames[source][place.first_track_frame : place.first_track_frame + len(kept)] = kept
 
 
 def describe_model_error(error: Exception) -> TrackError:

@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import FRAME_RATE_HZ, Resolution
@@ -78,27 +80,32 @@ def pool_in_chunks(
     frames_per_bin = Fraction(FRAME_RATE_HZ) / Fraction(resolution.frame_rate_hz)
     # Integer arithmetic: 25 / 16 has no exact float32, and an edge that slips by one frame is another bin.
     numerator, denominator = frames_per_bin.numerator, frames_per_bin.denominator
-    bins = torch.arange(start_bin, stop_bin, device=frames.device)
+    # On the host, which need not wait for a device to know how many rows there are.
+    bins = np.arange(start_bin, stop_bin)
     starts = bins * numerator // denominator
-    stops = (-(-(bins + 1) * numerator // denominator)).clamp(max=num_frames)
+    stops = np.minimum(-(-(bins + 1) * numerator // denominator), num_frames)
     bins_per_chunk = FRAMES_PER_CHUNK // math.ceil(frames_per_bin + 1)  # a bin may touch one frame more
     for first in range(0, len(bins), bins_per_chunk):
         chunk = slice(first, first + bins_per_chunk)
         yield average_spans(frames, starts[chunk], stops[chunk])
 
 
-def average_spans(frames: Tensor, starts: Tensor, stops: Tensor) -> Tensor:
+def average_spans(frames: Tensor, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Tensor:
     """Average spans of rows, each on its own.
 
     Args:
-        frames: float32, shape (num_frames, embed_dim).
-        starts: int64, shape (num_spans,): first row of each span.
-        stops: int64, shape (num_spans,): the row after its last.
+        frames: float32, shape (num_frames, embed_dim), on any device.
+        starts: Shape (num_spans,): first row of each span.
+        stops: Shape (num_spans,): the row after its last.
 
     Returns:
         float32, shape (num_spans, embed_dim).
     """
     widths = stops - starts
     offsets = widths.cumsum(0) - widths
-    rows = torch.arange(int(widths.sum()), device=frames.device) + (starts - offsets).repeat_interleave(widths)
-    return F.embedding_bag(rows, frames, offsets, mode="mean")
+    rows = np.arange(int(widths.sum())) + np.repeat(starts - offsets, widths)
+    both = torch.from_numpy(np.concatenate([rows, offsets]))
+    if frames.is_cuda and torch.cuda.is_available():
+        both = both.pin_memory()
+    index = both.to(frames.device, non_blocking=True)
+    return F.embedding_bag(index[: len(rows)], frames, index[len(rows) :], mode="mean")

@@ -211,7 +211,13 @@ class VectorIndex:
         """
         position = int(pc.index(self.tracks.column("track_id"), pa.scalar(track_id)).as_py())
         if position < 0:
-            raise UsageError(f"no track {track_id!r} in the index of snapshot {self.manifest.store_version}")
+            ids = self.tracks.column("track_id")
+            near = ids.filter(pc.starts_with(ids, f"{track_id}.")).slice(0, 1).to_pylist()
+            hint = f"; the nearest is {near[0]!r}" if near else "; an id is a file's path, its ending included"
+            raise UsageError(
+                f"no track {track_id!r} in the index of snapshot {self.manifest.store_version}{hint}; where the "
+                "store is newer, bring the index up to date with musicfm index"
+            )
         return position
 
     def span_of(self, rows: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

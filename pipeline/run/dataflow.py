@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -33,7 +32,7 @@ from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.errors import DeviceError, Reason, RunError, Stage, StorageError
 from pipeline.run.cluster import quiet_ray, set_up, start_ray, take_turn
 from pipeline.run.collect import Collector
-from pipeline.run.metrics import measure, name_node, name_worker, start_monitor
+from pipeline.run.metrics import Turn, measure, name_node, name_worker, start_monitor
 from pipeline.run.placement import Placement, place_actors
 from pipeline.run.ray_private import map_blocks
 from pipeline.run.watch import ProgressLine, RunWatch
@@ -58,14 +57,14 @@ class EmbedderActor:
     def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
         self.embedder = start()
         self.monitor = monitor
-        self.turn = threading.Lock()
+        self.turn = Turn() if self.embedder.settings.device == "cuda" else None
         monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, in several tables."""
-        windows = self.embedder.settings.windows
+        embed = partial(self.embedder.embed_rows, turn=self.turn)
         try:
-            yield from measure("embed", self.monitor, windows, self.embedder.embed_rows, decoded, self.turn)
+            yield from measure("embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.turn)
         except DeviceError:
             logger.exception("this process ends, so that Ray starts another")
             os._exit(1)  # raised, the error would cost the block and leave the actor to spoil the next one
@@ -81,6 +80,7 @@ class EmbedderStart:
         recipes: The run's recipes by id.
         settings: What to compute.
         num_threads: Torch threads.
+        on_gpu: Whether the actor has a GPU to itself: it then computes there, or not at all.
     """
 
     weights: ray.ObjectRef[dict[str, np.ndarray]]
@@ -88,26 +88,25 @@ class EmbedderStart:
     recipes: Mapping[str, Recipe]
     settings: RunSettings
     num_threads: int
+    on_gpu: bool
 
     @classmethod
     def share(
-        cls, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings, num_threads: int
+        cls, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings, placement: Placement
     ) -> EmbedderStart:
         """Put a checkpoint's weights into the object store; the arguments are the class's."""
         weights = ray.put({name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()})
-        return cls(weights, replace(checkpoint, state_dict={}), recipes, settings, num_threads)
+        model = replace(checkpoint, state_dict={})
+        return cls(weights, model, recipes, settings, placement.num_threads, placement.num_gpus > 0)
 
     def __call__(self) -> Embedder:
-        """Start the embedder here; device and batch size are those of this node where the settings name none.
-
-        Raises:
-            DeviceError: The model does not run here.
-        """
+        """Start the embedder here, on what the placement gave it; DeviceError where the model does not run."""
         torch.set_num_threads(self.num_threads)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to weights
             state_dict = {name: torch.from_numpy(array) for name, array in ray.get(self.weights).items()}
-        settings = choose_embedder_settings(self.recipes, self.settings)
+        device = "cuda" if self.on_gpu else "cpu"
+        settings = choose_embedder_settings(self.recipes, replace(self.settings, device=device))
         embedder = Embedder(replace(self.model, state_dict=state_dict), settings)
         embedder.check_device()
         return embedder
@@ -159,6 +158,7 @@ def build_dataset(
     placement: Placement,
     careful: PassSettings,
     monitor: Any,
+    known: ray.ObjectRef[np.ndarray] | None = None,
 ) -> ray.data.Dataset:
     """Lay out one pass as a Ray Data pipeline whose rows are results of write tasks.
 
@@ -169,13 +169,15 @@ def build_dataset(
         placement: Where actors and tasks go.
         careful: How careful the pass is.
         monitor: Is told what each task does.
+        known: From ``known_content.list_prefixes``, shared.
 
     Returns:
         A lazy dataset of ``schema.RESULTS``.
     """
     settings = start.settings
     decode = partial(
-        decode_tracks,
+        decode_or_recognise,
+        shared=known,
         audio_options=settings.audio_options,
         max_duration_s=settings.max_duration_s,
         decode=decode_audio_apart if careful.isolated else decode_audio_in_time,
@@ -202,11 +204,20 @@ def build_dataset(
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
     # Long tracks leave the block in which they were planned, so that there may be one for each row.
     planned.context.max_errored_blocks = rows.num_rows
+    # A part holds a block, whose ids follow each other, in whatever order parts come: a slow file holds up no GPU.
+    planned.context.execution_options.preserve_order = placement.num_gpus == 0
     decoded = map_blocks(planned, partial(measure, "decode", monitor, settings.windows, decode), **task)
     # Blocks stay as they come here, so that long tracks do not fill the memory; the embedder makes batches of its
     # own, of windows.
     embedded = map_blocks(decoded, EmbedderActor, **actor)
     return map_blocks(embedded, partial(measure, "write", monitor, settings.windows, write), **task)
+
+
+def decode_or_recognise(
+    rows: pa.Table, shared: ray.ObjectRef[np.ndarray] | None, **settings: Any
+) -> Iterator[pa.Table]:
+    """Call ``decode_tracks`` with the hashes that are known; every task of a node reads the same copy of them."""
+    return decode_tracks(rows, known=None if shared is None else ray.get(shared), **settings)
 
 
 def share_plan(rows: pa.Table, tracks_per_block: int) -> ray.data.Dataset:
@@ -224,6 +235,7 @@ def process_tracks(
     settings: RunSettings,
     committer: RunCommitter,
     watch: RunWatch,
+    known: np.ndarray | None = None,
 ) -> None:
     """Run the pipeline over the planned rows and commit as results come in.
 
@@ -238,6 +250,7 @@ def process_tracks(
         settings: What to compute.
         committer: Takes the results.
         watch: Is told of the run's course.
+        known: From ``known_content.list_prefixes``: content that is left undecoded.
 
     Raises:
         RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
@@ -245,17 +258,18 @@ def process_tracks(
     """
     watch.enter("starting Ray")
     placement = choose_placement(settings, checkpoint.config).fit(rows.num_rows)
-    start = EmbedderStart.share(checkpoint, recipes, settings, placement.num_threads)
+    start = EmbedderStart.share(checkpoint, recipes, settings, placement)
     num_planned = rows.num_rows
     with take_turn(committer.writer.hold), quiet_ray():
         watch.enter("starting the model", f"{num_planned:,} tracks to embed: starting the model")
         watch.work_began_s = watch.age_s()
+        shared = None if known is None else ray.put(known)
         monitor = start_monitor(committer.run_id, num_planned)
         with closing(ProgressLine(num_planned)) as line:
             collector = Collector(settings, placement, committer, monitor, watch, line)
             for careful in (PassSettings(placement.tracks_per_block, False, 3), ALONE, ALONE):
                 collector.collect(
-                    partial(build_dataset, rows, start, committer.run_id, placement, careful, monitor)
+                    partial(build_dataset, rows, start, committer.run_id, placement, careful, monitor, shared)
                 )
                 done = pa.array(sorted(committer.done), pa.string())
                 rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))

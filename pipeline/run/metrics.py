@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -171,13 +170,33 @@ def start_monitor(run_id: str, num_planned: int) -> Any:
     return actor.options(num_cpus=0, scheduling_strategy=here).remote(run_id, num_planned)
 
 
+class Turn:
+    """A lock that knows how long the calling thread has waited for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._own = threading.local()
+
+    def __enter__(self) -> None:
+        start_s = time.perf_counter()
+        self._lock.acquire()
+        self._own.waited_s = self.waited_s() + time.perf_counter() - start_s
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def waited_s(self) -> float:
+        """Return the seconds that this thread has waited so far."""
+        return float(getattr(self._own, "waited_s", 0.0))
+
+
 def measure(
     stage: str,
     monitor: Any,
     windows: WindowPolicy,
     function: Callable[[pa.Table], pa.Table | Iterable[pa.Table]],
     rows: pa.Table,
-    turn: AbstractContextManager[Any] | None = None,
+    turn: Turn | None = None,
 ) -> Iterator[pa.Table]:
     """Run one task of a stage and tell the monitor what it took.
 
@@ -187,8 +206,8 @@ def measure(
         windows: Window policy, to count what the model is given.
         function: The stage: one table in; one, or several, out.
         rows: What it is given.
-        turn: A lock that tasks of one process compute under, by default none. It is not held while Ray takes what
-            was yielded, and waiting for it does not count.
+        turn: What calls in one process take turns by, where there are several: waiting for it does not count, and
+            of the processor time only this thread's does.
 
     Yields:
         What the stage yields.
@@ -200,15 +219,17 @@ def measure(
     work, num_done, told_s = Work(), 0, time.monotonic()
     num_given = rows.num_rows
     size_bytes = pc.sum(rows.column("size_bytes")).as_py() or 0 if stage == "decode" else 0
+    clock = time.thread_time if turn else time.process_time
     steps = _take_steps(function, rows)
     del rows  # a block of waveforms need not outlive its own stage
     try:
         while True:
-            with turn or nullcontext():
-                start_s, start_cpu_s = time.perf_counter(), time.process_time()
-                table = next(steps, None)
-                now_s, now_cpu_s = time.perf_counter(), time.process_time()
-            work.add(Work(seconds=now_s - start_s, cpu_seconds=now_cpu_s - start_cpu_s))
+            waited_s = turn.waited_s() if turn else 0.0
+            start_s, start_cpu_s = time.perf_counter(), clock()
+            table = next(steps, None)
+            now_s, now_cpu_s = time.perf_counter(), clock()
+            waited_s = turn.waited_s() - waited_s if turn else 0.0
+            work.add(Work(seconds=now_s - start_s - waited_s, cpu_seconds=now_cpu_s - start_cpu_s))
             if table is None:
                 break
             work.add(count_work(stage, table, windows))

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pipeline.errors import UsageError
 
 TRACKS_PER_BLOCK_CPU = 8  # a block is what a killed run loses: on a CPU a few minutes of work
-TRACKS_PER_BLOCK_GPU = 32  # clips: 92 MB of waveforms, and 200 MB at 50 Hz in the task that writes them
+TRACKS_PER_BLOCK_GPU = (
+    64  # clips: 184 MB of waveforms, 400 MB at 50 Hz in the task that writes them; fills batches
+)
 CALLS_PER_GPU = 2  # a GPU is through with a block sooner than Ray with carrying it off
 MAX_CPUS_PER_ACTOR = 16  # more threads than this do not speed up one model
 TFLOP_PER_THREAD = 0.05  # of a window: with less for each, threads mostly wait for each other
@@ -29,6 +31,8 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
     # Ray ends workers that idle for a second where there are more than cores; each takes seconds to start.
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    # Batches of many shapes then share a GPU's memory, instead of each leaving behind blocks that fit no other.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
 
 

@@ -18,7 +18,8 @@ from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Recipe, window_length_s
 from pipeline.decode.audio import decode_audio
 from pipeline.embed.checkpoint import load_checkpoint
-from pipeline.embed.embedder import Embedder, EmbedderSettings, choose_batch_size, choose_device
+from pipeline.embed.device import choose_batch_size, choose_device
+from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.errors import UsageError
 from pipeline.search.recognise import MOMENTS, Heard
 from pipeline.store.parts import round_mantissa

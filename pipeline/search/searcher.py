@@ -11,7 +11,6 @@ import logging
 import math
 from dataclasses import replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +22,17 @@ from pipeline.index.codes import normalise_rows
 from pipeline.index.vector_index import VectorIndex
 from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
 from pipeline.search.candidates import find_candidates
-from pipeline.search.filters import filter_tracks
+from pipeline.search.filters import SameColumn, differs_from, filter_tracks
 from pipeline.search.hits import Hit, Match
 from pipeline.search.near_duplicates import choose_near_duplicate_score
 from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
+from pipeline.search.shown import ShownTracks
 from pipeline.store.read import FeatureStore, find_frames
+from pipeline.store.withheld import WithheldWatch
 
 logger = logging.getLogger(__name__)
 
 Mask = npt.NDArray[np.bool_]
-SameColumn = Literal["artist", "album"]
 
 WHITENING_SAMPLE = 4096
 MAX_COMPARED_TRACKS = 50  # with a clip, moment by moment, after a search by its global vector
@@ -49,10 +49,18 @@ class Searcher:
         index: The index.
         near_duplicate_score: Scores from here on are marked as near-duplicates; by default
             ``choose_near_duplicate_score`` of the index.
+        withheld: What is taken down in the store: no search returns it. By default looked up.
     """
 
-    def __init__(self, index: VectorIndex, near_duplicate_score: float | None = None) -> None:
+    def __init__(
+        self,
+        index: VectorIndex,
+        near_duplicate_score: float | None = None,
+        withheld: WithheldWatch | None = None,
+    ) -> None:
         self.index = index
+        watch = withheld or WithheldWatch(index.location.store)
+        self.shown = ShownTracks(index.tracks.column("track_id"), watch)
         self._near_duplicate_score = near_duplicate_score
         self.frame_rate_hz = RESOLUTIONS[index.manifest.resolution].frame_rate_hz
 
@@ -101,9 +109,11 @@ class Searcher:
         """
         position = self.index.find_track(track_id)
         allowed = self.select_tracks(where)
+        if not self.shown.mark()[position]:
+            raise UsageError(f"the track {track_id!r} was taken down; search for another one")
         allowed[position] = False
         if exclude_same is not None:
-            allowed &= self._differs_from(position, exclude_same)
+            allowed &= differs_from(self.index.tracks, position, exclude_same)
         vectors = self._read_query(position, track_id, start_s, end_s)
         if not len(vectors):
             raise UsageError(
@@ -169,20 +179,10 @@ class Searcher:
         Raises:
             UsageError: It is no expression, or names other columns.
         """
-        has_vectors: Mask = self.index.tracks.column("num_vectors").to_numpy() > 0
+        allowed: Mask = (self.index.tracks.column("num_vectors").to_numpy() > 0) & self.shown.mark()
         if where is None:
-            return has_vectors.copy()
-        return has_vectors & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
-
-    def _differs_from(self, position: int, column: SameColumn) -> Mask:
-        values = self.index.tracks.column(column)
-        own = values[position]
-        if not own.is_valid:
-            track_id = self.index.tracks.column("track_id")[position].as_py()
-            raise UsageError(
-                f"the catalog knows no {column} of {track_id}; search without --exclude-same {column}"
-            )
-        return np.asarray(pc.fill_null(pc.not_equal(values, own), True).to_numpy(), np.bool_)
+            return allowed
+        return allowed & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
 
     def _read_query(self, position: int, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
         """Return a track's vectors, or those of a section of it.

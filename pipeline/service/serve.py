@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -76,7 +78,8 @@ def run_service(
             "opening the index" if settings.checkpoint is None else f"loading the checkpoint {settings.checkpoint}"
         )
         # A mistake is told here, in one line; a replica would tell it in a hundred, three times.
-        ServiceState(settings)
+        # On the processor: the GPUs are the replicas'.
+        ServiceState(replace(settings, device="cpu"))
         say("starting Ray")
     finally:
         starting.join()
@@ -92,6 +95,7 @@ def run_service(
             max_ongoing_requests=MAX_ONGOING_REQUESTS,
             ray_actor_options={
                 "num_cpus": 0,  # the machine is shared out by threads, below
+                "num_gpus": share_gpus(settings, num_replicas, ray.cluster_resources().get("GPU", 0)),
                 "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": shared_folder}},
             },
         )
@@ -99,6 +103,22 @@ def run_service(
         shown = f"[{host}]" if ":" in host else host
         on_ready(f"http://{shown}:{port}/")
         ended.wait()
+
+
+def share_gpus(settings: ServiceSettings, num_replicas: int, num_gpus: float) -> float:
+    """Return the part of a GPU that a replica reserves: Ray shows it that one alone.
+
+    Args:
+        settings: What is served; without a model, or with one on the processor, none is needed.
+        num_replicas: Processes that answer.
+        num_gpus: GPUs of the cluster.
+
+    Returns:
+        A whole one, or where there are fewer than replicas the largest part of which each gets one.
+    """
+    if settings.checkpoint is None or settings.device == "cpu" or num_gpus < 1:
+        return 0.0
+    return 1 / math.ceil(num_replicas / int(num_gpus))
 
 
 def start_ray() -> None:

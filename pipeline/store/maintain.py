@@ -168,11 +168,7 @@ def find_stored_ids(store: StoreLocation, track_ids: Sequence[str]) -> dict[str,
 
 
 def check_closed(writer: StoreWriter) -> None:
-    """Refuse to publish half a run.
-
-    Raises:
-        UsageError: The last run has not closed.
-    """
+    """Raise UsageError where the last run has not closed: what is published now would be half of it."""
     if writer.unclosed_run is not None:
         raise UsageError(
             f"run {writer.unclosed_run} has committed to the store at {writer.store.url} and has not closed; "

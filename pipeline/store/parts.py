@@ -41,8 +41,8 @@ class Part:
     path: str
     size_bytes: int
     num_rows: int
-    min_track_id: str
-    max_track_id: str
+    min_track_id: str | None  # of a table that has none
+    max_track_id: str | None
 
     def as_row(self) -> dict[str, str | int | None]:
         """Return the part as a row of ``schema.PART``."""
@@ -55,12 +55,13 @@ class Part:
         """
         partition = {"recipe": self.recipe, "resolution": self.resolution}
         values = {name: value for name, value in partition.items() if value is not None}
-        stats = {
-            "numRecords": self.num_rows,
-            "minValues": {"track_id": self.min_track_id},
-            "maxValues": {"track_id": self.max_track_id},
-            "nullCount": {"track_id": 0},
-        }
+        stats: dict[str, object] = {"numRecords": self.num_rows}
+        if self.min_track_id is not None:
+            stats |= {
+                "minValues": {"track_id": self.min_track_id},
+                "maxValues": {"track_id": self.max_track_id},
+                "nullCount": {"track_id": 0},
+            }
         now_ms = int(time.time() * 1000)
         return AddAction(self.path, self.size_bytes, values, now_ms, True, json.dumps(stats))
 
@@ -175,7 +176,8 @@ def write_part(
     schema = _drop_partition_columns(table_name)
     stored = rows.select(schema.names).cast(schema)
     row_groups = (stored[group] for group in plan_row_groups(_count_values(table_name, rows)))
-    track_ids = rows.column("track_id")
+    no_ids = pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
+    track_ids = rows.column("track_id") if "track_id" in rows.column_names else no_ids
     return write_row_groups(row_groups, track_ids, table_name, table_url, partition, run_id, options)
 
 

@@ -223,7 +223,7 @@ class FeatureStore:
             return str(recipe)
         if recipe is None and len(known) == 1:
             return str(known[0])
-        found = "no recipe named" if recipe is None else recipe
+        found = "no recipe named: name one (--recipe)" if recipe is None else recipe
         raise UsageError(f"expected one of the store's recipes ({', '.join(known) or 'none'}), found {found}")
 
     def _read_frame_rate(self, recipe: str, resolution: str) -> float:

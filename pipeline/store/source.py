@@ -229,7 +229,7 @@ def _choose_recipe(files: pa.Table, recipe: str | None, url: str) -> str:
         return str(recipe)
     if recipe is None and len(known) == 1:
         return str(known[0])
-    found = "no recipe named" if recipe is None else recipe
+    found = "no recipe named: name one (--recipe)" if recipe is None else recipe
     kind = UsageError if recipe is None and known else NoVectorsError
     raise kind(f"expected one of the recipes of the store at {url} ({', '.join(known) or 'none'}), found {found}")
 

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pyarrow as pa
-from deltalake import DeltaTable, Schema, Transaction, write_deltalake
+from deltalake import DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipeline.location import StoreLocation
 from pipeline.schema import PARTITION_COLUMNS
+from pipeline.store.parts import write_part
 from pipeline.store.retry import commit_once, retry_broken
-from pipeline.store.tables import FORMAT_PROPERTY, STORE_FORMAT, describe_store_error
+from pipeline.store.tables import FORMAT_PROPERTY, STORE_FORMAT, describe_store_error, open_table
 
 
 def commit_actions(
@@ -55,16 +57,16 @@ def commit_actions(
     return table.version()
 
 
-def append_rows(table: DeltaTable, rows: pa.Table) -> None:
-    """Append a few rows to a table, in a commit of their own.
+def append_rows(store: StoreLocation, table_name: str, rows: pa.Table, metadata: Mapping[str, str]) -> None:
+    """Append a few rows to a table without partitions, in a commit of their own.
 
     Raises:
         StorageError: The table cannot be written.
     """
-    try:
-        commit_once(table, partial(write_deltalake, table, rows, mode="append"), {})
-    except (DeltaError, OSError) as error:
-        raise describe_store_error(table.table_uri, error) from error
+    # A part of our own: delta-rs's writer takes a local path for a URL, and panics where it has a ], for instance.
+    run_id = metadata.get("run_id", "")
+    part = write_part(rows, table_name, store.table_url(table_name), {}, run_id, store.options)
+    commit_actions(open_table(store, table_name), table_name, [part.as_add_action()], metadata)
 
 
 def restore_table(

@@ -23,7 +23,7 @@ FORMAT_PROPERTY = "musicfm.storeFormat"
 PUBLISHING_EVENTS = ("close", "maintain", "delete", "drop_recipe")  # commits of the ledger that readers open
 
 # delta-rs takes these for parts of a URL even in a local path: it then loses sight of a table's files or history.
-_CONFUSING_IN_URL = re.compile("[#?]|%[0-9A-Fa-f]{2}")
+_CONFUSING_IN_URL = re.compile(r"[#?\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
 
 
 def create_tables(store: StoreLocation) -> None:
@@ -46,21 +46,30 @@ def create_tables(store: StoreLocation) -> None:
             "or choose another --store"
         )
     for name in missing:
-        try:
-            retry_broken(
-                partial(
-                    DeltaTable.create,
-                    _locate_table(store, name),
-                    TABLES[name],
-                    mode="ignore",
-                    partition_by=PARTITION_COLUMNS[name],
-                    configuration=_choose_properties(name),
-                    storage_options=delta_storage_options(store.options),
-                    raise_if_key_not_exists=False,
-                )
+        create_table(store, name)
+
+
+def create_table(store: StoreLocation, table_name: str) -> None:
+    """Create one table where there is none.
+
+    Raises:
+        StorageError: The store cannot be written.
+    """
+    try:
+        retry_broken(
+            partial(
+                DeltaTable.create,
+                _locate_table(store, table_name),
+                TABLES[table_name],
+                mode="ignore",
+                partition_by=PARTITION_COLUMNS[table_name],
+                configuration=_choose_properties(table_name),
+                storage_options=delta_storage_options(store.options),
+                raise_if_key_not_exists=False,
             )
-        except (DeltaError, OSError) as error:
-            raise describe_store_error(store.table_url(name), error) from error
+        )
+    except (DeltaError, OSError) as error:
+        raise describe_store_error(store.table_url(table_name), error) from error
 
 
 def _choose_properties(table_name: str) -> dict[str, str]:
@@ -149,12 +158,29 @@ def read_history(table: DeltaTable, limit: int | None = None) -> list[dict[str, 
 
 
 def has_tables(store: StoreLocation) -> bool:
-    """Say whether there is a store.
+    """Say whether there is a store; raises as ``has_table``."""
+    return has_table(store, "tracks")
+
+
+def has_table(store: StoreLocation, table_name: str) -> bool:
+    """Say whether a store has a table.
 
     Raises:
         StorageError: The place cannot be read at all.
     """
-    return _is_there(store, "tracks")
+    return _is_there(store, table_name)
+
+
+def refresh(table: DeltaTable) -> None:
+    """Bring a table object to the table's newest version.
+
+    Raises:
+        StorageError: The log cannot be read.
+    """
+    try:
+        retry_broken(table.update_incremental)
+    except (DeltaError, OSError) as error:
+        raise describe_store_error(table.table_uri, error) from error
 
 
 def read_columns(
@@ -206,8 +232,8 @@ def _locate_table(store: StoreLocation, table_name: str) -> str:
     url = store.table_url(table_name)
     if found := _CONFUSING_IN_URL.search(url):
         raise StorageError(
-            f"a store's path may not hold '#', '?' or an escape such as '%20', found {found[0]!r} in {store.url}; "
-            "choose another --store"
+            r"a store's path may not hold '#', '?', '\', control characters or an escape such as '%20', "
+            f"found {found[0]!r} in {store.url!r}; choose another --store"
         )
     return url
 

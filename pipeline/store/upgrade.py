@@ -1,7 +1,7 @@
 """Bring a store that an older version wrote up to date.
 
-Format 1, of before any release, had a whole track in each row of ``frames``, however long, and no ``start_frame``.
-Stored values and recipes are the same.
+Format 1, of before any release, had a whole track in each row of ``frames``, however long, no ``start_frame``, and
+no table of what was taken down. Stored values and recipes are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.store.maintain import check_closed
 from pipeline.store.parts import write_part
 from pipeline.store.segments import TRACK_ORDER, cut_rows
 from pipeline.store.table_commits import add_missing_columns, declare_format
-from pipeline.store.tables import OLDER_FORMATS, STORE_FORMAT, open_table, read_format
+from pipeline.store.tables import OLDER_FORMATS, STORE_FORMAT, create_table, open_table, read_format
 from pipeline.store.usage import list_partitions
 from pipeline.store.writer import StoreWriter
 
@@ -60,6 +60,7 @@ def upgrade_store(store: StoreLocation, run_id: str) -> int:
                 actions += [build_removal("frames", file), *_rewrite_part(writer, file, live)]
                 num_parts += 1
     said = {"run_id": run_id, "event": "upgrade"}
+    create_table(store, "withheld")
     try:
         add_missing_columns(writer.frames, FRAMES, said)
         writer.commit("frames", actions, "upgrade")

@@ -84,7 +84,7 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
         "parts": [part.as_row() for part in parts],
         "tracks": to_ipc(_build_track_rows(done, features, event_time, settings.run_id)),
         "failures": to_ipc(_build_failure_rows(facts.filter(failed), event_time, settings.run_id)),
-        "unchanged": to_ipc(facts.filter(unchanged).select(UNCHANGED.names)),
+        "unchanged": to_ipc(facts.filter(unchanged).select(UNCHANGED.names).cast(UNCHANGED)),
     }
     return pa.Table.from_pylist([result], schema=RESULTS)
 

@@ -130,7 +130,7 @@ def test_mistakes_exit_with_two_and_one_line(
         ("--store", str(tmp_path), "--track", "caves"): "musicfm index",
         ("--store", store, "--audio", str(noise)): "--audio needs --checkpoint",
         (*by_audio, str(noise)): f"cannot search by {noise}",
-        (*by_audio, str(short)): "1025 samples",
+        (*by_audio, str(short)): "expected at least 43 ms of music",
         (*by_audio, str(tmp_path / "missing.mp3")): "found nothing",
         (*by_audio, str(noise), "--start-s", "3"): "--start-s: only with --track",
         ("--store", store, "--audio", str(noise), "--checkpoint", other): "expected the checkpoint that the index",

@@ -98,3 +98,12 @@ def test_mel_is_normalized_by_the_published_statistics(
     error = relative_error(golden_model._normalize(golden["mel_db"]), expected)
     print({"normalized": error})
     assert error < 1e-6
+
+
+def test_a_checkpoints_own_filter_bank_counts_on_a_processor_too(generator: torch.Generator) -> None:
+    wav = make_tone(4800, generator)[None]
+    mel = LogMel()
+    state = mel.state_dict()
+    state["mel_stft.mel_scale.fb"] = state["mel_stft.mel_scale.fb"].flip(1)  # the bands from high to low
+    mel.load_state_dict(state)
+    torch.testing.assert_close(mel(wav), LOG_MEL(wav).flip(1))

@@ -47,3 +47,13 @@ def test_tables_stay_in_float32_when_the_model_is_halved() -> None:
     found = RotaryEmbedding(64).half()(750)
 
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_half_types_are_rotated_in_float32_and_rounded_once(generator: torch.Generator) -> None:
+    x = torch.randn(2, 750, 3, 64, generator=generator).bfloat16()
+    tables = RotaryEmbedding(64)(750)
+
+    found = rotate(x, *tables)
+
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, rotate(x.float(), *tables).bfloat16())

@@ -16,7 +16,6 @@ from musicfm_model.shared_frontend import (
     Excerpt,
     count_frames,
     encode_excerpts,
-    encode_frames,
     is_sharing_cheaper,
     join_window,
     plan_stretches,
@@ -44,7 +43,8 @@ def make_wav(num_samples: int, seed: int = 0) -> Tensor:
 
 def encode(model: MusicFM25Hz, wav: Tensor, excerpt: Excerpt) -> Tensor:
     start = excerpt.start_sample
-    return encode_excerpts(model, wav[:, start : start + excerpt.crop.num_samples], excerpt.crop)[0]
+    mel = model.compute_mel(wav[:, start : start + excerpt.crop.num_samples])
+    return encode_excerpts(model, mel[..., excerpt.crop.first_mel : excerpt.crop.stop_mel], excerpt.crop)[0]
 
 
 def encode_window(model: MusicFM25Hz, wav: Tensor, start: int, num_samples: int) -> Tensor:
@@ -78,7 +78,7 @@ def test_a_window_of_the_tracks_frames_is_the_window_on_its_own(
         patch.setattr(shared_frontend, "STRETCH_FRAMES", stretch_frames)
         frames = encode_window(fast_model, wav, start, num_samples)
     expected = fast_model.get_hidden_states(wav[:, start : start + num_samples], [0, 3])
-    found = encode_frames(fast_model, frames, [0, 3])
+    found = fast_model.encode_frames(frames, [0, 3])
     for layer in expected:
         assert found[layer].shape == expected[layer].shape
         assert relative_error(found[layer], expected[layer]) <= 2 * ROUNDING
@@ -185,4 +185,4 @@ def test_golden_latents_come_from_shared_frames(golden_checkpoint: Checkpoint, g
     before, after = make_wav(10 * SAMPLES_PER_FRAME), make_wav(5000)
     wav = torch.cat([before, clip, after], dim=1)
     frames = encode_window(model, wav, before.shape[1], clip.shape[1])
-    assert relative_error(encode_frames(model, frames, [2])[2], golden["latent2_5s37"]) < 1e-5
+    assert relative_error(model.encode_frames(frames, [2])[2], golden["latent2_5s37"]) < 1e-5

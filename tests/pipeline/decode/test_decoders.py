@@ -51,14 +51,15 @@ def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("name", ["caves.mp3", "mountain.mp3"])
-def test_both_decoders_give_the_same_samples_of_an_mp3(name: str) -> None:
+def test_an_mp3_has_the_samples_that_libsndfile_reads(name: str) -> None:
     data = (MUSIC / name).read_bytes()
-    one, other = decode_with_soundfile(data, 60, ASKED_FIRST), decode_with_ffmpeg(data, 60)
-    np.testing.assert_allclose(one.waveform, other.waveform, atol=1e-5)
-    assert (one.codec, one.num_channels, one.num_clipped) == (other.codec, other.num_channels, other.num_clipped)
+    whole, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    mixdown = decode_with_ffmpeg(data, 60)
+    np.testing.assert_allclose(mixdown.waveform, resample(whole.mean(axis=1), rate), atol=1e-5)
+    assert (mixdown.codec, mixdown.num_channels, mixdown.sample_rate_hz) == ("mp3", whole.shape[1], rate)
 
 
-@pytest.mark.parametrize("name", ["caribbean.ogg", "crossroads.wav", "desert.flac", "icy-land.opus", "ocean.mp3"])
+@pytest.mark.parametrize("name", ["caribbean.ogg", "crossroads.wav", "desert.flac", "icy-land.opus"])
 def test_blocks_join_to_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders, "_BLOCK_VALUES", 30_011)
     data = (MUSIC / name).read_bytes()

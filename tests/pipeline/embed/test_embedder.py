@@ -10,8 +10,10 @@ from torch import Tensor
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ, Resolution, WindowPolicy
-from pipeline.embed.embedder import Embedder, EmbedderSettings, Features, as_column, choose_batch_size
+from pipeline.embed.device import choose_batch_size
+from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.embed.pool import pool_frames
+from pipeline.embed.rows import Features, as_column
 from pipeline.errors import Reason, TrackError
 from pipeline.schema import DECODED, FEATURES
 from tests.checkpoints import TINY, write_random_checkpoint
@@ -186,16 +188,16 @@ def test_a_window_that_the_model_refuses_fails_alone(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedder = build_embedder(checkpoint, batch_size=4)
-    compute = embedder.model.get_hidden_states
+    compute = embedder.model.compute_mel
     sizes = []
 
-    def refuse_loud_windows(waveforms: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+    def refuse_loud_windows(waveforms: Tensor) -> Tensor:
         sizes.append(len(waveforms))
         if (waveforms.abs() > 5).any():
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return compute(waveforms, layers)
+        return compute(waveforms)
 
-    monkeypatch.setattr(embedder.model, "get_hidden_states", refuse_loud_windows)
+    monkeypatch.setattr(embedder.model, "compute_mel", refuse_loud_windows)
     waveforms = [make_waveform(1.0, seed) for seed in range(4)]
     waveforms[2] = waveforms[2] * 100
     rows = embed_rows(embedder, decoded_rows(waveforms, ["musicfm-l2-a/25hz"]))

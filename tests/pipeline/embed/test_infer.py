@@ -12,7 +12,8 @@ from torch import Tensor
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from pipeline.config import RESOLUTIONS, SAMPLE_RATE_HZ
-from pipeline.embed.infer import Inference, Track, list_inputs
+from pipeline.embed.infer import Inference
+from pipeline.embed.track import Track, list_inputs
 from pipeline.embed.window import plan_windows
 from pipeline.errors import DeviceError
 from tests.checkpoints import TINY, write_random_checkpoint
@@ -46,7 +47,7 @@ def infer(
     model: MusicFM25Hz, tracks: Sequence[Track], windows_s: Sequence[float], batch_size: int = 1
 ) -> list[tuple[Track, float]]:
     inputs = [item for track in tracks for item in list_inputs(track, dict.fromkeys(windows_s, LAYERS))]
-    return list(Inference(model, batch_size).run(inputs))
+    return [each for done in Inference(model, batch_size).run(inputs) for each in done]
 
 
 @torch.inference_mode()
@@ -200,7 +201,7 @@ def test_what_a_refused_batch_computed_is_free_when_its_halves_run(
     monkeypatch.setattr(getattr(model, part), "forward", run_out_of_memory)
     tracks = [make_track(30 * SAMPLE_RATE_HZ, seed) for seed in range(4)]
     infer(model, tracks, [30.0], batch_size=4)
-    assert sizes == [4, 2, 1, 1, 2, 1, 1]
+    assert sizes == [4, 2, 1, 1, 1, 1]
     assert [track.error for track in tracks] == [None] * 4
 
 
@@ -232,3 +233,57 @@ def test_nothing_of_the_front_end_is_kept(model: MusicFM25Hz) -> None:
     infer(model, [track], [6.0])
     assert track.shared is None
     assert not track.edges
+
+
+def test_a_size_that_fits_is_remembered_and_said_once(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = MusicFM25Hz.for_inference(checkpoint)
+    compute, sizes = model.conv.forward, []
+
+    def run_out_of_memory(x: Tensor) -> object:
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(x)
+
+    monkeypatch.setattr(model.conv, "forward", run_out_of_memory)
+    inference = Inference(model, batch_size=4)
+    for _ in range(3):
+        tracks = [make_track(30 * SAMPLE_RATE_HZ, seed) for seed in range(4)]
+        inputs = [item for track in tracks for item in list_inputs(track, {30.0: LAYERS})]
+        assert list(inference.run(inputs))
+    assert sizes == [4, 2, 2, 2, 2, 2, 2]
+    assert [record.message for record in caplog.records] == [
+        "cpu has no room for 4 windows of 3000 mel frames at once: from here on 2, or --batch-size 2"
+    ]
+
+
+def test_what_is_no_lack_of_memory_does_not_shrink_batches(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MusicFM25Hz.for_inference(checkpoint)
+    compute, sizes = model.conv.forward, []
+
+    def refuse(x: Tensor) -> object:
+        sizes.append(len(x))
+        if x.isnan().any():
+            raise RuntimeError("CUDA error: an assertion on the device")
+        return compute(x)
+
+    monkeypatch.setattr(model.conv, "forward", refuse)
+    tracks = [make_track(30 * SAMPLE_RATE_HZ, seed) for seed in range(8)]
+    tracks[1].waveform[1000] = np.nan
+    infer(model, tracks, [30.0], batch_size=4)
+    assert [track.error and track.error.reason for track in tracks[:3]] == [None, "embed_failed", None]
+    second = 1  # a check of the device
+    assert sizes == [4, second, 1, 1, second, 1, 1, 4]
+
+
+def test_clips_of_nearly_equal_lengths_share_a_batch(model: MusicFM25Hz, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracks = [make_track(12 * SAMPLE_RATE_HZ + extra, extra) for extra in (0, 7, 239)]
+    convolved, _ = count_calls(monkeypatch, model)
+    infer(model, tracks, [30.0], batch_size=4)
+    assert convolved == [(3, 128, 1200)]
+    for track in tracks:
+        assert_as_alone(model, track, [30.0])

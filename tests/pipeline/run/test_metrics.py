@@ -1,7 +1,6 @@
 """The meters of a run, scraped as Prometheus does."""
 
 import re
-import threading
 import time
 import urllib.request
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipeline.run.metrics import count_work, measure, start_monitor
+from pipeline.run.metrics import Turn, count_work, measure, start_monitor
 from pipeline.run.progress import Work
 from pipeline.schema import DECODED, EMBEDDED, FEATURE_LIST, PLAN, RESULTS
 
@@ -77,19 +76,20 @@ class Contender:
 
     def __init__(self, monitor: Any) -> None:
         self.monitor = monitor
-        self.turn = threading.Lock()
+        self.turn = Turn()
         self.num_inside = self.most_inside = self.num_calls = self.most_calls = 0
         self.inside_s = 0.0
 
     def spin(self, rows: pa.Table) -> Any:
         steps = spin(rows)
         while True:
-            self.num_inside += 1
-            self.most_inside = max(self.most_inside, self.num_inside)
-            start_s = time.perf_counter()
-            table = next(steps, None)
-            self.inside_s += time.perf_counter() - start_s
-            self.num_inside -= 1
+            with self.turn:
+                self.num_inside += 1
+                self.most_inside = max(self.most_inside, self.num_inside)
+                start_s = time.perf_counter()
+                table = next(steps, None)
+                self.inside_s += time.perf_counter() - start_s
+                self.num_inside -= 1
             if table is None:
                 return
             yield table

@@ -19,6 +19,8 @@ from pipeline.store.check import check_store
 from pipeline.store.parts import write_part
 from pipeline.store.table_commits import commit_actions
 from pipeline.store.tables import FORMAT_PROPERTY, create_tables, open_table
+from pipeline.store.withheld import withhold
+from pipeline.store.writer import StoreWriter
 from tests.stores import BAD, EMBED_DIM, KnownStore, make_recipe
 
 SEVEN, FOUR = make_recipe(7), make_recipe(4)
@@ -30,6 +32,9 @@ LATER = {**CONTENTS, "b": "b 2", "bad": BAD}
 def template(tmp_path_factory: pytest.TempPathFactory) -> KnownStore:
     known = KnownStore(StoreLocation(str(tmp_path_factory.mktemp("check") / "store")))
     known.run(CONTENTS)
+    writer = StoreWriter(known.location, "takedown")
+    withhold(writer, pa.table({"track_id": ["gone"], "content_hash": ["gone 1"]}), "asked to")
+    writer.commit_ledger([], "delete")
     known.run(LATER, [SEVEN, FOUR], ["16hz", "8hz", "global"])
     return known
 

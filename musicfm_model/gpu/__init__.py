@@ -1,0 +1,1 @@
+"""What exists for GPUs alone: the convolutions as cuDNN's fused kernels take them."""
