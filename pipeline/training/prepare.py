@@ -108,10 +108,13 @@ def compute_rows(catalog: pa.Table, n_mels: int, options: Options | None) -> Ite
     """Yield each track's log-mels as bytes, or why there are none, in the catalog's order."""
     if not catalog.num_rows:
         return
-    wanted = pa.array([["training"]] * catalog.num_rows, PLAN.field("wanted").type)
-    nothing = pa.array([[]] * catalog.num_rows, PLAN.field("held").type)
-    plan = catalog.select(CATALOG.names).append_column("wanted", wanted).append_column("held", nothing)
-    plan = plan.append_column("stored", nothing).cast(PLAN)
+    # To be decoded, a row wants something that no store holds.
+    values = {"wanted": ["training"], "held": []}
+    columns = [
+        catalog[field.name] if field.name in CATALOG.names else [values.get(field.name)] * catalog.num_rows
+        for field in PLAN
+    ]
+    plan = pa.table(columns, schema=PLAN)
     blocks = [plan.slice(start, TRACKS_PER_TASK) for start in range(0, plan.num_rows, TRACKS_PER_TASK)]
     dataset = ray.data.from_arrow(blocks).map_batches(
         partial(transform_tracks, n_mels=n_mels, options=options),
@@ -129,12 +132,12 @@ def transform_tracks(plan: pa.Table, n_mels: int, options: Options | None) -> It
     torch.set_num_threads(1)
     transform = LogMel(n_mels=n_mels)
     for decoded in decode_tracks(plan, options, decode=decode_audio_in_time):
-        row = {name: decoded.column(name)[0].as_py() for name in FACTS}
-        log_mel = None
-        if row["error_message"] is None:
-            waveform = decoded.column("waveform").combine_chunks().flatten().to_numpy()
-            log_mel = compute_log_mel(transform, torch.from_numpy(waveform.copy())).numpy().tobytes()
-        yield pa.Table.from_pylist([{**row, "log_mel": log_mel, "n_mels": n_mels}], schema=ROWS)
+        for index, row in enumerate(decoded.select(FACTS).to_pylist()):
+            log_mel = None
+            if row["error_message"] is None:
+                waveform = decoded["waveform"][index].values.to_numpy().copy()
+                log_mel = compute_log_mel(transform, torch.from_numpy(waveform)).numpy().tobytes()
+            yield pa.Table.from_pylist([{**row, "log_mel": log_mel, "n_mels": n_mels}], schema=ROWS)
 
 
 FACTS = ("track_id", "artist", "stage", "error_type", "error_message")
