@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow torture bench feast check format clean
+.PHONY: help setup demo test test-slow torture fuzz bench feast check format clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[query,search,serve,notebook,mirdata,dev]'
 	touch $(STAMP)
 
-demo: setup ## embed a dozen real clips with an untrained model, then query the store
+demo: setup ## embed a dozen real clips with a small model, then query the store
 	$(BIN)/python demo/run_demo.py
 
 test: setup ## run the tests (minutes)
@@ -29,6 +29,9 @@ test-slow: setup ## runs broken on purpose, clusters of several nodes, a thousan
 
 torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)
 	TORTURE_KILLS=20 $(BIN)/python -m pytest -s -m slow tests/integration/test_torture.py
+
+fuzz: setup ## damage 10,000 sound files and hold what is decoded against FFmpeg (an hour; FUZZ="--files 500 --seed 3")
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 bench: setup ## stages, whole runs, the model, memory, precision, and how the store grows (REFERENCE=checkout of musicfm)
 	$(BIN)/python -m benchmarks $(if $(REFERENCE),--reference $(REFERENCE))

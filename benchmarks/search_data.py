@@ -15,7 +15,8 @@ from pipeline.location import StoreLocation
 from pipeline.schema import RECIPES, TRACKS
 from pipeline.store.ledger import Actions, extract_rows
 from pipeline.store.parts import write_part
-from pipeline.store.tables import append_rows, create_tables, open_table
+from pipeline.store.table_commits import append_rows
+from pipeline.store.tables import create_tables
 from pipeline.store.writer import StoreWriter
 
 Matrix = npt.NDArray[np.float32]
@@ -95,7 +96,7 @@ def make_store(url: str, chunks: Iterator[tuple[npt.NDArray[np.int64], Matrix]])
         "checkpoint": "none",
         "created_time": NOW,
     }
-    append_rows(open_table(store, "recipes"), pa.Table.from_pylist([recipe], schema=RECIPES))
+    append_rows(store, "recipes", pa.Table.from_pylist([recipe], schema=RECIPES), {})
     writer = StoreWriter(store, "first")
     actions: Actions = []
     for numbers, vectors in chunks:

@@ -17,8 +17,9 @@ for table in ("tracks", "frames"):
     spark.read.option("basePath", f"{store}/{table}").parquet(*files).createOrReplaceTempView(table)
 
 spark.sql("""
-    SELECT track_id, resolution, num_frames, size(embeddings[0]) AS embed_dim, embeddings[0][0] AS first_value
+    SELECT track_id, resolution, start_frame, num_frames, size(embeddings[0]) AS embed_dim,
+        embeddings[0][0] AS first_value
     FROM frames JOIN tracks USING (recipe, track_id, content_hash)
-    ORDER BY track_id, num_frames
+    ORDER BY track_id, resolution, start_frame
 """).show(20, truncate=False)
 spark.stop()

@@ -24,9 +24,11 @@ COMMANDS = {
     "neighbors": ("neighbors", "write every track's nearest neighbours as a table"),
     "evaluate": ("evaluate_retrieval", "score the index against what is known to be similar"),
     "export": ("export", "copy features for WebDataset or Hugging Face"),
+    "failures": ("failures", "list the files that could not be embedded, and what to do"),
     "check": ("check_store", "say whether a store is sound"),
     "maintain": ("maintain_store", "weigh, compact and vacuum a store, drop a recipe"),
     "delete": ("delete_tracks", "take tracks down"),
+    "pretrain": ("pretrain", "train a model on your own music"),
     "convert": ("convert_checkpoint", "turn a .pt checkpoint into .safetensors"),
 }
 """The file and the purpose of each command."""

@@ -1,11 +1,13 @@
-"""Take tracks down: out of the current tables at once, and with --vacuum out of the files as well."""
+"""Take tracks down for good: no run brings them back. With --vacuum they leave older versions' files as well."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.location import StoreLocation
     from pipeline.store.writer import StoreWriter
 
+MAX_NAMED = 10
 DERIVED = ("indexes", "neighbors")
 
 
@@ -24,9 +27,14 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     parser = OneLineParser(program, __doc__, "--store ~/features --ids taken_down.txt --vacuum")
     parser.add_argument("--store", required=True, metavar="URL", help="feature store")
     parser.add_argument("--ids", required=True, metavar="FILE", help="track ids, one a line")
+    parser.add_argument("--reason", metavar="TEXT", help="kept with the take-down")
+    add_switch(parser, "--restore", "take the take-down of these ids back: the next run embeds them again")
+    add_switch(parser, "--dry-run", "say what would be done, write nothing")
     add_switch(parser, "--vacuum", "also remove every file that is not current: older versions go with it")
     add_storage_option(parser, "--storage-option", "the store")
     flags = parser.parse_args(arguments)
+    if flags.restore and (flags.vacuum or flags.reason):
+        parser.error("--restore takes neither --vacuum nor --reason: it deletes nothing")
 
     def run() -> int:
         with parser.loading("the store"):
@@ -35,7 +43,14 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
 
         store = StoreLocation(flags.store, dict(flags.storage_option))
         ids = read_ids(flags.ids)
-        line = take_down(StoreWriter(store, f"delete-{uuid.uuid4().hex[:12]}"), ids, flags.vacuum)
+        if flags.restore or flags.dry_run:
+            print(
+                json.dumps(
+                    {"ids": len(set(ids)), "dry_run": flags.dry_run, **restore_or_preview(store, ids, flags)}
+                )
+            )
+            return 0
+        line = delete(StoreWriter(store, f"delete-{uuid.uuid4().hex[:12]}"), ids, flags.vacuum, flags.reason)
         print(json.dumps(line))
         return EXIT_OPEN_BOOKS if flags.vacuum and line["files_with_rows"] else 0
 
@@ -56,19 +71,52 @@ def read_ids(url: str) -> list[str]:
         raise UsageError(
             f"expected text in UTF-8 in {url}, one track id a line, found other bytes: {error}"
         ) from error
-    ids = [line.strip() for line in text.splitlines() if line.strip()]
+    ids = [line.strip() for line in text.split("\n") if line.strip()]  # other line breaks may be part of an id
     if not ids:
         raise UsageError(f"expected track ids in {url}, one a line, found none")
     return ids
 
 
-def take_down(writer: StoreWriter, track_ids: Sequence[str], vacuum: bool) -> dict[str, object]:
-    """Delete, vacuum if asked to, and read every file that is left to see whether the tracks are in it."""
+def restore_or_preview(
+    store: StoreLocation, track_ids: Sequence[str], flags: argparse.Namespace
+) -> dict[str, object]:
+    """Take a take-down back, or say what that or a take-down would do."""
+    from pipeline.store.takedown import preview_take_down, restore_tracks
+
+    if not flags.restore:
+        found = preview_take_down(store, track_ids)
+        tell(found.not_found, found.same_content)
+        return asdict(found)
+    restored, missing = restore_tracks(store, track_ids, flags.dry_run)
+    tell(missing)
+    if restored and not flags.dry_run:
+        print("the next run embeds these tracks again, where the catalog has them")
+    return {"restored": len(restored), "not_found": missing}
+
+
+def tell(not_found: Sequence[str], same_content: Sequence[str] = ()) -> None:
+    """Say which ids are unknown, and which tracks of the same content stay."""
+    for what, ids, advice in (
+        ("not found", not_found, "ids are those of the ledger, endings included"),
+        ("the same content stays under other ids", same_content, "name them as well if it is to go"),
+    ):
+        if ids:
+            more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
+            print(f"{what}: {', '.join(ids[:MAX_NAMED])}{more}; {advice}")
+
+
+def delete(
+    writer: StoreWriter, track_ids: Sequence[str], vacuum: bool, reason: str | None = None
+) -> dict[str, object]:
+    """Take down, vacuum if asked to, and read every file that is left to see whether the tracks are in it."""
     from pipeline.report.publish import remove_reports_of
-    from pipeline.store.maintain import delete_tracks, find_stored_ids, vacuum_store
+    from pipeline.store.maintain import find_stored_ids, vacuum_store
+    from pipeline.store.takedown import take_down
 
     store = writer.store
-    line: dict[str, object] = {"ids": len(set(track_ids)), "deleted": delete_tracks(writer, track_ids)}
+    found = take_down(writer, track_ids, reason)
+    tell(found.not_found, found.same_content)
+    line: dict[str, object] = {"ids": len(set(track_ids)), **asdict(found)}
     line["store_version"] = writer.store_version
     if vacuum:
         line["files_removed"] = vacuum_store(writer, 0)
@@ -83,8 +131,9 @@ def take_down(writer: StoreWriter, track_ids: Sequence[str], vacuum: bool) -> di
     line["derived"] = derived
     if derived:
         print(
-            f"what was made from the store still knows these tracks ({', '.join(derived)}): make it again with "
-            "musicfm index --rebuild for each resolution, and musicfm neighbors"
+            f"no search returns these tracks, but what was made from the store still has their vectors "
+            f"({', '.join(derived)}): make it again with musicfm index --rebuild for each resolution, and "
+            "musicfm neighbors"
         )
     return line
 

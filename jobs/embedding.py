@@ -21,7 +21,7 @@ from jobs.arguments import (
 )
 from jobs.configuration import describe_flags
 from jobs.program import EXIT_OPEN_BOOKS
-from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, RunSettings
+from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings
 from pipeline.run.start import start_preview, start_run
 
 if TYPE_CHECKING:
@@ -57,7 +57,17 @@ def build_embed_parser(
     run = parser.add_group("the run")
     run.add_argument("--limit", type=whole_number(1), metavar="N", help="only the catalog's first N tracks, by id")
     add_switch(run, "--dry-run", "say what would be done, write nothing")
+    run.add_argument(
+        "--catalog", type=catalog_name, metavar="NAME", help="goes before ids, for several folders in one store"
+    )
     add_switch(run, "--prune", "take tracks out that left the catalog")
+    run.add_argument(
+        "--prune-limit",
+        type=prune_limit,
+        default="10%",
+        metavar="SHARE_OR_NUMBER",
+        help="where more would leave, none does: the catalog may be the wrong one",
+    )
     add_switch(run, "--retry-failures", "try known-bad files again")
     run.add_argument("--num-gpus", type=whole_number(1), metavar="N", help="an autoscaler adds what is missing")
     run.add_argument("--max-duration-s", type=positive_number, default=7200.0, help="longer tracks fail")
@@ -127,17 +137,37 @@ def run_embed_command(
 
 
 def load_limited(load_catalog: Callable[[argparse.Namespace], pa.Table], flags: argparse.Namespace) -> pa.Table:
-    """Return the catalog, cut where ``--limit`` says."""
-    return load_catalog(flags).slice(0, flags.limit)
+    """Return the catalog, cut where ``--limit`` says, its ids behind the name that ``--catalog`` gives."""
+    from pipeline.catalog.load import name_catalog
+
+    catalog = load_catalog(flags).slice(0, flags.limit)
+    return catalog if flags.catalog is None else name_catalog(catalog, flags.catalog)
+
+
+def catalog_name(text: str) -> str:
+    """Read a name that may stand before ids."""
+    if not text or text != text.strip("/ ") or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected a name without / or blank at its ends, found {text!r}")
+    return text
+
+
+def prune_limit(text: str) -> str:
+    """Check a share or a number of tracks."""
+    try:
+        PruneLimit.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:
     """Print a table of outcomes and failures for people, then one line of JSON for programs."""
     counts = report.counts
-    verb = "to look at" if dry_run else "embedded"
+    verb = "to embed" if dry_run else "embedded"
+    withheld = f"{counts.withheld} withheld, " if counts.withheld else ""
     print(
         f"\n{counts.planned} tracks: {counts.embedded} {verb}, {counts.unchanged} unchanged, "
-        f"{counts.failed} failed, {counts.deleted} deleted in {report.seconds:.1f} s, "
+        f"{counts.failed} failed, {withheld}{counts.deleted} deleted in {report.seconds:.1f} s, "
         f"{report.bytes_written / 1e6:.3f} MB written"
     )
     if report.estimate is not None:
@@ -146,9 +176,23 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         print("\n".join(f"  {line}" for line in describe_estimate(report.estimate)))
     for reason, number in sorted(counts.failures_by_reason.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {number:>8}  {reason}")
+    for failure in report.failures:
+        print(f"            {failure['track_id']}: {failure['message']}")
+    if 0 < len(report.failures) < counts.failed:
+        print(f"            and {counts.failed - len(report.failures):,} more; musicfm failures --store {store}")
+    if report.num_undecided:
+        print(
+            f"  {report.num_undecided:,} of those to embed were not looked into: only their bytes tell whether "
+            "they are new, known to the store, or cannot be embedded"
+        )
+    if counts.moved or counts.copied:
+        print(
+            f"  of the unchanged, {counts.moved} moved and {counts.copied} copied: known content under another id"
+        )
+    if counts.prune_refusal is not None:
+        print(f"  {counts.prune_refusal}")
     if not report.closed:
-        lost = counts.planned - counts.embedded - counts.unchanged - counts.failed
-        print(f"the books do not close: {lost} tracks have no outcome; run the same command again")
+        print(f"the books do not close: {counts.num_lost} tracks have no outcome; run the same command again")
     if report.page is not None:
         print(f"report: {report.page}")
     recipe_ids = list(report.recipes)
@@ -157,7 +201,12 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         "embedded": counts.embedded,
         "unchanged": counts.unchanged,
         "failed": counts.failed,
+        "withheld": counts.withheld,
+        "moved": counts.moved,
+        "copied": counts.copied,
         "deleted": counts.deleted,
+        "not_pruned": counts.not_pruned,
+        "undecided": report.num_undecided,
         "recipe": recipe_ids[0],
         "recipes": report.recipes,
         "store": store,
@@ -211,5 +260,6 @@ def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object]
         stall_timeout_s=flags.stall_timeout_s,
         retry_failures=flags.retry_failures,
         prune=flags.prune,
+        prune_limit=PruneLimit.parse(flags.prune_limit),
         configuration=configuration or {},
     )

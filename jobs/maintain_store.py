@@ -14,8 +14,8 @@ from pipeline.config import DEFAULT_DEAD_SHARE
 
 if TYPE_CHECKING:
     from pipeline.location import StoreLocation
-    from pipeline.store.maintain import PartitionReport
     from pipeline.store.read import FeatureStore
+    from pipeline.store.usage import PartitionReport
     from pipeline.store.writer import StoreWriter
 
 WEEK_HOURS = 168
@@ -46,14 +46,18 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         with parser.loading("the store"):
             from pipeline.location import StoreLocation
             from pipeline.store.read import FeatureStore
+            from pipeline.store.upgrade import upgrade_store
             from pipeline.store.writer import StoreWriter
 
         store = StoreLocation(flags.store, dict(flags.storage_option))
         if flags.recipes:
             print_recipes(FeatureStore(store.url, "latest", store.options))
         else:
-            writer = None if flags.report else StoreWriter(store, f"maintain-{uuid.uuid4().hex[:12]}")
-            print(json.dumps(maintain(store, writer, flags.drop_recipe, flags.dead_share, flags.vacuum)))
+            run_id = f"maintain-{uuid.uuid4().hex[:12]}"
+            num_upgraded = 0 if flags.report else upgrade_store(store, run_id)
+            writer = None if flags.report else StoreWriter(store, run_id)
+            line = maintain(store, writer, flags.drop_recipe, flags.dead_share, flags.vacuum)
+            print(json.dumps({**line, "parts_upgraded": num_upgraded}))
         return 0
 
     return run_or_explain(parser, run)
@@ -67,7 +71,8 @@ def maintain(
     vacuum_hours: int | None,
 ) -> dict[str, object]:
     """Do what the flags ask for (nothing without a writer), print the report, and return the last line."""
-    from pipeline.store.maintain import compact_store, drop_recipe, report_store, vacuum_store
+    from pipeline.store.maintain import compact_store, drop_recipe, vacuum_store
+    from pipeline.store.usage import report_store
 
     line: dict[str, object] = {"store": store.url}
     if writer is not None:

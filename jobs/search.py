@@ -13,7 +13,8 @@ from jobs.program import run_script
 from pipeline.errors import TrackError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.search.searcher import Hit, Searcher
+    from pipeline.search.hits import Hit
+    from pipeline.search.searcher import Searcher
 
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:

@@ -91,6 +91,7 @@ class SelfAttention(nn.Module):
         self.linear_k = nn.Linear(embed_dim, embed_dim)
         self.linear_v = nn.Linear(embed_dim, embed_dim)
         self.linear_out = nn.Linear(embed_dim, embed_dim)
+        self.dropout = nn.Dropout(DROPOUT)  # of the attention weights: the back ends read its probability
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Map (B, T, embed_dim) to the same shape; ``rotary`` is the cosine and sine table of T frames."""
@@ -100,7 +101,7 @@ class SelfAttention(nn.Module):
             self._split_heads(self.linear_k(rotated)),
             self._split_heads(self.linear_v(x)),
             self.attention,
-            DROPOUT if self.training else 0.0,
+            self.dropout.p if self.training else 0.0,
         )
         out: Tensor = self.linear_out(heads.flatten(2))
         return out

@@ -194,7 +194,7 @@ def _read_pickle(local: Path, url: str) -> tuple[dict[str, Tensor], dict[str, st
     if not isinstance(state_dict, dict) or not all(isinstance(x, Tensor) for x in state_dict.values()):
         raise CheckpointError(f'{url}: expected tensors by name under "state_dict", found something else')
     # A trainer's file may hold an optimiser's state too: mapped, it stays on disk, and only these are copied.
-    return {name: state_dict[key].clone() for name, key in _list_used(state_dict).items()}, {}
+    return {name: _widen(state_dict[key]) for name, key in _list_used(state_dict).items()}, {}
 
 
 def _read_safetensors(local: Path, url: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -203,12 +203,17 @@ def _read_safetensors(local: Path, url: str) -> tuple[dict[str, Tensor], dict[st
         with safe_open(local, framework="pt") as file:
             metadata = file.metadata() or {}
             # Cloned, so that nothing depends on the mapped file afterwards.
-            tensors = {name: file.get_tensor(key).clone() for name, key in _list_used(file.keys()).items()}
+            tensors = {name: _widen(file.get_tensor(key)) for name, key in _list_used(file.keys()).items()}
     except Exception as error:
         raise CheckpointError(
             f"{url}: expected a safetensors file, found {_describe_file(local)} ({type(error).__name__})"
         ) from error
     return tensors, metadata
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """Return a copy, in float32 where a file keeps half precision to be small: each half is a float32, exactly."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor.clone()
 
 
 def _list_used(keys: Any) -> dict[str, str]:

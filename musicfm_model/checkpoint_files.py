@@ -79,10 +79,7 @@ def local_copy(url: str, storage_options: Options | None = None) -> Iterator[Pat
                 local = Path(path)
                 local.open("rb").close()
             elif url.startswith("hf://") and _is_plain_hub_path(path):
-                from huggingface_hub import hf_hub_download  # half a second that other places need not wait
-
-                owner, name, filename = path.split("/", 2)
-                local = Path(hf_hub_download(f"{owner}/{name}", filename, token=fs.token))
+                local = _fetch_from_hub(path, fs.token)
             else:
                 folder = stack.enter_context(TemporaryDirectory(prefix="musicfm-"))
                 local = Path(folder) / "file"
@@ -183,6 +180,23 @@ def parse_stats(content: object, source: str) -> tuple[float, float]:
 def _open_filesystem(url: str, storage_options: Options | None) -> tuple[fsspec.AbstractFileSystem, str]:
     fs, path = url_to_fs(url, **(storage_options or {}))
     return fs, path
+
+
+def _fetch_from_hub(path: str, token: str | bool | None) -> Path:
+    """Give the hub's file out of its cache, fetched where it is not there.
+
+    The hub's client warns of every attempt, twice; the error that comes at last says the same once.
+    """
+    from huggingface_hub import hf_hub_download  # half a second that other places need not wait
+    from huggingface_hub.utils import logging as hub_logging
+
+    owner, name, filename = path.split("/", 2)
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()
+    try:
+        return Path(hf_hub_download(f"{owner}/{name}", filename, token=token))
+    finally:
+        hub_logging.set_verbosity(verbosity)
 
 
 def _is_plain_hub_path(path: str) -> bool:

@@ -30,12 +30,10 @@ _STAT_PATH = "./data/fma_stats.json"
 class MusicFM25Hz(nn.Module):
     """MusicFM: log-mel frames, two residual convolutions, a Conformer, and a codebook to predict.
 
-    The constructor takes the arguments of the published one (``model/musicfm_25hz.py``), with its defaults,
-    so that its users change an import and nothing else; ``from_checkpoint`` is the shorter way. Module names
-    are those of the published checkpoints, so the state dict needs no renaming.
+    The constructor takes the arguments of the published one (``model/musicfm_25hz.py``), with its defaults, so
+    that users change an import alone; ``from_checkpoint`` is shorter. Module names are the published ones.
 
-    With a checkpoint, sizes are read off its tensors. An argument that says otherwise is an error, unless it
-    is the default.
+    With a checkpoint, sizes are read off its tensors; one that says otherwise, unless default, is an error.
 
     Args:
         num_codebooks: Codebooks; the first one gives the targets.
@@ -51,11 +49,11 @@ class MusicFM25Hz(nn.Module):
         mask_prob: Probability of masking a stretch.
         is_flash: Accepted for the published call. It asks for PyTorch's fused attention, which is the default
             here anyway and, unlike there, drops nothing in evaluation; flash-attn is ``attention="flash"``.
-        stat_path: Statistics file; None to find it beside the checkpoint. The default is ignored for the
-            names ``msd`` and ``fma``, which bring their own.
+        stat_path: Statistics file; None to find it beside the checkpoint. ``msd`` and ``fma`` bring their own.
         model_path: Checkpoint (see ``load_checkpoint``), or None for a fresh model.
         attention: Back end ``sdpa``, ``eager`` or ``flash``.
         precision: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
+        num_heads, ffn_dim: Attention heads, of an even width each, and feed-forward width of a fresh model.
 
     Raises:
         CheckpointError: A file is missing, damaged, or not what is expected.
@@ -83,6 +81,8 @@ class MusicFM25Hz(nn.Module):
         *,
         attention: str = "sdpa",
         precision: str = "float32",
+        num_heads: int = ModelConfig.num_heads,
+        ffn_dim: int = ModelConfig.ffn_dim,
     ) -> None:
         super().__init__()
         if list(features) != [FEATURE]:
@@ -99,6 +99,8 @@ class MusicFM25Hz(nn.Module):
             conv_dim=conv_dim,
             embed_dim=encoder_dim,
             num_layers=encoder_depth,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
         )
         checkpoint = resolve_checkpoint(model_path, stat_path, default_stats=_STAT_PATH)
         if checkpoint is not None:

@@ -51,7 +51,18 @@ def masked_prediction_loss(logits: Tensor, tokens: Tensor, masked_indices: Tenso
         are NaN where nothing was masked.
     """
     where = masked_indices.unbind(1)
-    masked_logits, masked_tokens = logits[where].float(), tokens[where]
-    loss = F.cross_entropy(masked_logits, masked_tokens)
-    accuracy = (masked_logits.argmax(-1) == masked_tokens).sum() / masked_tokens.numel()
-    return loss, accuracy
+    return prediction_loss(logits[where], tokens[where])
+
+
+def prediction_loss(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and accuracy over tokens that were all masked.
+
+    Args:
+        logits: (num_masked, codebook_size).
+        tokens: (num_masked,) int64.
+
+    Returns:
+        As from ``masked_prediction_loss``.
+    """
+    logits = logits.float()
+    return F.cross_entropy(logits, tokens), (logits.argmax(-1) == tokens).sum() / tokens.numel()

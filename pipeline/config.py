@@ -24,10 +24,11 @@ WindowPolicy = Literal["shared", "task"]
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
 
-MATHS_VERSIONS: dict[Precision, int] = {"float32": 1, "tf32": 1, "bfloat16": 2, "float16": 2}
-"""Raised whenever the same input would give other stored values: part of every recipe of that precision.
+MATHS_VERSION = 2
+"""Raised whenever the same input would give other stored values: part of every recipe.
 
-2 in half types: the Conformer's batch norms are folded in float32, and its rotary tables stay in it.
+2: FFmpeg decodes what libsndfile did, which moves opus (docs/decisions/0024); in half types the Conformer's batch
+norms are folded in float32, and its rotary tables stay in it (0020).
 """
 
 
@@ -104,7 +105,7 @@ class Recipe:
         sample_rate_hz: The model's input rate.
         channels: How channels become one.
         pooling: Name of the pooling grid.
-        maths_version: By default ``MATHS_VERSIONS`` of the precision.
+        maths_version: Of the code.
     """
 
     weights_sha256: str
@@ -116,11 +117,7 @@ class Recipe:
     sample_rate_hz: int = SAMPLE_RATE_HZ
     channels: str = "mean"
     pooling: str = "adaptive_average_on_track_grid"
-    maths_version: int = -1  # this code's, which follows from the precision
-
-    def __post_init__(self) -> None:
-        if self.maths_version < 0:
-            object.__setattr__(self, "maths_version", MATHS_VERSIONS[self.precision])
+    maths_version: int = MATHS_VERSION
 
     @property
     def definition(self) -> str:
@@ -132,6 +129,36 @@ class Recipe:
         """``musicfm-l<layer>-<16 hex digits>``: never a number, so that no reader takes the partition for one."""
         digest = hashlib.sha256(self.definition.encode()).hexdigest()
         return f"musicfm-l{self.layer}-{digest[:16]}"
+
+
+@dataclass(frozen=True)
+class PruneLimit:
+    """How many tracks ``prune`` may delete: more is taken for a mistake, and none is.
+
+    Args:
+        share: Of the tracks of the run's recipes.
+        number: Of tracks, in place of a share.
+    """
+
+    share: float = 0.1
+    number: int | None = None
+
+    def allows(self, num_leaving: int, num_held: int) -> bool:
+        """Say whether so many of so many tracks may leave."""
+        allowed = self.share * num_held + 1e-6 if self.number is None else self.number  # a tenth of 30 is 3
+        return num_leaving <= allowed
+
+    @classmethod
+    def parse(cls, text: str) -> PruneLimit:
+        """Read a share such as ``25%``, or a number of tracks.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        number, percent, rest = text.strip().partition("%")
+        if rest or not number.replace(".", "", 1 if percent else 0).isdecimal():
+            raise ValueError(f"expected a share such as 25% or a number of tracks, found {text!r}")
+        return cls(share=float(number) / 100) if percent else cls(number=int(number))
 
 
 @dataclass(frozen=True)
@@ -157,6 +184,7 @@ class RunSettings:
         stall_timeout_s: Without any result for so long, the run ends.
         retry_failures: Try files again that failed before and have not changed.
         prune: Take tracks out of the ledger that the catalog no longer has.
+        prune_limit: How many of them at most; more, and all stay.
         configuration: The command's flags as they were in effect, without secrets: kept with the run.
     """
 
@@ -178,4 +206,5 @@ class RunSettings:
     stall_timeout_s: float = 3600.0
     retry_failures: bool = False
     prune: bool = False
+    prune_limit: PruneLimit = PruneLimit()
     configuration: Mapping[str, object] = field(default_factory=dict)

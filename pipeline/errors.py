@@ -33,6 +33,7 @@ class Stage(StrEnum):
 class Reason(StrEnum):
     """Why a track failed: the values of ``failures.error_type``."""
 
+    ID_TAKEN = "id_taken"
     OBJECT_MISSING = "object_missing"
     PERMISSION_DENIED = "permission_denied"
     FETCH_FAILED = "fetch_failed"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import Any
+
+_SPELLED_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")  # as `_spell` writes it
 
 
 def find_local_files(folder: str) -> dict[str, dict[str, Any]]:
@@ -42,10 +45,16 @@ def require_regular(path: str) -> None:
     """Refuse what on this machine's disk is no file: who opens a pipe that nobody writes to waits for ever.
 
     Raises:
-        OSError: It is a pipe, a socket or a device; or it is not there.
+        OSError: It is a pipe, a socket or a device; its name is not UTF-8; or it is not there.
         ValueError: Its name holds a NUL.
     """
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.lexists(_SPELLED_BYTE.sub(lambda found: chr(int(found[1], 16)), path)):
+            matter = "is there, but its name is not UTF-8, the only encoding that a table of tracks can hold"
+            raise OSError(f"{path} {matter}; rename it (convmv does so for whole folders)") from None
+        raise
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(f"expected a file at {path}, found a pipe, a socket or a device")
 

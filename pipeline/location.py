@@ -6,15 +6,27 @@ with an S3 client of its own. They take the same options, and the same credentia
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pyarrow.fs
 
 from pipeline.errors import StorageError
-from pipeline.storage import Options, absolute_url, honours_exclusive_writes, is_local, join_url, open_filesystem
+from pipeline.storage import (
+    Options,
+    absolute_url,
+    is_local,
+    join_url,
+    open_filesystem,
+    remove_file,
+    write_file,
+)
+
+logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 10  # of Arrow, whose own default is 3; delta-rs makes 11, s3fs 25
 
@@ -51,6 +63,37 @@ class StoreLocation:
                 f"the object store at {self.url} ignores conditional writes (If-None-Match): two writers could "
                 "overwrite each other's commits; use a store that has them, such as Amazon S3, MinIO or SeaweedFS"
             )
+
+
+def honours_exclusive_writes(url: str, options: Options | None = None) -> bool:
+    """Say whether storage refuses to create an object that is there: what commits on it rest on.
+
+    Object stores are asked by a conditional PUT (``If-None-Match: *``), which several servers take for a plain
+    one. Local disks create files exclusively by themselves.
+
+    Args:
+        url: An object to try it on; it is gone afterwards.
+        options: File system options.
+
+    Raises:
+        StorageError: Nothing can be written there.
+    """
+    write_file(url, b"", options)
+    fs, path = open_filesystem(url, options)
+    try:
+        if fs.async_impl:
+            fs.pipe_file(path, b"", mode="create")
+            return False
+    except NotImplementedError:
+        return True  # this driver cannot ask; delta-rs, which can, will say what it finds
+    except Exception as error:
+        # The refusal (412, or 409 where two such requests meet) comes in many guises: anything else would have
+        # stopped the plain write above.
+        logger.debug("an exclusive write was refused at %s: %s", url, type(error).__name__)
+    finally:
+        with suppress(StorageError):  # a credential may write and not delete: an empty object stays
+            remove_file(url, options)
+    return True
 
 
 def open_arrow_filesystem(url: str, options: Options | None = None) -> tuple[pyarrow.fs.FileSystem, str]:

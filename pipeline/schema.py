@@ -27,12 +27,16 @@ CATALOG = pa.schema(
 )
 """What a catalog knows of each track before anything is read."""
 
+LABELS = ("title", "artist", "album", "genre")
+"""Columns that a file's own tags fill where the catalog says nothing."""
+
 PLAN = pa.schema(
     [
         *CATALOG,
         pa.field("wanted", pa.list_(pa.string()), nullable=False),  # every "recipe/resolution" of the run
         pa.field("held", pa.list_(pa.string()), nullable=False),  # "recipe/resolution@content_hash" in the ledger
         pa.field("stored", pa.list_(pa.string())),  # the same of ``frames``, live or dead
+        pa.field("owner_uri", pa.string()),  # of the stored track, where it is of another file than this one
     ]
 )
 """A catalog row that has to be looked at.
@@ -98,8 +102,10 @@ PART = pa.struct(
     ]
 )
 
-UNCHANGED = pa.schema([*CATALOG, pa.field("content_hash", pa.string())])
-"""Tracks whose bytes were read again and are those that the store holds: only the catalog's facts moved."""
+UNCHANGED = pa.schema(
+    [*CATALOG, pa.field("content_hash", pa.string()), pa.field("held", pa.list_(pa.string()))]  # as in PLAN
+)
+"""Tracks whose bytes were read again and are the store's: under this id, or, where not ``held``, under another."""
 
 RESULTS = pa.schema(
     [
@@ -132,13 +138,18 @@ FRAMES = pa.schema(
         pa.field("resolution", pa.string(), nullable=False),
         pa.field("track_id", pa.string(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("start_frame", pa.int32()),  # of the track: 0, and more in the later rows of a long one
         pa.field("event_time", TIMESTAMP),
-        pa.field("num_frames", pa.int32()),
+        pa.field("num_frames", pa.int32()),  # of the row
         pa.field("frame_rate_hz", pa.float64()),
         pa.field("embeddings", pa.list_(FEATURE_LIST)),  # num_frames × embed_dim
     ]
 )
-"""Table ``frames``, by ``recipe`` and ``resolution``: facts, live while ``tracks`` names their hash."""
+"""Table ``frames``, by ``recipe`` and ``resolution``: facts, live while ``tracks`` names their hash.
+
+A row holds some minutes of a track (``store.segments``), so nearly every track is one row; those of a longer one
+stand one after the other in one file.
+"""
 
 FAILURES = pa.schema(
     [
@@ -166,11 +177,29 @@ RECIPES = pa.schema(
 )
 """Table ``recipes``: what each recipe id stands for."""
 
+WITHHELD = pa.schema(
+    [
+        pa.field("track_id", pa.string(), nullable=False),
+        pa.field("content_hash", pa.string()),  # null where none was known
+        pa.field("reason", pa.string()),
+        pa.field("event_time", TIMESTAMP),
+        pa.field("run_id", pa.string()),
+    ]
+)
+"""Table ``withheld``: what was taken down, by id and by content, so that no run brings it back."""
+
 PARTITION_COLUMNS: dict[str, list[str]] = {
     "tracks": ["recipe"],
     "frames": ["recipe", "resolution"],
     "failures": [],
     "recipes": [],
+    "withheld": [],
 }
 
-TABLES: dict[str, pa.Schema] = {"tracks": TRACKS, "frames": FRAMES, "failures": FAILURES, "recipes": RECIPES}
+TABLES: dict[str, pa.Schema] = {
+    "tracks": TRACKS,
+    "frames": FRAMES,
+    "failures": FAILURES,
+    "recipes": RECIPES,
+    "withheld": WITHHELD,
+}

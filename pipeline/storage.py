@@ -8,14 +8,14 @@ of a row or a recipe.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -26,9 +26,9 @@ from pipeline.errors import Reason, StorageError
 from pipeline.local_files import find_local_files, require_regular
 from pipeline.schema import TIMESTAMP
 
-logger = logging.getLogger(__name__)
-
 Options = Mapping[str, str]
+
+_S3 = ("s3", "s3a")
 
 LISTING = pa.schema(
     [
@@ -56,10 +56,19 @@ def open_filesystem(url: str, options: Options | None = None) -> tuple[fsspec.Ab
     try:
         # Not fsspec's `url_to_fs`, which takes `::` in a file's name for a chain of file systems.
         scheme = fsspec.get_filesystem_class(protocol)
-        fs = scheme(**{**scheme._get_kwargs_from_urls(url), **(options or {})})
+        named = {} if protocol in _S3 else scheme._get_kwargs_from_urls(url)
+        fs = scheme(**{**named, **(options or {})})
     except (ValueError, ImportError) as error:
         raise StorageError(f"cannot open {url}: {' '.join(str(error).split())}") from error
+    if protocol in _S3 and "split_path" not in vars(fs):  # drivers are made once and found again
+        fs.split_path = partial(_split_s3_path, fs.split_path)
     return fs, str(fs._strip_protocol(url))
+
+
+def _split_s3_path(split: Callable[[str], tuple[str, str, str | None]], path: str) -> tuple[str, str, None]:
+    """Split bucket from key; s3fs takes what follows ``?versionId=`` in a key for a version of another object."""
+    bucket, key, _ = split(path.replace("?versionId=", "?\0versionId="))
+    return bucket, key.replace("?\0versionId=", "?versionId="), None
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
@@ -196,7 +205,7 @@ def read_files(uris: Sequence[str], options: Options | None = None) -> list[byte
         paths = [path for _, path in asked]
         whole = [None] * len(paths)
         # One stream an object: to split it into several, s3fs would first ask for every object's size.
-        streams = {"max_concurrency": 1} if protocol in ("s3", "s3a") else {}
+        streams = {"max_concurrency": 1} if protocol in _S3 else {}
         bodies = fs.cat_ranges(paths, whole, whole, on_error="return", **streams)
         found.update(zip((position for position, _ in asked), bodies, strict=True))
     return [found[position] for position in range(len(uris))]
@@ -226,6 +235,27 @@ def write_file(url: str, data: bytes, options: Options | None = None) -> None:
         raise _whole_store_error(url, error) from error
 
 
+@contextmanager
+def create_file(url: str, options: Options | None = None) -> Iterator[IO[bytes]]:
+    """Open a new object for writing it piece by piece; what ``write_file`` does, without all of it in memory.
+
+    Args:
+        url: The object. It may be there in part where writing it breaks off.
+        options: File system options.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    fs, path = open_filesystem(url, options)
+    try:
+        if not fs.async_impl:  # as in `write_file`
+            fs.makedirs(fs._parent(path), exist_ok=True)
+        with fs.open(path, "wb") as file:
+            yield file
+    except Exception as error:
+        raise _whole_store_error(url, error) from error
+
+
 def remove_file(url: str, options: Options | None = None) -> None:
     """Remove one object; nothing happens where there is none.
 
@@ -239,37 +269,6 @@ def remove_file(url: str, options: Options | None = None) -> None:
         return
     except Exception as error:
         raise _whole_store_error(url, error) from error
-
-
-def honours_exclusive_writes(url: str, options: Options | None = None) -> bool:
-    """Say whether storage refuses to create an object that is there: what commits on it rest on.
-
-    Object stores are asked by a conditional PUT (``If-None-Match: *``), which several servers take for a plain
-    one. Local disks create files exclusively by themselves.
-
-    Args:
-        url: An object to try it on; it is gone afterwards.
-        options: File system options.
-
-    Raises:
-        StorageError: Nothing can be written there.
-    """
-    write_file(url, b"", options)
-    fs, path = open_filesystem(url, options)
-    try:
-        if fs.async_impl:
-            fs.pipe_file(path, b"", mode="create")
-            return False
-    except NotImplementedError:
-        return True  # this driver cannot ask; delta-rs, which can, will say what it finds
-    except Exception as error:
-        # The refusal (412, or 409 where two such requests meet) comes in many guises: anything else would have
-        # stopped the plain write above.
-        logger.debug("an exclusive write was refused at %s: %s", url, type(error).__name__)
-    finally:
-        with suppress(StorageError):  # a credential may write and not delete: an empty object stays
-            remove_file(url, options)
-    return True
 
 
 def _whole_store_error(url: str, error: Exception) -> StorageError:

@@ -24,7 +24,7 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Pa
     shutil.copytree(ROOT / "demo", folder / "demo", ignore=shutil.ignore_patterns("store"))
     demo = folder / "demo"
     arguments = ["--audio", str(demo / "music"), "--store", str(demo / "store")]
-    assert embed_catalog.main([*arguments, "--checkpoint", str(demo / "untrained_musicfm.pt")]) == 0
+    assert embed_catalog.main([*arguments, "--checkpoint", str(demo / "musicfm_nano.pt"), "--layer", "2"]) == 0
     return folder
 
 

@@ -16,13 +16,18 @@ ROOMS: dict[str, set[str]] = {
     "store": {"embed"},
     "report": {"store"},
     "run": {"catalog", "decode", "embed", "store", "report"},
+    "training": {"decode", "run"},
     "index": {"store", "run"},
     "search": {"decode", "embed", "store", "index"},
     "service": {"decode", "store", "index", "search"},
 }
 # Exceptions to the above that one file alone has.
-ONLY = {("store", "embed"): {"store.write"}, ("index", "run"): {"index.dataflow"}}
-KNOW_RAY = {"run", "index.dataflow", "service.serve"}
+ONLY = {
+    ("store", "embed"): {"store.write"},
+    ("index", "run"): {"index.dataflow"},
+    ("training", "run"): {"training.prepare", "training.pretrain"},
+}
+KNOW_RAY = {"run", "training.prepare", "training.pretrain", "index.dataflow", "service.serve"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 330, 70
 
 

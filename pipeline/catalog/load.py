@@ -7,30 +7,27 @@ file for the two datasets that the published checkpoints were trained on.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.catalog.manifest import (
-    FACTS,
-    common_folder,
-    convert_rows,
-    is_manifest,
-    learn_facts,
-    read_manifest,
-)
+from pipeline.catalog.manifest import FACTS, convert_rows, is_manifest, learn_facts, read_manifest
 from pipeline.catalog.mirdata import is_mirdata, read_mirdata
 from pipeline.errors import CatalogError
 from pipeline.schema import CATALOG
 from pipeline.storage import Options, absolute_url, join_url, list_files, stat_files
 
 AUDIO_ENDINGS = (
-    "3gp aac ac3 aif aifc aiff amr ape au caf flac m4a m4b mka mp2 mp3 mp4 mpc oga ogg opus rf64 snd spx tta "
-    "w64 wav wave webm wma wv"
+    "3gp aac ac3 aif aifc aiff amr ape au bw64 caf dff dsf dts eac3 flac m4a m4b mka mp2 mp3 mp4 mpc mpga oga ogg "
+    "opus ra rf64 shn snd spx tak tta voc w64 wav wave weba webm wma wv"
 )
 """What an audio file's name ends in, in any case."""
+
+NUM_NAMED = 10
+"""How many clashes a message names."""
 
 _AUDIO_ENDING = rf"(?i)\.({AUDIO_ENDINGS.replace(' ', '|')})$"
 
@@ -39,12 +36,12 @@ def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
     """List the tracks of a folder, a bucket, a single audio file, a manifest or a data set of mirdata.
 
     In a folder every file with one of ``AUDIO_ENDINGS`` is a track, save hidden ones and those in hidden
-    folders. Its id is its name without the ending where all of these differ, else its path relative to the
-    folder, without the ending.
+    folders. Its id is its path relative to the folder, ending included: it stays whatever comes beside it.
 
     A manifest (Parquet, CSV or TSV) has a column ``uri`` (or ``url``, ``path``, ``file``), absolute or
     relative to the manifest's folder, and may have any other column of ``CATALOG``; further columns are
-    ignored. Without ``track_id`` the ids are made as for a folder. A track without a file stays, with a null
+    ignored. Without ``track_id`` a file's id is its path relative to the manifest's folder, or its whole URI where
+    it lies elsewhere. A track without a file stays, with a null
     ``uri``. Where the manifest tells neither size, etag nor modification time, they are learnt in bulk.
 
     ``mirdata:NAME``, with ``:FOLDER`` behind it where the data does not lie where mirdata puts it, is a data set
@@ -68,7 +65,7 @@ def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
     if is_manifest(audio):
         return _load_manifest(audio, options)
     files = select_audio(list_files(audio, options), audio)
-    return build_catalog(files.append_column("track_id", name_tracks(files["path"])))
+    return build_catalog(files.append_column("track_id", files["path"]))
 
 
 def select_audio(listing: pa.Table, root: str) -> pa.Table:
@@ -86,13 +83,6 @@ def select_audio(listing: pa.Table, root: str) -> pa.Table:
             f"looked for names that end in {AUDIO_ENDINGS}, hidden ones left out"
         )
     return audio
-
-
-def name_tracks(paths: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the ids of a plain folder's tracks: file names if all differ, else paths; without the ending."""
-    whole = pc.replace_substring_regex(paths, _AUDIO_ENDING, "")
-    names = pc.replace_substring_regex(whole, "(?s)^.*/", "")
-    return whole if find_clash(names) else names
 
 
 def stem_names(paths: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -131,14 +121,18 @@ def build_catalog(
         Table of schema ``CATALOG``, sorted by ``track_id``.
 
     Raises:
-        CatalogError: Two files claim one id.
+        CatalogError: Two files claim one id; up to ``NUM_NAMED`` such ids are named at once.
     """
-    clash = find_clash(files["track_id"])
-    if clash:
-        first, second = (files["uri"][position].as_py() for position in clash)
+    clashes = find_clashes(files["track_id"])
+    if clashes:
+        named = [
+            f"{files['track_id'][positions[0]].as_py()!r}: "
+            + " and ".join(str(files["uri"][position]) for position in positions[:2])
+            for positions in clashes[:NUM_NAMED]
+        ]
         raise CatalogError(
-            f"two files claim the track id {files['track_id'][clash[0]].as_py()!r}: {first} and {second}; "
-            "rename or leave out one, or give a manifest with a track_id column"
+            f"two files claim the track id {_list_named(named, len(clashes))}; rename or leave out one, or give a "
+            "manifest with a track_id column"
         )
     track_ids = files["track_id"] if wanted is None else pc.unique(wanted)
     sources = [
@@ -153,14 +147,41 @@ def build_catalog(
     return pa.table(columns, schema=CATALOG).sort_by("track_id")
 
 
-def find_clash(values: pa.ChunkedArray) -> tuple[int, int] | None:
-    """Return the positions of the first value that stands twice, if one does; nulls do not count."""
+def name_catalog(catalog: pa.Table, name: str) -> pa.Table:
+    """Return a catalog whose ids stand behind a name, so that several folders can live in one store.
+
+    Args:
+        catalog: Rows of ``CATALOG``.
+        name: Without a slash at its ends.
+    """
+    track_ids = pc.binary_join_element_wise(name, catalog["track_id"], "/")
+    return catalog.set_column(0, CATALOG.field("track_id"), track_ids)
+
+
+def find_clashes(values: pa.ChunkedArray) -> list[list[int]]:
+    """Return for each value that stands more than once all of its positions, in order; nulls do not count."""
     counts = pc.value_counts(values.drop_null())
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if not len(repeated):
-        return None
-    first, second = np.flatnonzero(pc.fill_null(pc.equal(values, repeated[0]["values"]), False).to_numpy())[:2]
-    return int(first), int(second)
+        return []
+    which = pc.index_in(values, value_set=repeated)
+    positions: list[list[int]] = [[] for _ in range(len(repeated))]
+    for position in np.flatnonzero(pc.is_valid(which).to_numpy()):
+        positions[which[int(position)].as_py()].append(int(position))
+    return positions
+
+
+def name_listed_tracks(uris: pa.ChunkedArray, folder: str) -> pa.ChunkedArray:
+    """Return the ids of a manifest's files: paths relative to its folder, whole URIs of what lies elsewhere."""
+    start = f"{folder.rstrip('/')}/"
+    relative = pc.utf8_slice_codeunits(uris, start=len(start))
+    return pc.if_else(pc.starts_with(uris, start), relative, uris)
+
+
+def _list_named(named: Sequence[str], number: int) -> str:
+    """Return what is named as one text, and how many more there are."""
+    more = f"; and {number - len(named)} more" if number > len(named) else ""
+    return "; ".join(named) + more
 
 
 def load_rows(rows: pa.Table, options: Options | None = None) -> pa.Table:
@@ -175,20 +196,18 @@ def load_rows(rows: pa.Table, options: Options | None = None) -> pa.Table:
         StorageError: The folder of the files may not be listed.
     """
     name = "the table"
-    return _complete_manifest(convert_rows(rows, name), name, options)
+    return _complete_manifest(convert_rows(rows, name), name, absolute_url("."), options)
 
 
 def _load_manifest(url: str, options: Options | None) -> pa.Table:
-    return _complete_manifest(read_manifest(url, options), url, options)
+    return _complete_manifest(read_manifest(url, options), url, posixpath.dirname(url), options)
 
 
-def _complete_manifest(table: pa.Table, url: str, options: Options | None) -> pa.Table:
-    """Add to a manifest's rows what it does not tell: ids, and facts of the files."""
+def _complete_manifest(table: pa.Table, url: str, folder: str, options: Options | None) -> pa.Table:
+    """Add to a manifest's rows what it does not tell: ids, by paths from a folder, and facts of the files."""
     uris = table["uri"]
     if "track_id" not in table.column_names:
-        folder = common_folder(uris.drop_null().to_pylist())
-        paths = pc.utf8_ltrim(pc.utf8_slice_codeunits(uris, start=len(folder)), "/")
-        table = table.append_column("track_id", name_tracks(paths))
+        table = table.append_column("track_id", name_listed_tracks(uris, folder))
     _check_manifest_ids(table["track_id"], uris, url)
     given = [name for name in FACTS if name in table.column_names]
     if all(table[name].null_count == table.num_rows for name in given):
@@ -205,10 +224,11 @@ def _check_manifest_ids(track_ids: pa.ChunkedArray, uris: pa.ChunkedArray, url: 
         raise CatalogError(
             f"expected a track_id in every row of {url}, found none in row {row + 1} (file {uris[row]})"
         )
-    clash = find_clash(track_ids)
-    if clash:
-        first, second = clash
-        raise CatalogError(
-            f"two rows of {url} claim the track id {track_ids[first].as_py()!r}: "
-            f"row {first + 1} (file {uris[first]}) and row {second + 1} (file {uris[second]})"
-        )
+    clashes = find_clashes(track_ids)
+    if clashes:
+        named = [
+            f"{track_ids[positions[0]].as_py()!r}: "
+            + " and ".join(f"row {position + 1} (file {uris[position]})" for position in positions[:2])
+            for positions in clashes[:NUM_NAMED]
+        ]
+        raise CatalogError(f"two rows of {url} claim the track id {_list_named(named, len(clashes))}")

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
+from pyarrow import parquet
 
+from pipeline.catalog.delimited import read_delimited
 from pipeline.errors import CatalogError, StorageError
 from pipeline.schema import CATALOG, TIMESTAMP
 from pipeline.storage import LISTING, Options, list_files, read_file, stat_files
@@ -50,14 +51,14 @@ def read_manifest(url: str, options: Options | None = None) -> pa.Table:
         columns of ``CATALOG`` the manifest has, in its order.
 
     Raises:
-        CatalogError: The file is none of the three, has no rows or no column of ``URI_COLUMNS``, or one of
-            its columns has the wrong type.
+        CatalogError: The file is none of the three, cannot be read exactly (see ``delimited``), has no rows or no
+            column of ``URI_COLUMNS``, or one of its columns has the wrong type.
         StorageError: It is missing or may not be read.
     """
-    data = pa.BufferReader(read_file(url, options))
+    data = read_file(url, options)
     try:
         table, spelling = _read_parquet(data, url) if url.lower().endswith(".parquet") else _read_text(data, url)
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise CatalogError(f"cannot read the manifest {url}: {' '.join(str(error).split())}") from error
     if not table.num_rows:
         raise CatalogError(f"expected tracks in {url}, found not one row")
@@ -108,21 +109,16 @@ def common_folder(uris: Sequence[str]) -> str:
     return os.path.commonprefix(uris).rpartition("/")[0]  # noqa: RUF071 (cut back to a whole folder here)
 
 
-def _read_parquet(data: pa.BufferReader, url: str) -> tuple[pa.Table, dict[str, str]]:
-    file = parquet.ParquetFile(data)
+def _read_parquet(data: bytes, url: str) -> tuple[pa.Table, dict[str, str]]:
+    file = parquet.ParquetFile(pa.BufferReader(data))
     spelling = _choose_columns(file.schema_arrow.names, url)
     return file.read(columns=list(spelling.values())), spelling
 
 
-def _read_text(data: pa.BufferReader, url: str) -> tuple[pa.Table, dict[str, str]]:
-    delimiter = "\t" if url.lower().endswith(".tsv") else ","
-    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    spelling = _choose_columns(csv.open_csv(data, parse_options=parse).schema.names, url)
-    data.seek(0)
-    # All as text: an id keeps its leading zeros, and a track may be called "NA".
-    types = dict.fromkeys(spelling.values(), pa.string())
-    convert = csv.ConvertOptions(column_types=types, include_columns=list(types))
-    return csv.read_csv(data, parse_options=parse, convert_options=convert), spelling
+def _read_text(data: bytes, url: str) -> tuple[pa.Table, dict[str, str]]:
+    """Read a CSV or TSV file as text alone: an id keeps its leading zeros, and a track may be called "NA"."""
+    table = read_delimited(data, "\t" if url.lower().endswith(".tsv") else ",", url)
+    return table, _choose_columns(table.column_names, url)
 
 
 def _choose_columns(names: Sequence[str], url: str) -> dict[str, str]:

@@ -19,7 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.catalog.load import build_catalog, find_clash, find_companion, load_catalog, select_audio, stem_names
+from pipeline.catalog.load import (
+    build_catalog,
+    find_clashes,
+    find_companion,
+    load_catalog,
+    select_audio,
+    stem_names,
+)
 from pipeline.catalog.manifest import is_manifest
 from pipeline.errors import CatalogError
 from pipeline.storage import Options, absolute_url, list_files, read_file
@@ -203,10 +210,13 @@ def _find_7digital_audio(
     audio, stems = audio.filter(mapped), stems.filter(mapped)
     if not audio.num_rows:
         raise CatalogError(f"expected audio at {root} that {_TO_PATH} names, found none; is it the right copy?")
-    clash = find_clash(stems)
-    if clash:
-        first, second = (audio["uri"][position] for position in clash)
-        raise CatalogError(f"two files are 7digital's {stems[clash[0]]}: {first} and {second}; leave out one")
+    clashes = find_clashes(stems)
+    if clashes:
+        first, second = (audio["uri"][position] for position in clashes[0][:2])
+        more = f" ({len(clashes) - 1} more such ids)" if len(clashes) > 1 else ""
+        raise CatalogError(
+            f"two files are 7digital's {stems[clashes[0][0]]}: {first} and {second}{more}; leave out one"
+        )
     rows = pc.index_in(wanted, value_set=stems)
     track_ids = pa.chunked_array([pa.array(list(to_7digital), pa.string())])
     return audio.take(rows.drop_null()).append_column("track_id", track_ids.filter(rows.is_valid()))

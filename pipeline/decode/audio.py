@@ -1,7 +1,6 @@
 """A file's bytes to a mono float32 waveform at 24 kHz, and the facts of its source.
 
-libsndfile comes first (wav, aiff, au, caf, w64, flac, ogg, opus, mp3); FFmpeg takes what libsndfile does not
-know (m4a, wma, matroska, …) or would read in part only. The content decides, never the file's ending.
+FFmpeg comes first; libsndfile takes what FFmpeg does not know. The content decides, never the file's ending.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import MIN_SAMPLES, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from pipeline.decode.decoders import Declined, Mixdown, decode_with_ffmpeg, decode_with_soundfile
-from pipeline.decode.resample import resample
-from pipeline.decode.stated_length import cut_leading_tags
+from pipeline.decode.decoders import Declined, decode_with_ffmpeg, decode_with_soundfile
+from pipeline.decode.mixdown import Mixdown
+from pipeline.decode.tags import Tags, read_tags
+from pipeline.decode.wrapping import cut_tags, require_binary
 from pipeline.errors import Reason, Stage, TrackError
 
 # -80 dBFS. The last bit of a 16-bit file is at -90, its dither at some -85: a file that never rises above this
@@ -36,8 +36,9 @@ class DecodedAudio:
         duration_s: What was decoded, in seconds of the source.
         rms: Root mean square of the waveform, full scale 1.
         peak: Largest magnitude in any channel of the source, full scale 1.
-        clipped_share: Share of the source's samples of magnitude ``decoders.CLIPPED_AMPLITUDE`` or more.
+        clipped_share: Share of the source's samples of magnitude ``mixdown.CLIPPED_AMPLITUDE`` or more.
         silent_share: Share of the waveform's whole 40 ms frames with a root mean square under -60 dBFS.
+        tags: What the file says of itself.
     """
 
     waveform: NDArray[np.float32]
@@ -49,6 +50,7 @@ class DecodedAudio:
     peak: float
     clipped_share: float
     silent_share: float
+    tags: Tags
 
 
 def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
@@ -67,12 +69,14 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
     """
     if not data:
         raise TrackError(Stage.DECODE, Reason.EMPTY_FILE, "expected an audio file, found 0 bytes")
-    data = cut_leading_tags(data)
+    whole, data = data, cut_tags(data)
+    require_binary(data)
+    tags = read_tags(whole)
     try:
-        mixdown = decode_with_soundfile(data, max_duration_s)
+        mixdown = decode_with_ffmpeg(data, max_duration_s)
     except Declined as declined:
-        mixdown = decode_with_ffmpeg(data, max_duration_s, declined)
-    waveform = resample(mixdown.waveform, mixdown.sample_rate_hz)
+        mixdown = decode_with_soundfile(data, max_duration_s, declined)
+    waveform = mixdown.waveform
     with np.errstate(invalid="ignore", over="ignore"):
         rms = float(np.sqrt(np.einsum("i,i->", waveform, waveform, dtype=np.float64) / max(1, waveform.size)))
     _require_music(mixdown, waveform, rms)
@@ -88,14 +92,17 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
         peak=mixdown.peak,
         clipped_share=mixdown.num_clipped / mixdown.num_values,
         silent_share=float(np.mean(frame_power < _SILENT_FRAME_POWER)),
+        tags=tags,
     )
 
 
 def _require_music(mixdown: Mixdown, waveform: NDArray[np.float32], rms: float) -> None:
     """Raise ``TrackError`` for what no model should see: too short, not finite, or silent."""
     if waveform.size < MIN_SAMPLES:
-        expected = f"expected at least {MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz"
-        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, f"{expected}, found {waveform.size}")
+        least_ms, found_ms = (round(1000 * number / SAMPLE_RATE_HZ) for number in (MIN_SAMPLES, waveform.size))
+        expected = f"expected at least {least_ms} ms of music ({MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz)"
+        found = f"found {found_ms} ms ({waveform.size} samples)"
+        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, f"{expected}, {found}")
     if not np.isfinite([mixdown.peak, rms]).all():
         expected = "expected finite samples, found NaN, infinity or magnitudes beyond float32"
         raise TrackError(Stage.DECODE, Reason.NON_FINITE_AUDIO, expected)

@@ -1,6 +1,8 @@
-"""The two decoders, libsndfile and FFmpeg, both into one mono signal at the source's rate.
+"""The two decoders, FFmpeg and libsndfile, both into one mono signal at the source's rate.
 
-Of an mp3 both give the same samples, to 3e-6 of full scale (measured), so it does not matter which one read it.
+FFmpeg reads whatever it knows: its packets tell how long a recording is whatever the header says, and what of it
+is damaged. libsndfile, which stops at the length that the header states and conceals damage, reads what FFmpeg
+does not know.
 """
 
 from __future__ import annotations
@@ -14,210 +16,99 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.decode.stated_length import asf_duration_s, find_present_share, mp3_duration_s
+from pipeline.decode.losses import NO_TIME, Lengths, PacketLog
+from pipeline.decode.mixdown import Mixdown
+from pipeline.decode.stated_length import (
+    asf_duration_s,
+    compare_bytes,
+    count_ogg_payload,
+    fill_in_length,
+    find_recordings,
+    mp3_duration_s,
+)
+from pipeline.decode.wrapping import find_adts_start, require_alone
 from pipeline.errors import Reason, Stage, TrackError
-
-CLIPPED_AMPLITUDE = 0.999
-"""Samples from here on count as clipped: 16-bit full scale is 0.99997, and limiters stop just below it."""
-
-_TRUNCATED_S = 1.0  # less than this may be missing: encoder padding, a damaged frame or two
-
-_RATES_HZ = range(1_000, 768_001)  # below is no music, above no converter: the header is damaged
 
 _BLOCK_VALUES = 2**16  # decoded at once, over all channels: 256 KiB stay in a core's cache
 
+_JITTER_S = 0.002  # of times that a container rounds to a millisecond
+_FRAMES_AT_ONCE = 32  # mixed at once: of mp3 and aac, some 2**16 values as well
+
+_PCM_WAV = re.compile(rb"fmt .{4}(?:[\x01\x03]\0|\xfe\xff)", re.DOTALL)  # tags of PCM, float and extensible
+
+# FFmpeg's names of the formats whose duration it takes from the header. For raw aac, ac3 and others it estimates
+# one from the bit rate, for ogg, mpegts and nut it takes the last packet's time.
+_MATROSKA, _MP4 = "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"
+_FORMATS_WITH_DURATION = {"flac", "wv", "tta", "ape", "mpc", "dsf", "iff", "flv", "asf", _MATROSKA, _MP4}
+_FORMATS_WITH_END = {_MATROSKA, "asf"}  # what they state is the time at which the recording ends
+# Behind the last packet here, as far as its place is known, an index or another stream may follow; or chunks,
+# which `compare_bytes` tells from audio.
+_FORMATS_WITHOUT_END = {
+    *("mpeg", "avi", "several streams"),
+    *("wav", "w64", "aiff", "caf", "au", "dsf", "iff"),
+}
+_BARE_FORMATS = {"mp3", "aac", "ac3", "eac3", "dts", "truehd", "mlp", "loas", "amr"}
+
+# Codecs whose packets carry a checksum that their encoders get right, which FFmpeg looks at when told to. Those in
+# MPEG audio are often wrong in sound files.
+_CHECKED_CODECS = {"flac", "wavpack", "tta", "ape", "ac3", "eac3"}
+
 # libsndfile's names of encodings, in FFmpeg's spelling without the byte order.
 _CODECS = {
-    "PCM_16": "pcm_s16",
-    "PCM_24": "pcm_s24",
-    "PCM_32": "pcm_s32",
     "FLOAT": "pcm_f32",
     "DOUBLE": "pcm_f64",
     "ULAW": "pcm_mulaw",
     "ALAW": "pcm_alaw",
     "MPEG_LAYER_III": "mp3",
-    **dict.fromkeys(("ALAC_16", "ALAC_20", "ALAC_24", "ALAC_32"), "alac"),
 }
 
-# FFmpeg's names of the formats whose duration it takes from the header. For raw aac, ac3 and others it
-# estimates one from the bit rate, for ogg it takes the last page's time.
-_MATROSKA = "matroska,webm"
-_FORMATS_WITH_DURATION = {"mov,mp4,m4a,3gp,3g2,mj2", _MATROSKA, "flac", "wv", "tta", "ape"}
+
+class Declined(Exception):  # noqa: N818 - no error: libsndfile is asked next
+    """FFmpeg does not know the file, or finds nothing in it that it can decode."""
 
 
-class Declined(Exception):  # noqa: N818 - no error: FFmpeg is asked next
-    """libsndfile does not know the file, or would not read all of it.
-
-    Args:
-        message: Why.
-        stated_s: The duration that libsndfile found in the header, if it found one.
-    """
-
-    def __init__(self, message: str, stated_s: float | None = None) -> None:
-        super().__init__(message)
-        self.stated_s = stated_s
-
-
-class Mixdown:
-    """The mean of the channels, gathered block by block, and what only the channels can tell.
-
-    Args:
-        codec: Name of the codec.
-        sample_rate_hz: Rate of the source.
-        stated_s: Duration that the header states, if it does.
-        max_duration_s: Limit on the stated duration and on the actual one.
-
-    Raises:
-        TrackError: The rate is absurd, or the stated duration is over the limit.
-    """
-
-    def __init__(self, codec: str, sample_rate_hz: int, stated_s: float | None, max_duration_s: float) -> None:
-        if sample_rate_hz not in _RATES_HZ:
-            expected = f"expected a sample rate of {_RATES_HZ.start} to {_RATES_HZ.stop - 1} Hz"
-            raise _failure(Reason.UNREADABLE, f"{expected}, found {sample_rate_hz} Hz")
-        self.codec = codec
-        self.sample_rate_hz = sample_rate_hz
-        self.stated_s = stated_s
-        self.num_channels = 0
-        self.num_samples = 0
-        self.num_values = 0
-        self.num_clipped = 0
-        self.peak = 0.0
-        self._max_duration_s = max_duration_s
-        self._mono = bytearray()  # grows in place, where joining a list of blocks would copy the whole
-        self._require_short_enough(stated_s or 0.0)
-
-    @property
-    def duration_s(self) -> float:
-        """What was decoded so far, in seconds."""
-        return self.num_samples / self.sample_rate_hz
-
-    @property
-    def waveform(self) -> NDArray[np.float32]:
-        """Mono float32 samples at the source's rate, (num_samples,)."""
-        return np.frombuffer(self._mono, np.float32)
-
-    def add(self, block: NDArray[np.float32]) -> None:
-        """Take a block of samples, (num_samples, num_channels), full scale 1.
-
-        Raises:
-            TrackError: The duration is now over the limit.
-        """
-        self.num_samples += block.shape[0]
-        self.num_channels = block.shape[1]
-        self.num_values += block.size
-        self._require_short_enough(self.duration_s)
-        self.peak = float(np.max([self.peak, block.max(), -block.min()]))  # NaN where there is one
-        if not self.peak < CLIPPED_AMPLITUDE:
-            self.num_clipped += int(np.count_nonzero(np.abs(block) >= CLIPPED_AMPLITUDE))
-        if self.num_channels == 1:
-            self._mono += np.ascontiguousarray(block).data
-            return
-        with np.errstate(invalid="ignore", over="ignore"):
-            # The mean, in a fraction of the time that `mean` takes over so short an axis.
-            self._mono += (block @ np.full(self.num_channels, 1 / self.num_channels, np.float32)).data
-
-    def require_whole(self, data: bytes) -> None:
-        """Compare what was decoded with what the file's header states.
-
-        Raises:
-            TrackError: Over a second is missing.
-        """
-        present_share = find_present_share(data)
-        if present_share == 0:
-            raise _failure(Reason.TRUNCATED, "the file ends before the audio that its header states")
-        stated_s = max(self.stated_s or 0.0, self.duration_s / present_share)
-        if stated_s - self.duration_s > _TRUNCATED_S:
-            found = f"found {self.duration_s:.1f} s: the file is cut short or damaged"
-            raise _failure(Reason.TRUNCATED, f"expected {stated_s:.1f} s by the header, {found}")
-
-    def _require_short_enough(self, duration_s: float) -> None:
-        if duration_s > self._max_duration_s:
-            message = f"expected at most {self._max_duration_s:g} s, found {duration_s:.0f} s or more"
-            raise _failure(Reason.TOO_LONG, f"{message}; --max-duration-s sets the limit")
-
-
-def decode_with_soundfile(data: bytes, max_duration_s: float) -> Mixdown:
-    """Decode through libsndfile.
-
-    Args:
-        data: The whole file.
-        max_duration_s: The limit.
-
-    Raises:
-        Declined: FFmpeg may do better.
-        TrackError: The rate is absurd, or the duration over the limit.
-    """
-    try:
-        file = soundfile.SoundFile(io.BytesIO(data))
-    except soundfile.LibsndfileError as error:
-        raise Declined(error.error_string) from error
-    with file:
-        _require_known_length(file, data)
-        codec = "flac" if file.format == "FLAC" else _CODECS.get(file.subtype, file.subtype.lower())
-        mixdown = Mixdown(codec, file.samplerate, file.frames / file.samplerate, max_duration_s)
-        block = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), np.float32)
-        problem = "no samples"
-        try:
-            # No more than is left: behind the last frame of a flac libsndfile would take a tag for a damaged one.
-            while wanted := min(len(block), file.frames - mixdown.num_samples):
-                num_samples = file.buffer_read_into(block[:wanted], "float32")
-                if num_samples == 0:
-                    break
-                mixdown.add(block[:num_samples])
-        except soundfile.LibsndfileError as error:
-            problem = error.error_string
-    if mixdown.num_samples == 0:
-        raise Declined(problem, mixdown.stated_s)
-    try:
-        mixdown.require_whole(data)
-    except TrackError as error:  # FFmpeg can step over damage and go on
-        raise Declined(error.message, mixdown.stated_s) from error
-    return mixdown
-
-
-def _require_known_length(file: soundfile.SoundFile, data: bytes) -> None:
-    """Raise ``Declined`` for files of which libsndfile would leave out a part and not say so."""
-    if file.frames == 0:
-        raise Declined("the header states no samples")  # also of a wav that was written to a pipe
-    if file.frames > 2**62:
-        raise Declined("the header states no length")  # of a flac that was written to a pipe
-    if file.subtype.startswith("MPEG") and mp3_duration_s(data) is None:
-        # libsndfile takes the first frame's bit rate for all, and stops at the length that this would give.
-        raise Declined("no frame states the length")
-    if file.format == "OGG" and data.count(b"OggS\x00\x02") > 1:
-        raise Declined("several streams, of which libsndfile reads one")
-
-
-def decode_with_ffmpeg(data: bytes, max_duration_s: float, declined: Declined) -> Mixdown:
+def decode_with_ffmpeg(data: bytes, max_duration_s: float) -> Mixdown:
     """Decode the first audio stream through FFmpeg, stepping over damaged packets.
 
     Args:
         data: The whole file.
         max_duration_s: The limit.
-        declined: What libsndfile said of it.
 
     Raises:
-        TrackError: The file is unreadable or truncated, the rate is absurd, or the duration over the limit.
+        Declined: libsndfile may do better.
+        TrackError: The file is truncated, damaged or several in one, the rate is absurd, or the duration over the
+            limit.
     """
+    data = fill_in_length(data)
+    present_share = compare_bytes(data)
+    if present_share == 0:
+        raise _failure(Reason.TRUNCATED, "the file ends before the audio that its header states")
+    mixdown, lengths, log = _decode(data, max_duration_s, is_strict=True)
+    lengths.require_agreement()
+    require_alone(data, log.end_bytes)
+    # A frame with a wrong checksum is missing, at times without an error.
+    whole_s = max(lengths.packets_s, lengths.stated_s or 0.0) - _JITTER_S
+    is_short = mixdown.codec in _CHECKED_CODECS and mixdown.duration_s < whole_s
+    if log.is_damaged or is_short:  # little enough: as FFmpeg plays it, checksums or not
+        mixdown, _, _ = _decode(data, max_duration_s, is_strict=False)
+    return mixdown
+
+
+def _decode(data: bytes, max_duration_s: float, is_strict: bool) -> tuple[Mixdown, Lengths, PacketLog]:
+    """Return what FFmpeg decodes, how long it should be, and what the packets told."""
     # Tags need not be valid UTF-8. A playlist that calls itself a track must not open other files.
     options = {"protocol_whitelist": ""}
+    if _PCM_WAV.search(data, 0, 4096):
+        options["max_size"] = "65536"  # packets of 4 KB each cost as much as one of mp3
     try:
         with av.open(io.BytesIO(data), "r", metadata_errors="ignore", options=options) as container:
             streams = container.streams.audio
             if not streams or streams[0].codec_context is None:
                 missing = "decoder for the audio" if streams else "audio"
-                raise ValueError(f"no {missing} in this {container.format.long_name} file")
-            mixdown = _mix_stream(container, streams[0], data, max_duration_s, declined)
+                raise Declined(f"no {missing} in this {container.format.long_name} file")
+            return _mix_stream(container, streams[0], data, max_duration_s, is_strict)
     except (av.FFmpegError, ValueError) as error:
-        says = getattr(error, "strerror", None) or str(error)
-        is_cut_mp4 = data[4:8] == b"ftyp" and b"moov" not in data
-        hint = "; an MP4 file without its index (moov) was cut short" if is_cut_mp4 else ""
-        start = f"{len(data)} bytes that begin with {data[:8]!r}"
-        message = f"cannot decode {start}: libsndfile says '{declined}', FFmpeg says '{says}'{hint}"
-        raise _failure(Reason.UNREADABLE, message) from error
-    mixdown.require_whole(data)
-    return mixdown
+        raise Declined(getattr(error, "strerror", None) or str(error)) from error
 
 
 def _mix_stream(
@@ -225,75 +116,114 @@ def _mix_stream(
     stream: av.AudioStream,
     data: bytes,
     max_duration_s: float,
-    declined: Declined,
-) -> Mixdown:
-    """Mix down all that can be decoded; raise ``ValueError`` where that is nothing or much is damaged."""
+    is_strict: bool,
+) -> tuple[Mixdown, Lengths, PacketLog]:
+    """Mix down all that can be decoded; see ``_decode``."""
     codec = re.sub(r"(?<=\d)[lb]e$", "", stream.codec_context.codec.canonical_name)
-    stated_s = declined.stated_s or _read_stated_duration(container, stream, data)
+    if is_strict and codec in _CHECKED_CODECS:
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
+    stated_s = _read_stated_duration(container, stream, data)
     mixdown = Mixdown(codec, stream.rate, stated_s, max_duration_s)
+    log = PacketLog()
     fifo = av.AudioFifo()  # joins a codec's short frames
-    kept: tuple[int, int, str] | None = None
-    good_bytes = lost_bytes = skipped_bytes = 0
-    for num_bytes, frames in _decode_packets(container, stream):
-        if frames is None:
-            skipped_bytes += num_bytes
-            continue
-        for frame in frames:
-            found = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
-            kept = kept or found
-            if found != kept:  # the queue would crash on other channels
-                raise ValueError("the sample rate or the channels change midway")
+    kept: tuple[int, int] | None = None
+    tick_s = 0.0
+    for frame in _decode_frames(container, stream, log, data):
+        found = (frame.sample_rate, frame.layout.nb_channels)
+        if found != kept:
+            if kept is not None:  # the queue would crash on other channels
+                raise _failure(Reason.UNREADABLE, "the sample rate or the channels change midway")
+            kept, tick_s = found, float(frame.time_base or 0)
             mixdown.sample_rate_hz = frame.sample_rate  # of HE-AAC, twice what the stream says
-            frame.pts = None
-            fifo.write(frame)
-        if fifo.samples >= _BLOCK_VALUES // 2:
+        log.times.append(NO_TIME if frame.pts is None else frame.pts)
+        log.num_samples.append(frame.samples)
+        frame.pts = None
+        fifo.write(frame)
+        if len(log.times) % _FRAMES_AT_ONCE == 0:
             mixdown.add(_drain(fifo))
-        if frames:  # what was skipped between two good packets is lost music; the rest is tags or rubbish
-            lost_bytes += skipped_bytes if good_bytes else 0
-            good_bytes, skipped_bytes = good_bytes + num_bytes, 0
     if fifo.samples:
         mixdown.add(_drain(fifo))
-    if not good_bytes and skipped_bytes:
-        raise ValueError("no packet can be decoded")
-    lost_s = mixdown.duration_s * lost_bytes / max(1, good_bytes)
-    if stated_s is None and lost_s > _TRUNCATED_S:
-        raise ValueError(f"some {lost_s:.1f} s of the music are damaged")
-    return mixdown
+    if log.is_damaged and not mixdown.num_samples:
+        raise Declined("no packet can be decoded")
+    packets_s = max(
+        sum(log.durations) * float(stream.time_base or 0),
+        mixdown.duration_s + log.sum_gaps(tick_s, mixdown.sample_rate_hz),
+    )
+    name = container.format.name if len(container.streams) == 1 else "several streams"
+    lost_share = _measure_loss(name, log, data)
+    lengths = Lengths(mixdown.duration_s, packets_s, stated_s, compare_bytes(data), lost_share)
+    return mixdown, lengths, log
 
 
-def _decode_packets(
-    container: av.container.InputContainer, stream: av.AudioStream
-) -> Iterator[tuple[int, list[av.AudioFrame] | None]]:
-    """Yield each packet's size in bytes and its frames, None where it is damaged, until the container ends."""
+def _decode_frames(
+    container: av.container.InputContainer, stream: av.AudioStream, log: PacketLog, data: bytes
+) -> Iterator[av.AudioFrame]:
+    """Yield the frames of all packets that can be decoded, until the container ends."""
+    links = find_recordings(data)[1:] if container.format.name == "ogg" else []
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError:
+        except av.FFmpegError:  # what is left shows as unread bytes
             return
         if packet is None:
             return
+        size_bytes, position = packet.size, packet.pos
+        log.durations.append(0 if packet.is_discard else packet.duration or 0)
+        if size_bytes and position is not None:
+            log.end_bytes = position + size_bytes
+            if links and position >= links[0]:
+                del links[0]
+                log.links.append(len(log.times))
         try:
-            yield packet.size, [frame for frame in packet.decode() if isinstance(frame, av.AudioFrame)]
+            frames = packet.decode()
         except av.FFmpegError:
-            yield packet.size, None
+            log.sizes_bytes.append(-size_bytes)
+            continue
+        log.sizes_bytes.append(size_bytes)
+        yield from frames
+
+
+def _measure_loss(name: str, log: PacketLog, data: bytes) -> float:
+    """Return the size of what stands for music and cannot be decoded, by the size of what can.
+
+    Around a bare stream there are tags and rubbish, which come as packets that do not decode.
+    """
+    good, before, between, behind = log.count_bytes()
+    if name == "aac":  # what FFmpeg skips between frames comes in no packet
+        lost = len(data) - find_adts_start(data) - good - behind
+    elif name in _BARE_FORMATS:
+        lost = between
+    elif name in _FORMATS_WITHOUT_END:
+        lost = before + between + behind
+    elif name == "ogg":
+        lost = count_ogg_payload(data) - good
+    else:
+        lost = before + between + behind + len(data[log.end_bytes :].rstrip(b"\0"))
+    return max(0, lost) / max(1, good)
 
 
 def _read_stated_duration(
     container: av.container.InputContainer, stream: av.AudioStream, data: bytes
 ) -> float | None:
     """Return the duration that the header states, in seconds; None where it states none or FFmpeg guesses."""
-    if container.format.name == "asf":
-        return asf_duration_s(data)
-    if container.format.name == "mp3":
+    name = container.format.name
+    if name == "mp3":
         return mp3_duration_s(data)
-    if container.format.name not in _FORMATS_WITH_DURATION:
+    if name not in _FORMATS_WITH_DURATION:
         return None
-    if container.format.name == _MATROSKA and len(container.streams) > 1:
+    if name == _MATROSKA and len(container.streams) > 1:
         return None  # one figure for all streams: a video beside the music may be longer
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else None
+    if name == "asf":
+        stated_s = asf_duration_s(data)
+    elif stream.duration and stream.time_base:
+        stated_s = float(stream.duration * stream.time_base)
+    else:
+        stated_s = container.duration / av.time_base if container.duration else None
+    if stated_s and name in _FORMATS_WITH_END and stream.start_time and stream.time_base:
+        start_s = float(stream.start_time * stream.time_base)
+        return stated_s - start_s if 0 < start_s < stated_s else stated_s
+    return stated_s
 
 
 def _drain(fifo: av.AudioFifo) -> NDArray[np.float32]:
@@ -307,6 +237,49 @@ def _drain(fifo: av.AudioFifo) -> NDArray[np.float32]:
     if samples.dtype.kind == "i":
         return samples.astype(np.float32) / np.float32(2 ** (8 * samples.itemsize - 1))
     return samples.astype(np.float32, copy=False)
+
+
+def decode_with_soundfile(data: bytes, max_duration_s: float, declined: Declined) -> Mixdown:
+    """Decode through libsndfile what FFmpeg does not know.
+
+    Args:
+        data: The whole file.
+        max_duration_s: The limit.
+        declined: What FFmpeg said of it.
+
+    Raises:
+        TrackError: The file is unreadable or truncated, the rate is absurd, or the duration over the limit.
+    """
+    try:
+        is_free_format = data[2:3] < b"\x10" and mp3_duration_s(data) is not None
+        if data[:1] == b"\xff" and not is_free_format:
+            raise ValueError("not asked: of MPEG audio it conceals damage")
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.subtype.startswith("MPEG") and not is_free_format:
+                raise ValueError("MPEG audio, of which it conceals damage")
+            mixdown = _read_soundfile(file, max_duration_s)
+            stated_s = file.frames / file.samplerate
+    except (soundfile.LibsndfileError, ValueError) as error:
+        says = getattr(error, "error_string", None) or str(error)
+        is_cut_mp4 = data[4:8] == b"ftyp" and b"moov" not in data
+        hint = "; an MP4 file without its index (moov) was cut short" if is_cut_mp4 else ""
+        start = f"{len(data)} bytes that begin with {data[:8]!r}"
+        message = f"cannot decode {start}: FFmpeg says '{declined}', libsndfile says '{says}'{hint}"
+        raise _failure(Reason.UNREADABLE, message) from error
+    Lengths(mixdown.duration_s, stated_s=stated_s, present_share=compare_bytes(data)).require_agreement()
+    return mixdown
+
+
+def _read_soundfile(file: soundfile.SoundFile, max_duration_s: float) -> Mixdown:
+    """Mix down what libsndfile reads; raise ``ValueError`` where that is nothing."""
+    codec = _CODECS.get(file.subtype, file.subtype.lower())
+    mixdown = Mixdown(codec, file.samplerate, file.frames / file.samplerate, max_duration_s)
+    block = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), np.float32)
+    while num_samples := file.buffer_read_into(block, "float32"):
+        mixdown.add(block[:num_samples])
+    if not mixdown.num_samples:
+        raise ValueError("no samples")
+    return mixdown
 
 
 def _failure(reason: Reason, message: str) -> TrackError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import struct
 
+from pipeline.decode.wrapping import skip_leading_tags
+
 _SEARCH_BYTES = 2**16  # headers stand within the first 64 KiB after any tag
 
 # The first frame of an mp3: sync word with version and layer III, then rate; then after its side information
@@ -31,14 +33,20 @@ _CHUNKS = {
     b"RIFF": ("<4sI", 12, 2, b"data"),
     b"RIFX": (">4sI", 12, 2, b"data"),
     b"RF64": ("<4sI", 12, 2, b"data"),
+    b"BW64": ("<4sI", 12, 2, b"data"),
     b"FORM": (">4sI", 12, 2, b"SSND"),
     b"caff": (">4sq", 8, 1, b"data"),
     b"riff": ("<16sQ", 40, 8, _W64_DATA),
+    b"FRM8": (">4sQ", 16, 2, b"DSD "),
+    b"DSD ": ("<4sQ", 0, 1, b"data"),
 }
+_COUNT_THEIR_HEADER = (b"riff", b"DSD ")  # here a chunk's size counts the chunk's own header
+_IN_64_BITS = (b"RF64", b"BW64")  # the sizes that 32 bits cannot hold stand in a chunk "ds64"
 
-# What programs write into a 32-bit size when they write to a pipe and cannot come back: 0, or 2 GiB and more
-# (sox 0x7FFFF000 and above, FFmpeg 0xFFFFFFFF).
-_UNKNOWN_SIZE_BYTES = 0x7FFFF000
+# What programs write into a 32-bit size when they write to a pipe and cannot come back: 0, or what stands for 2 or
+# 4 GiB, less a header and rounded down to whole frames (sox 0x7F000000 for aiff and 0x7FFFF000 for wav, GStreamer
+# 0x7FFF0000, ALSA 0x80000000, FFmpeg 0xFFFFFFFF).
+_UNKNOWN_SIZE_BYTES = 0x7F000000 - 2**16
 
 
 def mp3_duration_s(data: bytes) -> float | None:
@@ -52,7 +60,7 @@ def mp3_duration_s(data: bytes) -> float | None:
     Returns:
         Seconds; None where the file has no such frame, or is no mp3.
     """
-    start = _skip_id3_tags(data)
+    start = skip_leading_tags(data)
     found = _MP3_INFO.search(data, start, start + _SEARCH_BYTES)
     if not found:
         return None
@@ -77,28 +85,87 @@ def asf_duration_s(data: bytes) -> float | None:
     return None if is_broadcast else float(play_100ns / 1e7 - preroll_ms / 1e3)
 
 
-def find_present_share(data: bytes) -> float:
-    """Return how much of the audio that the header of a wav, rf64, w64, aiff, caf or au file states is there.
+def compare_bytes(data: bytes) -> float:
+    """Return how much of the audio that a header states is there, of wav, rf64, w64, aiff, caf, au, dsf and dff.
+
+    Behind the audio, chunks, tags and zeros are no audio; anything else is more of it, or another recording.
 
     Args:
         data: The file.
 
     Returns:
-        Share of the stated bytes, 0 to 1; 1 for other formats, and where the header says nothing.
+        Bytes that are there by bytes that the header states; 1 for other formats, and where it states none.
     """
     start, size = _find_audio_bytes(data)
-    if size <= 0 or (size >= _UNKNOWN_SIZE_BYTES and data[:4] in (b"RIFF", b"RIFX", b"FORM", b".snd")):
+    if _is_unknown(data, size):
         return 1.0
-    return min(1.0, (len(data) - start) / size)
+    if start + size >= len(data):
+        return (len(data) - start) / size
+    return 1.0 if data[:4] == b".snd" else (size + _count_unexplained_bytes(data, start + size)) / size
 
 
-def cut_leading_tags(data: bytes) -> bytes:
-    """Cut off ID3v2 tags before a container that starts with its own name, such as a wav.
+def count_ogg_payload(data: bytes) -> int:
+    """Return how many bytes of an ogg file are music, readable or not: all but page headers and codec headers.
 
-    libsndfile skips them, and then misses as much at the end; FFmpeg does not know such files at all.
+    Source: RFC 3533, section 6. Pages of codec headers have the position 0.
     """
-    start = _skip_id3_tags(data)
-    return data[start:] if start and data[start : start + 4] in _CHUNKS else data
+    payload = position = 0
+    while (found := data.find(b"OggS\0", position)) >= 0:
+        payload += found - position  # what chains to no page
+        granule = data[found + 6 : found + 14]
+        segments = data[found + 27 : found + 27 + data[found + 26]] if len(data) > found + 26 else b""
+        size = sum(segments)
+        position = found + 27 + len(segments) + size
+        if position > len(data):  # cut in the midst of a page, which nobody can read
+            return payload
+        payload += size if any(granule) else 0
+    return payload + len(data[position:].rstrip(b"\0"))
+
+
+def fill_in_length(data: bytes) -> bytes:
+    """Write the length into the header of an rf64, bw64 or w64 file that was written to a pipe.
+
+    FFmpeg reads nothing of such a file; of a wav, aiff, au or caf it reads all that there is.
+    """
+    start, size = _find_audio_bytes(data)
+    is_wide_wav, is_w64 = data[:4] in _IN_64_BITS, data[:4] == b"riff"
+    if start >= len(data) or not (is_wide_wav or is_w64) or not _is_unknown(data, size):
+        return data
+    filled = bytearray(data)
+    if is_w64:
+        struct.pack_into("<Q", filled, 16, len(data))
+        struct.pack_into("<Q", filled, start - 8, len(data) - start + 24)
+    else:
+        sizes = data.find(b"ds64", 0, start) + 8
+        struct.pack_into("<QQ", filled, sizes, len(data) - 8, len(data) - start)
+    return bytes(filled)
+
+
+def _is_unknown(data: bytes, size: int) -> bool:
+    """Say whether the size that a header gives of its audio stands for none."""
+    limit = _UNKNOWN_SIZE_BYTES if data[:4] in (b"RIFF", b"RIFX", b"FORM", b".snd") else 2**62
+    return size <= 0 or (size >= limit and len(data) < limit)
+
+
+def find_recordings(data: bytes) -> list[int]:
+    """Return where the streams of an ogg file begin: several at the same place, or one behind the other."""
+    return [found.start() for found in re.finditer(rb"OggS\x00\x02", data)]
+
+
+def _count_unexplained_bytes(data: bytes, position: int) -> int:
+    """Return how many bytes behind the audio chunk belong neither to chunks nor to tags."""
+    layout, _, alignment, _ = _CHUNKS[data[:4]]
+    header_bytes = struct.calcsize(layout)
+    end = len(data)
+    position += -position % alignment
+    while position + header_bytes <= end and data[position : position + 4] not in _CHUNKS:
+        name, size = struct.unpack_from(layout, data, position)
+        size -= header_bytes if data[:4] in _COUNT_THEIR_HEADER else 0
+        is_name = len(name) == 16 or name.isascii()
+        if not is_name or not 0 <= size <= end - position - header_bytes:
+            break
+        position += header_bytes + size + -size % alignment
+    return len(data[position:end].strip(b"\0"))
 
 
 def _find_audio_bytes(data: bytes) -> tuple[int, int]:
@@ -112,25 +179,13 @@ def _find_audio_bytes(data: bytes) -> tuple[int, int]:
     while position + header_bytes <= len(data):
         name, size = struct.unpack_from(layout, data, position)
         start = position + header_bytes
-        if data[:4] == b"riff":  # W64 counts a chunk's header in its size
+        if data[:4] in _COUNT_THEIR_HEADER:
             size -= header_bytes
-        if name == b"ds64" and len(data) >= start + 16:  # RF64 keeps the sizes that 32 bits cannot hold here
+        if name == b"ds64" and len(data) >= start + 16:
             long_size = struct.unpack_from("<Q", data, start + 8)[0]
         if name == audio_name:
-            return start, long_size if data[:4] == b"RF64" else size
+            return start, long_size if data[:4] in _IN_64_BITS else size
         if size < 0:
             break
         position = start + size + -size % alignment
     return len(data), 0
-
-
-def _skip_id3_tags(data: bytes) -> int:
-    """Return where the audio starts behind any number of ID3v2 tags."""
-    start = 0
-    while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
-        size = 0
-        for byte in data[start + 6 : start + 10]:  # 28 bits in four bytes (ID3v2.3.0, section 3.1)
-            size = size << 7 | byte & 0x7F
-        has_footer = data[start + 5] & 0x10
-        start += 10 + size + (10 if has_footer else 0)
-    return start

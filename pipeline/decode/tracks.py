@@ -13,8 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.decode.audio import DecodedAudio, decode_audio
+from pipeline.decode.known_content import is_known
 from pipeline.errors import Reason, Stage, TrackError
-from pipeline.schema import DECODED, FEATURE_LIST, PLAN
+from pipeline.schema import DECODED, FEATURE_LIST, LABELS, PLAN
 from pipeline.storage import Options, classify_read_error, read_files
 
 _MAX_READ_BYTES = 256 * 2**20  # compressed bytes held at once
@@ -29,33 +30,45 @@ def decode_tracks(
     audio_options: Options | None = None,
     max_duration_s: float = 7200.0,
     decode: Callable[[bytes, float], DecodedAudio] = decode_audio,
+    known: NDArray[np.uint64] | None = None,
 ) -> Iterator[pa.Table]:
     """Read, hash and decode the audio of each row, in order.
 
     Files are read in bulk, some 256 MiB at a time. Once the bytes are hashed, ``wanted`` loses what the store
     holds of exactly this content; a row of which nothing is wanted then comes out without waveform and without
-    error: looked at, unchanged. A row that fails gets stage, reason and message, and keeps its content hash where
-    the bytes were read. Nothing is raised for a bad file.
+    error: looked at, unchanged. So does one whose content is ``known``, under whatever id. A file that would take
+    the id of another one, with other content, fails. A row that fails gets stage, reason and message, and keeps
+    its content hash where the bytes were read. Nothing is raised for a bad file.
 
     Args:
         plan: Rows of schema ``PLAN``.
         audio_options: Options of the file system that holds the audio.
         max_duration_s: Longer tracks fail.
         decode: Decodes one file: ``audio.decode_audio``, or as ``isolation`` does.
+        known: From ``known_content.list_prefixes``: content that need not be decoded.
 
     Yields:
-        One-row tables of schema ``DECODED``.
+        Tables of schema ``DECODED``: one row with a waveform, or rows without.
     """
     plan = plan.select(PLAN.names).cast(PLAN)
     uris = plan["uri"].to_pylist()
-    wanted, held = plan["wanted"].to_pylist(), plan["held"].to_pylist()
+    wanted, held, owners = (plan[name].to_pylist() for name in ("wanted", "held", "owner_uri"))
     for group in _group_rows(uris, plan["size_bytes"].to_pylist()):
         contents = _read_contents(uris[group.start : group.stop], audio_options)
+        undecoded: list[dict[str, Any]] = []  # together they take little more than one of them alone
         for index in group:
-            values = _decode_content(contents.popleft(), wanted[index], held[index], max_duration_s, decode)
+            values = _decode_content(
+                contents.popleft(), wanted[index], held[index], owners[index], max_duration_s, decode, known
+            )
             if "error_message" in values:
                 values["error_message"] = _tidy(values["error_message"], audio_options or {})
-            yield _make_row(plan.slice(index, 1), values)
+            if "waveform" in values:
+                yield from _make_rows(plan.slice(index - len(undecoded), len(undecoded)), undecoded)
+                undecoded = []
+                yield _make_row(plan.slice(index, 1), values)
+            else:
+                undecoded.append(values)
+        yield from _make_rows(plan.slice(group.stop - len(undecoded), len(undecoded)), undecoded)
 
 
 def _group_rows(uris: Sequence[str | None], sizes_bytes: Sequence[int | None]) -> Iterator[range]:
@@ -112,8 +125,10 @@ def _decode_content(
     content: bytes | TrackError,
     wanted: Sequence[str],
     held: Sequence[str],
+    owner_uri: str | None,
     max_duration_s: float,
     decode: Callable[[bytes, float], DecodedAudio],
+    known: NDArray[np.uint64] | None,
 ) -> dict[str, Any]:
     """Return the columns that decoding adds to or replaces in a row."""
     values: dict[str, Any] = {}
@@ -124,8 +139,18 @@ def _decode_content(
         lacking = [name for name in wanted if f"{name}@{values['content_hash']}" not in held]
         if not lacking:
             return {**values, "wanted": []}
+        if owner_uri is not None and not any(name.endswith(f"@{values['content_hash']}") for name in held):
+            raise TrackError(
+                Stage.CATALOG,
+                Reason.ID_TAKEN,
+                f"this id is that of {owner_uri} in the store, found another file with other content; give this "
+                "catalog's ids a name with --catalog NAME, or take the stored track down and --restore its id",
+            )
+        if known is not None and len(lacking) == len(wanted) and is_known(values["content_hash"], known):
+            return {**values, "wanted": []}
         values["wanted"] = lacking
-        return {**values, **vars(decode(content, max_duration_s))}
+        decoded = vars(decode(content, max_duration_s))
+        return {**values, **decoded, **vars(decoded["tags"])}
     except TrackError as error:
         failure = error
     except MemoryError:
@@ -154,9 +179,15 @@ def _tidy(message: str, options: Mapping[str, str]) -> str:
 
 
 def _make_row(row: pa.Table, values: Mapping[str, Any]) -> pa.Table:
-    """Return a plan row with columns added and replaced, null where there is no value."""
+    """Return a plan row with columns added and replaced, null where there is no value.
+
+    What the catalog says of a track is not replaced by what its file says of itself.
+    """
     arrays = []
     for field in DECODED:
+        if field.name in LABELS and row[field.name].null_count == 0:
+            arrays.append(row[field.name])
+            continue
         if field.name == "waveform" and "waveform" in values:
             arrays.append(_to_list_array(values["waveform"]))
         elif field.name in values:
@@ -166,6 +197,20 @@ def _make_row(row: pa.Table, values: Mapping[str, Any]) -> pa.Table:
         else:
             arrays.append(pa.nulls(1, field.type))
     return pa.Table.from_arrays(arrays, schema=DECODED)
+
+
+def _make_rows(rows: pa.Table, values: Sequence[Mapping[str, Any]]) -> Iterator[pa.Table]:
+    """Yield plan rows without waveform, with columns added and replaced, as one table, where there are any."""
+    if not rows.num_rows:
+        return
+    arrays = []
+    for field in DECODED:
+        old = rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+        if any(field.name in each for each in values):
+            pairs = zip(values, old.to_pylist(), strict=True)
+            old = pa.array([each.get(field.name, value) for each, value in pairs], field.type)
+        arrays.append(old)
+    yield pa.Table.from_arrays(arrays, schema=DECODED)
 
 
 def _to_list_array(waveform: NDArray[np.float32]) -> pa.ListArray:

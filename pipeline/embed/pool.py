@@ -49,7 +49,11 @@ def pool_frames(frames: Tensor, resolution: Resolution, frame_rate_hz: float | N
 
 
 def pool_in_chunks(
-    frames: Tensor, resolution: Resolution, frame_rate_hz: float | None = FRAME_RATE_HZ
+    frames: Tensor,
+    resolution: Resolution,
+    frame_rate_hz: float | None = FRAME_RATE_HZ,
+    start_bin: int = 0,
+    stop_bin: int | None = None,
 ) -> Iterator[Tensor]:
     """Pool as ``pool_frames`` does, a few bins at a time, so that a long track's features need not be there twice.
 
@@ -57,27 +61,31 @@ def pool_in_chunks(
         frames: As for ``pool_frames``.
         resolution: The resolution to pool to.
         frame_rate_hz: As for ``pool_frames``.
+        start_bin: Leave out the bins before this one.
+        stop_bin: Leave out this bin and what comes after it; by default none.
 
     Yields:
         float32, shape (num_bins, embed_dim), one piece after the other in time.
     """
     frames = frames.float()
     if resolution.frame_rate_hz == frame_rate_hz:
-        yield from torch.split(frames, FRAMES_PER_CHUNK)
+        yield from torch.split(frames[start_bin:stop_bin], FRAMES_PER_CHUNK)
         return
     if resolution.frame_rate_hz is None:
         yield frames.mean(dim=0, keepdim=True)
         return
     num_frames = frames.shape[0]
     num_bins = count_bins(num_frames, resolution.frame_rate_hz)
+    stop_bin = num_bins if stop_bin is None else min(stop_bin, num_bins)
     frames_per_bin = Fraction(FRAME_RATE_HZ) / Fraction(resolution.frame_rate_hz)
     # Integer arithmetic: 25 / 16 has no exact float32, and an edge that slips by one frame is another bin.
     numerator, denominator = frames_per_bin.numerator, frames_per_bin.denominator
-    bins = np.arange(num_bins)  # on the host, which need not wait for a device to know how many rows there are
+    # On the host, which need not wait for a device to know how many rows there are.
+    bins = np.arange(start_bin, stop_bin)
     starts = bins * numerator // denominator
     stops = np.minimum(-(-(bins + 1) * numerator // denominator), num_frames)
     bins_per_chunk = FRAMES_PER_CHUNK // math.ceil(frames_per_bin + 1)  # a bin may touch one frame more
-    for first in range(0, num_bins, bins_per_chunk):
+    for first in range(0, len(bins), bins_per_chunk):
         chunk = slice(first, first + bins_per_chunk)
         yield average_spans(frames, starts[chunk], stops[chunk])
 

@@ -17,6 +17,7 @@ QUERY_BITS = 4  # a dimension of the query; eight find no more and take a fifth 
 CODE_BITS = 2  # a dimension; one bit needs twice the candidates, four twice the time to encode
 VARIANCE = 0.97
 AXES_SAMPLE = 10_000
+DEAD_SLACK = 64  # unwanted rows that a scan may meet before it has to look at each row's mark
 CODE_DIM_STEP = 64  # dimensions that one step of the codes' arithmetic takes
 MAX_LISTS = 16_384
 MIN_ROWS_PER_LIST = 16
@@ -57,6 +58,35 @@ def scan_rows(rows: Any, queries: Matrix, k: int, wanted: Mask | None = None) ->
     params = None if wanted is None else _faiss.SearchParameters(sel=_select(wanted))
     scores, found = rows.search(queries, k, params=params)
     return np.where(found >= 0, scores, np.float32(-np.inf)), found
+
+
+def scan_wanted_rows(segment: Any, queries: Matrix, k: int, wanted: Mask) -> tuple[Matrix, Rows]:
+    """Scan a segment of rows for those that are wanted, of which it may hold few or nearly all.
+
+    Args:
+        segment: From ``map_index``.
+        queries: Unit vectors, float32 of shape (num_queries, embed_dim).
+        k: How many rows.
+        wanted: Marks of the segment's rows.
+
+    Returns:
+        Scores and rows of shape (num_queries, k or fewer), best first; -inf and -1 where there are none.
+    """
+    num_wanted = int(np.count_nonzero(wanted))
+    num_rows = int(segment.ntotal)
+    num_dead = num_rows - num_wanted
+    k = min(k, num_wanted)
+    if k == 0:
+        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    if num_dead < num_rows // 3:
+        # A plain scan is three times as fast as one that asks for each row's mark.
+        scores, rows = scan_rows(segment, queries, min(num_rows, k + min(num_dead, DEAD_SLACK)))
+        scores[~wanted[rows]] = -np.inf
+        kept = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores, rows = np.take_along_axis(scores, kept, 1), np.take_along_axis(rows, kept, 1)
+        if np.isfinite(scores[:, -1]).all():
+            return scores, rows
+    return scan_rows(segment, queries, k, wanted)
 
 
 def choose_num_lists(num_rows: int) -> int:

@@ -26,6 +26,7 @@ from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.index.files import IndexFile, IndexLocation, describe_error, remove_files
 from pipeline.location import StoreLocation
 from pipeline.storage import absolute_url, join_url, list_files, open_filesystem, read_file, remove_file
+from pipeline.store.tables import has_tables
 
 INDEX_FORMAT = 1
 ORPHAN_HOURS = 24  # a file that no version names may belong to a build that still runs
@@ -147,11 +148,18 @@ def find_index(store: StoreLocation, resolution: str, recipe: str | None = None)
     wanted = f"resolution {resolution}" + (f", recipe {recipe}" if recipe else "")
     if recipes:
         raise UsageError(
-            f"the store at {store.url} has indexes of {', '.join(recipes)} at {wanted}; name a recipe"
+            f"the store at {store.url} has indexes of {', '.join(recipes)} at {wanted}; name one with --recipe"
+        )
+    if not has_tables(store):
+        raise UsageError(
+            f"no index for {wanted}: there is no feature store at {store.url}; make one with musicfm embed, and "
+            "its index with musicfm index"
         )
     known = ", ".join(f"{name}/{its_resolution}" for name, its_resolution in found) or "none"
+    command = "musicfm index" if resolution == "global" else f"musicfm index --resolution {resolution}"
     raise UsageError(
-        f"no index for {wanted} in the store at {store.url} (found: {known}); make one with musicfm index"
+        f"no index for {wanted} in the store at {store.url} (found: {known}); make one with {command} --store "
+        f"{store.url}, where the catalog was embedded with --resolutions {resolution}"
     )
 
 

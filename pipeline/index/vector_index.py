@@ -8,8 +8,6 @@ score is the cosine of the query with a vector whose components were rounded to 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -17,14 +15,13 @@ import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, UsageError
-from pipeline.index.codes import Mask, Matrix, Rows, map_index, normalise_rows, scan_rows, search_codes
+from pipeline.index.codes import Mask, Matrix, Rows, map_index, normalise_rows, scan_wanted_rows, search_codes
 from pipeline.index.files import IndexLocation, fetch_file
 from pipeline.index.manifest import IndexManifest, find_index, list_versions, read_manifest
 from pipeline.location import StoreLocation
 
 SCAN_ROWS = 20_000  # so few allowed rows are scanned exactly: it takes some milliseconds
 SCAN_SLACK = 16  # rows beyond k that an exact scan scores anew
-DEAD_SLACK = 64  # dead rows that an exact scan may meet before it has to look at each row's mark
 OPEN_ATTEMPTS = 3  # a version may be cleared away while it is being opened
 
 
@@ -214,7 +211,13 @@ class VectorIndex:
         """
         position = int(pc.index(self.tracks.column("track_id"), pa.scalar(track_id)).as_py())
         if position < 0:
-            raise UsageError(f"no track {track_id!r} in the index of snapshot {self.manifest.store_version}")
+            ids = self.tracks.column("track_id")
+            near = ids.filter(pc.starts_with(ids, f"{track_id}.")).slice(0, 1).to_pylist()
+            hint = f"; the nearest is {near[0]!r}" if near else "; an id is a file's path, its ending included"
+            raise UsageError(
+                f"no track {track_id!r} in the index of snapshot {self.manifest.store_version}{hint}; where the "
+                "store is newer, bring the index up to date with musicfm index"
+            )
         return position
 
     def span_of(self, rows: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -238,7 +241,7 @@ class VectorIndex:
         rows = np.full((len(queries), 1), -1, np.int64)
         for segment, first in zip(self.segments, self._offsets, strict=False):
             marks = wanted[first : first + segment.ntotal]
-            own_scores, own_rows = _scan_segment(segment, queries, k + SCAN_SLACK, marks)
+            own_scores, own_rows = scan_wanted_rows(segment, queries, k + SCAN_SLACK, marks)
             scores = np.hstack([scores, own_scores])
             rows = np.hstack([rows, np.where(own_rows >= 0, own_rows + first, -1)])
         best = np.argsort(-scores, axis=1, kind="stable")[:, : k + SCAN_SLACK]
@@ -270,25 +273,6 @@ def mark_rows(owners: pa.Table, num_rows: int) -> Mask:
     edges[first] += 1
     edges[first + length] -= 1
     return np.cumsum(edges[:-1], dtype=np.int8).astype(np.bool_)
-
-
-def _scan_segment(segment: Any, queries: Matrix, k: int, wanted: Mask) -> tuple[Matrix, Rows]:
-    """Scan one segment for its wanted rows; scores -inf and rows -1 where there are fewer than k."""
-    num_wanted = int(np.count_nonzero(wanted))
-    num_rows = int(segment.ntotal)
-    num_dead = num_rows - num_wanted
-    k = min(k, num_wanted)
-    if k == 0:
-        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    if num_dead < num_rows // 3:
-        # A plain scan is three times as fast as one that asks for each row's mark.
-        scores, rows = scan_rows(segment, queries, min(num_rows, k + min(num_dead, DEAD_SLACK)))
-        scores[~wanted[rows]] = -np.inf
-        kept = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores, rows = np.take_along_axis(scores, kept, 1), np.take_along_axis(rows, kept, 1)
-        if np.isfinite(scores[:, -1]).all():
-            return scores, rows
-    return scan_rows(segment, queries, k, wanted)
 
 
 def _largest(values: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp]:

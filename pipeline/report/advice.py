@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.errors import Reason
 
 ADVICE: dict[str, str] = {
+    Reason.ID_TAKEN: "Embed this folder with --catalog NAME, which goes before its ids: these are of other files.",
     Reason.OBJECT_MISSING: "Upload these files, or take them out of the catalog, which names what is not there.",
     Reason.PERMISSION_DENIED: "Let the job's credentials read these objects (s3:GetObject), then run again.",
     Reason.FETCH_FAILED: "Run again: the next run tries these by itself. If they stay, look at the network.",

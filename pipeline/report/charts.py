@@ -9,15 +9,21 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.report.words import say_number
 
 WIDTH, HEIGHT = 360, 176
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 22, 38
 MAX_GROUPS = 8  # as many as there are colours
 MAX_POINTS = 2500
 MAP_HEIGHT = 220
+MAX_NAMED = 40  # points of a map that is small enough to name them
+NAME_SIZES = {"narrow": 14.5, "broad": 7.0}  # of a name's text: the style sheet shows those that suit the screen
+_NAME_LENGTH = 18
 
 
 def draw_histogram(summary: Mapping[str, Any], name: str, unit: str) -> str:
@@ -108,8 +114,35 @@ def draw_points(points: npt.NDArray[np.float32], groups: Sequence[str | None], t
     key = "".join(f'<li class="g{i}">{escape(group)}</li>' for i, group in enumerate(frequent))
     if len(set(named)) > len(frequent) or len(named) < len(groups):
         key += '<li class="other">other</li>' if frequent else ""
-    svg = _wrap(dots, f"Map of {len(dots)} tracks", MAP_HEIGHT)
+    if len(points) <= MAX_NAMED:
+        dots += [name for screen, size in NAME_SIZES.items() for name in _draw_names(placed, titles, screen, size)]
+    svg = _wrap(dots, f"Map of {say_number(min(len(points), MAX_POINTS), 'track')}", MAP_HEIGHT)
     return svg + (f'<ul class="key">{key}</ul>' if key else "")
+
+
+def _draw_names(placed: npt.NDArray[np.float32], titles: Sequence[str], screen: str, size: float) -> list[str]:
+    """Name as many points as there is room for, beside them; the browser's own font is a little narrower."""
+    taken = [(left - 3, down - 3, left + 3, down + 3) for left, down in placed.tolist()]
+    drawn = []
+    for (left, down), title in zip(placed.tolist(), titles, strict=True):
+        name = title if len(title) <= _NAME_LENGTH else f"{title[: _NAME_LENGTH - 1].rstrip()}…"
+        length = size * sum(1.05 if east_asian_width(letter) in "WF" else 0.66 for letter in name)
+        for start in (left + 5, left - 5 - length):
+            box = (start, down - 0.65 * size, start + length, down + 0.65 * size)
+            if start < 0 or box[2] > WIDTH or any(_overlap(box, other) for other in taken):
+                continue
+            taken.append(box)
+            at, anchor = (start, "start") if start > left else (start + length, "end")
+            drawn.append(
+                f'<text class="{screen}" x="{at:.1f}" y="{down + 0.35 * size:.1f}" text-anchor="{anchor}">'
+                f"{escape(name)}</text>"
+            )
+            break
+    return drawn
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def choose_ticks(low: float, high: float, number: int, whole: bool = False) -> list[float]:

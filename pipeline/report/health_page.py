@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from pipeline.report.charts import draw_histogram
+from pipeline.report.words import say_number
 
 MANY_DUPLICATES = 0.05  # of the tracks compared: more are worth a look
 NARROW = 0.95  # mean cosine with the mean vector: nearly all vectors point one way
@@ -18,9 +19,9 @@ def draw_health(health: Mapping[str, Any]) -> str:
     Args:
         health: From ``report_health.measure_health``, with near_duplicates, drift, recipe and layer.
     """
+    marks = {True: ("good", "✓"), False: ("bad", "!"), None: ("told", "–")}
     checks = "".join(
-        f'<li class="{"good" if is_good else "bad"}"><b>{"✓" if is_good else "!"}</b> '
-        f"<span>{escape(text)}</span></li>"
+        f'<li class="{marks[is_good][0]}"><b>{marks[is_good][1]}</b> <span>{escape(text)}</span></li>'
         for is_good, text in judge(health)
     )
     cards = [f'<div class="card"><h3>Checks</h3><ul class="checks">{checks}</ul></div>']
@@ -33,58 +34,78 @@ def draw_health(health: Mapping[str, Any]) -> str:
     if health["near_duplicates"]["clusters"]:
         cards.append(_draw_clusters(health["near_duplicates"]))
     note = (
-        f"Recipe <code>{escape(health['recipe'])}</code>, layer {health['layer']}: {health['num_vectors']:,} "
-        f"global vectors of {health['embed_dim']:,} dimensions."
+        f"Recipe <code>{escape(health['recipe'])}</code>, layer {health['layer']}: "
+        f"{say_number(health['num_vectors'], 'global vector')} of {health['embed_dim']:,} dimensions."
     )
     return f'<h2>Embedding health</h2><p class="note">{note}</p><div class="grid">{"".join(cards)}</div>'
 
 
-def judge(health: Mapping[str, Any]) -> list[tuple[bool, str]]:
-    """Return for each check whether it is as it should be, and a sentence.
+def judge(health: Mapping[str, Any]) -> list[tuple[bool | None, str]]:
+    """Return for each check whether it is as it should be, None where nothing could be tested, and a sentence.
 
     Args:
         health: As ``draw_health``.
     """
     bad = health["num_non_finite"]
-    checks = [(bad == 0, f"{bad:,} vectors hold NaN or infinity" if bad else "Every value is finite")]
-    if "dead" in health:
-        dead, loud = health["dead"], health["exploding"]
-        checks.append((not dead, _list_dimensions(dead, "do not move") if dead else "No dead dimension"))
-        checks.append((not loud, _list_dimensions(loud, "drown the others") if loud else "No exploding dimension"))
-        cosine = health["mean_cosine"]
-        said = f"Vectors spread over about {health['effective_dimensions']:.0f} effective dimensions"
-        narrow = cosine > NARROW
-        said += f"; they share a direction (mean cosine {cosine:.2f}), so compare them centred" if narrow else ""
-        checks.append((True, said))
+    checks: list[tuple[bool | None, str]]
+    if health["num_vectors"] == 0:
+        checks = [(None, "No vectors to look at")]
+    elif bad:
+        checks = [(False, f"{say_number(bad, 'vector holds', 'vectors hold')} NaN or infinity")]
+    else:
+        checks = [(True, "Every value is finite")]
+    return [*checks, *_judge_dimensions(health), _judge_duplicates(health), _judge_drift(health)]
+
+
+def _judge_dimensions(health: Mapping[str, Any]) -> list[tuple[bool | None, str]]:
+    if "dead" not in health:
+        return [(None, "Dimensions cannot be judged: that takes two vectors of finite values")]
+    dead, loud = health["dead"], health["exploding"]
+    cosine = health["mean_cosine"]
+    said = f"Vectors spread over about {health['effective_dimensions']:.0f} effective dimensions"
+    if cosine > NARROW:
+        said += f"; they share a direction (mean cosine {cosine:.2f}), so compare them centred"
+    return [
+        (not dead, _list_dimensions(dead, "does not move", "do not move") if dead else "No dead dimension"),
+        (
+            not loud,
+            _list_dimensions(loud, "drowns the others", "drown the others") if loud else "No exploding dimension",
+        ),
+        (None, said),
+    ]
+
+
+def _judge_duplicates(health: Mapping[str, Any]) -> tuple[bool | None, str]:
     near = health["near_duplicates"]
-    if near["score"] is not None:
-        many = near["num_members"] > MANY_DUPLICATES * near["num_compared"]
-        text = (
-            f"{near['num_members']:,} of {near['num_compared']:,} tracks lie in {near['num_clusters']:,} groups "
-            f"of near-duplicates (cosine from {near['score']:.4f})"
-        )
-        checks.append((not many, text if near["num_clusters"] else "No near-duplicates among the tracks compared"))
+    if near["score"] is None:
+        return None, "Near-duplicates cannot be told: that takes three tracks"
+    if not near["num_clusters"]:
+        return True, "No near-duplicates among the tracks compared"
+    return (
+        near["num_members"] <= MANY_DUPLICATES * near["num_compared"],
+        f"{near['num_members']:,} of {say_number(near['num_compared'], 'track')} lie in "
+        f"{say_number(near['num_clusters'], 'group')} of near-duplicates (cosine from {near['score']:.4f})",
+    )
+
+
+def _judge_drift(health: Mapping[str, Any]) -> tuple[bool | None, str]:
     drift = health["drift"]
     if drift is None:
-        checks.append((True, "No drift to tell: this run, or the store before it, has too few vectors"))
-    else:
-        moved = drift["num_moved"] > 0.05 * health["embed_dim"]
-        checks.append(
-            (
-                not moved,
-                f"Drift of {drift['num_now']:,} new vectors against {drift['num_before']:,} stored before: means "
-                f"moved by {drift['mean_shift']:.2f} standard deviations on average (chance alone: "
-                f"{drift['expected_shift']:.2f}), {drift['num_moved']:,} dimensions by over "
-                f"{drift['threshold']:.2f}; norms × {drift['norm_ratio']:.3f}"
-                + (". Compare the sources, codecs and loudness of both" if moved else ""),
-            )
-        )
-    return checks
+        return None, "No drift to tell: this run, or the store before it, has too few vectors"
+    has_moved = drift["num_moved"] > 0.05 * health["embed_dim"]
+    said = (
+        f"Drift of {say_number(drift['num_now'], 'new vector')} against {drift['num_before']:,} stored before: "
+        f"means moved by {drift['mean_shift']:.2f} standard deviations on average (chance alone: "
+        f"{drift['expected_shift']:.2f}), {say_number(drift['num_moved'], 'dimension')} by over "
+        f"{drift['threshold']:.2f}; norms × {drift['norm_ratio']:.3f}"
+    )
+    return not has_moved, said + (". Compare the sources, codecs and loudness of both" if has_moved else "")
 
 
-def _list_dimensions(positions: list[int], verb: str) -> str:
+def _list_dimensions(positions: list[int], does: str, do: str) -> str:
     first = ", ".join(str(position) for position in positions[:8])
-    return f"{len(positions):,} dimensions {verb}: {first}{', …' if len(positions) > 8 else ''}"
+    said = say_number(len(positions), f"dimension {does}", f"dimensions {do}")
+    return f"{said}: {first}{', …' if len(positions) > 8 else ''}"
 
 
 def _draw_clusters(near: Mapping[str, Any]) -> str:

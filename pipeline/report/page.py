@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.report.advice import ADVICE
 from pipeline.report.charts import draw_bars, draw_course, draw_histogram, draw_points
 from pipeline.report.health_page import draw_health
+from pipeline.report.words import say_bytes, say_date, say_number, say_time
 
 STYLE = Path(__file__).with_name("report.css")
 STAGE_NAMES = {"decode": "fetch and decode", "embed": "model and pooling", "write": "encode and write"}
@@ -65,34 +66,15 @@ def build_page(facts: Facts) -> str:
     )
 
 
-def say_time(seconds: float) -> str:
-    """Write a span of time as people do."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:,.1f} h"
-
-
-def say_bytes(size_bytes: float) -> str:
-    """Write a number of bytes in decimal units."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(size_bytes) >= size:
-            return (
-                f"{size_bytes / size:.3g} {unit}"
-                if size_bytes < 1000 * size
-                else f"{size_bytes / size:,.0f} {unit}"
-            )
-    return f"{size_bytes:.0f} bytes"
-
-
 def _draw_head(facts: Facts) -> str:
     counts = facts["counts"]
     if facts["broke_off"]:
         verdict = f'<span class="bad">The run broke off: {escape(facts["broke_off"])}</span>'
     elif facts["closed"]:
+        planned = counts["planned"]
+        outcomes = "the one track has an outcome" if planned == 1 else f"all {planned:,} tracks have an outcome"
         verdict = (
-            f'<span class="good">The books close</span>: all {counts["planned"]:,} tracks have an outcome, and '
+            f'<span class="good">The books close</span>: {outcomes}, and '
             f"version {facts['store_version']} of the ledger is what readers see."
         )
     else:
@@ -102,12 +84,14 @@ def _draw_head(facts: Facts) -> str:
         )
     if facts["closed"] and not (counts["embedded"] or counts["deleted"]):
         verdict += " Nothing had changed, so the catalog was not read for this report."
+    if counts.get("prune_refusal"):
+        verdict += f' <span class="bad">{escape(counts["prune_refusal"])}.</span>'
     audio_s = facts["stages"].get("embed", {}).get("audio_s", 0.0)
     tiles = [
         (f"{counts['embedded']:,}", "embedded"),
         (f"{counts['unchanged']:,}", "unchanged"),
         (f"{counts['failed']:,}", "failed"),
-        (f"{counts['deleted']:,}", "deleted") if counts["deleted"] else None,
+        *((f"{counts[name]:,}", name) for name in ("moved", "copied", "withheld", "deleted") if counts.get(name)),
         (say_time(facts["seconds"]), "wall time"),
         (say_time(audio_s), "of audio embedded") if audio_s else None,
         (f"{audio_s / facts['seconds']:,.0f}×", "real time, start-up included") if audio_s else None,
@@ -116,9 +100,11 @@ def _draw_head(facts: Facts) -> str:
     drawn = "".join(
         f'<div class="tile"><b>{escape(tile[0])}</b><span>{escape(tile[1])}</span></div>' for tile in tiles if tile
     )
+    written = facts["written_time"]
     return (
         f"<header><h1>Run {escape(facts['run_id'])}</h1>"
-        f'<p class="note">Store <span class="mono">{escape(facts["store"])}</span></p>'
+        f'<p class="note"><time datetime="{escape(written)}">{say_date(written)}</time>'
+        f' · Store <span class="mono">{escape(facts["store"])}</span></p>'
         f'<p class="verdict">{verdict}</p><div class="tiles">{drawn}</div></header>'
     )
 
@@ -237,16 +223,20 @@ def _draw_catalog(found: Facts | None) -> str:
         for rate, n in found["sample_rates_hz"]
     ]
     codecs = [(name, float(n), f"{n:,}") for name, n in found["codecs"]]
+    clipped = say_number(found["num_clipped"], "track clips", "tracks clip")
+    silent = say_number(found["num_half_silent"], "is", "are")
     odd = (
-        f'<p class="note">{found["num_clipped"]:,} tracks clip in over a thousandth of their samples; '
-        f"{found['num_half_silent']:,} are silent for over half of their length.</p>"
+        f'<p class="note">{clipped} in over a thousandth of the samples; '
+        f"{silent} silent for over half of the length.</p>"
     )
     cards.append(
         f'<div class="card"><h3>Sample rates and codecs</h3>{draw_bars(rates)}<hr>{draw_bars(codecs)}{odd}</div>'
     )
-    size = f"{found['num_sampled']:,} tracks, spread evenly over {found['num_total']:,}"
-    whole = found["num_sampled"] == found["num_total"]
-    note = f"All {found['num_total']:,} tracks of the store." if whole else f"A sample: {size} of the store."
+    total = found["num_total"]
+    if found["num_sampled"] < total:
+        note = f"A sample: {say_number(found['num_sampled'], 'track')}, spread evenly over {total:,} of the store."
+    else:
+        note = "The store's one track." if total == 1 else f"All {total:,} tracks of the store."
     note += " The upright line of a histogram marks the median."
     return f'<h2>The catalog</h2><p class="note">{note}</p><div class="grid">{"".join(cards)}</div>'
 
@@ -257,7 +247,7 @@ def _draw_map(found: Facts | None) -> str:
     chart = draw_points(np.asarray(found["points"], np.float32), found["groups"], found["titles"])
     colour = f"coloured by {found['colour']}" if found["colour"] else "no genre or artist is known to colour it by"
     note = (
-        f"{len(found['points']):,} tracks on the two directions in which their vectors differ most "
+        f"{say_number(len(found['points']), 'track')} on the two directions in which their vectors differ most "
         f"({found['share']:.0%} of the variance), {colour}. Near means alike to the model."
     )
     return (

@@ -44,7 +44,7 @@ class RunFacts:
         store: The store.
         run_id: The run.
         recipes: Layer of each recipe id.
-        counts: ``commit.RunCounts`` as a dict.
+        counts: ``books.RunCounts`` as a dict.
         version: Version of ``tracks`` at the end.
         base_version: Version of it that the run found.
         closed: Whether the run was published.
@@ -77,7 +77,7 @@ def publish_report(run: RunFacts) -> str | None:
     """Write a run's report into the store; a report that fails is a warning, never the run's failure.
 
     A run that changed nothing reads nothing of the catalog for it: its report is counts and configuration, and
-    what it tried again in vain.
+    what still fails.
 
     Args:
         run: What is known of the run.
@@ -129,11 +129,11 @@ def gather_facts(run: RunFacts) -> dict[str, Any]:
         "health": [],
         "map": None,
     }
+    if counts["failed"]:
+        facts["failures"] = summarise_failures(run.store, list(run.recipes), run.run_id)
     has_worked = any(stage["num_tracks"] for stage in facts["stages"].values())
     if not (has_worked or counts["deleted"]):
         return facts
-    if counts["failed"]:
-        facts["failures"] = summarise_failures(run.store, list(run.recipes), run.run_id)
     facts["plan"] = compare_plan(run, facts["stages"])
     if not (counts["embedded"] or counts["deleted"]):
         return facts  # files that failed were tried again, and failed: the catalog is what it was

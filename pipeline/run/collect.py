@@ -25,6 +25,7 @@ from pipeline.store.commit import RunCommitter
 
 logger = logging.getLogger(__name__)
 
+OUTCOMES = ("embedded", "failed", "unchanged", "recognised")
 POLL_INTERVAL_S = 5.0
 LEAVE_TIMEOUT_S = 5.0  # a lost cluster may never answer the thread that waits for it
 WARNED_SHARE = 0.1  # of the stall timeout: after such a silence the log names the stage that is waited for
@@ -78,7 +79,7 @@ class Collector:
         """Hand one result to the committer, and count it where the run is watched."""
         accepted = self.committer.accept(result)
         if accepted.num_tracks:
-            outcomes = {name: len(getattr(accepted, name)) for name in ("embedded", "failed", "unchanged")}
+            outcomes = {name: len(getattr(accepted, name)) for name in OUTCOMES}
             self.monitor.count_outcomes.remote(outcomes, dict(accepted.failures))
             self.watch.accept(accepted.num_tracks, accepted.audio_s)
         self._show(accepted.num_tracks)

@@ -158,6 +158,7 @@ def build_dataset(
     placement: Placement,
     careful: PassSettings,
     monitor: Any,
+    known: ray.ObjectRef[np.ndarray] | None = None,
 ) -> ray.data.Dataset:
     """Lay out one pass as a Ray Data pipeline whose rows are results of write tasks.
 
@@ -168,13 +169,15 @@ def build_dataset(
         placement: Where actors and tasks go.
         careful: How careful the pass is.
         monitor: Is told what each task does.
+        known: From ``known_content.list_prefixes``, shared.
 
     Returns:
         A lazy dataset of ``schema.RESULTS``.
     """
     settings = start.settings
     decode = partial(
-        decode_tracks,
+        decode_or_recognise,
+        shared=known,
         audio_options=settings.audio_options,
         max_duration_s=settings.max_duration_s,
         decode=decode_audio_apart if careful.isolated else decode_audio_in_time,
@@ -210,6 +213,13 @@ def build_dataset(
     return map_blocks(embedded, partial(measure, "write", monitor, settings.windows, write), **task)
 
 
+def decode_or_recognise(
+    rows: pa.Table, shared: ray.ObjectRef[np.ndarray] | None, **settings: Any
+) -> Iterator[pa.Table]:
+    """Call ``decode_tracks`` with the hashes that are known; every task of a node reads the same copy of them."""
+    return decode_tracks(rows, known=None if shared is None else ray.get(shared), **settings)
+
+
 def share_plan(rows: pa.Table, tracks_per_block: int) -> ray.data.Dataset:
     """Return planned rows as a dataset, so many in a block."""
     starts = range(0, rows.num_rows, tracks_per_block)
@@ -225,6 +235,7 @@ def process_tracks(
     settings: RunSettings,
     committer: RunCommitter,
     watch: RunWatch,
+    known: np.ndarray | None = None,
 ) -> None:
     """Run the pipeline over the planned rows and commit as results come in.
 
@@ -239,6 +250,7 @@ def process_tracks(
         settings: What to compute.
         committer: Takes the results.
         watch: Is told of the run's course.
+        known: From ``known_content.list_prefixes``: content that is left undecoded.
 
     Raises:
         RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
@@ -251,12 +263,13 @@ def process_tracks(
     with take_turn(committer.writer.hold), quiet_ray():
         watch.enter("starting the model", f"{num_planned:,} tracks to embed: starting the model")
         watch.work_began_s = watch.age_s()
+        shared = None if known is None else ray.put(known)
         monitor = start_monitor(committer.run_id, num_planned)
         with closing(ProgressLine(num_planned)) as line:
             collector = Collector(settings, placement, committer, monitor, watch, line)
             for careful in (PassSettings(placement.tracks_per_block, False, 3), ALONE, ALONE):
                 collector.collect(
-                    partial(build_dataset, rows, start, committer.run_id, placement, careful, monitor)
+                    partial(build_dataset, rows, start, committer.run_id, placement, careful, monitor, shared)
                 )
                 done = pa.array(sorted(committer.done), pa.string())
                 rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), done)))

@@ -5,7 +5,7 @@ Nothing here knows of Ray: a trial, the plan's rows and what the cluster is go i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,8 @@ class RunEstimate:
         num_tracks: Tracks to look at.
         num_tried: Files that were tried for it; none gives zeros below.
         num_failed: How many of those cannot be embedded.
+        num_known: How many of those have content that the store knows, and cost no more than a read.
+        failures: track_id, uri, stage, reason and message of the failed ones.
         audio_s: Seconds of audio in all planned tracks.
         bytes_read: Bytes of their files.
         bytes_written: Bytes of all that a run writes.
@@ -95,6 +97,8 @@ class RunEstimate:
     num_tracks: int = 0
     num_tried: int = 0
     num_failed: int = 0
+    num_known: int = 0
+    failures: Sequence[Mapping[str, str | None]] = ()
     audio_s: float = 0.0
     bytes_read: int = 0
     bytes_written: int = 0
@@ -140,7 +144,7 @@ def estimate_run(
     counted = _count_files(planned, trial, bytes_read)
     if not trial.model_s_per_audio_s:
         return RunEstimate(**counted)
-    num_sound = planned.num_rows * (1 - trial.num_failed / trial.num_files)
+    num_sound = planned.num_rows * trial.num_sound / trial.num_files
     audio_s = num_sound * trial.audio_s_per_file * _compare_sizes(bytes_read / planned.num_rows, trial)
     by_resolution = {name: round(rate * audio_s) for name, rate in trial.bytes_out.items()}
     ledger_bytes = num_sound * num_recipes * (LEDGER_ROW_BYTES + STORED_BYTES_PER_VALUE * embed_dim)
@@ -221,7 +225,7 @@ def describe_estimate(estimate: RunEstimate) -> list[str]:
         return ["nothing to do: no track is new or changed"]
     lines = [
         f"{estimate.num_tracks:,} tracks to look at; {estimate.num_tried} files tried, {estimate.num_failed} of "
-        "them cannot be embedded"
+        f"them cannot be embedded, {estimate.num_known} the store knows already"
     ]
     if not estimate.audio_s:
         return lines
@@ -252,6 +256,8 @@ def _count_files(planned: pa.Table, trial: Trial, bytes_read: int) -> dict[str, 
         "num_tracks": planned.num_rows,
         "num_tried": trial.num_files,
         "num_failed": trial.num_failed,
+        "num_known": len(trial.known),
+        "failures": trial.failures,
         "bytes_read": bytes_read,
     }
 

@@ -8,7 +8,7 @@ tried again until it changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import Reason, Stage
-from pipeline.schema import CATALOG, PLAN
+from pipeline.schema import CATALOG, LABELS, PLAN
 
 FACT_COLUMNS = ("uri", "etag", "size_bytes", "modified_time")
-LABEL_COLUMNS = ("title", "artist", "album", "genre")
-LEDGER_COLUMNS = ("track_id", *FACT_COLUMNS, *LABEL_COLUMNS, "content_hash", "resolutions")
+LEDGER_COLUMNS = ("track_id", *FACT_COLUMNS, *LABELS, "content_hash", "resolutions")
 FAILURE_COLUMNS = ("track_id", *FACT_COLUMNS, "stage", "error_type")
 
 # Failures that lie in the file itself. What lies in the way to it (network, permissions) or in the machine is
@@ -47,7 +46,12 @@ class Plan:
         num_known_failures: Tracks that failed before and have not changed since.
         known_failures_by_reason: Of those, how many for each reason.
         departed: For each recipe, ids in the ledger or among the failures that the catalog no longer has.
-        num_departed: How many of those tracks the ledger has.
+        departed_tracks: track_id and uri of those that the ledger has.
+        num_held: Tracks that the ledger has at any of the recipes.
+        sources: track_id and content_hash of tracks that the ledger has whole, at all recipes: what others of
+            the same content can be taken from.
+        num_withheld: Tracks whose ids were taken down.
+        withheld_hashes: Contents that were taken down.
     """
 
     to_process: pa.Table
@@ -57,7 +61,22 @@ class Plan:
     num_known_failures: int
     known_failures_by_reason: dict[str, int]
     departed: dict[str, list[str]]
-    num_departed: int
+    departed_tracks: pa.Table
+    num_held: int
+    sources: pa.Table
+    num_withheld: int = 0
+    withheld_hashes: frozenset[str] = frozenset()
+
+    @property
+    def num_departed(self) -> int:
+        """How many tracks the ledger has that the catalog no longer has."""
+        return int(self.departed_tracks.num_rows)
+
+    @property
+    def known_hashes(self) -> pa.ChunkedArray:
+        """Contents that need not be decoded: the store has them, or must not."""
+        withheld = pa.array(sorted(self.withheld_hashes), pa.string())
+        return pa.chunked_array([*self.sources.column("content_hash").chunks, withheld], pa.string())
 
 
 def plan_tracks(
@@ -103,7 +122,9 @@ def plan_tracks(
             recipe: sorted(_find_departed(ledgers[recipe], catalog) | _find_departed(failures[recipe], catalog))
             for recipe in ledgers
         },
-        num_departed=len(set().union(*(_find_departed(ledger, catalog) for ledger in ledgers.values()))),
+        departed_tracks=_list_departed(ledgers.values(), catalog),
+        num_held=len(pc.unique(_chain(ledger.column("track_id") for ledger in ledgers.values()))),
+        sources=_list_sources(list(ledgers.values()), resolutions),
     )
 
 
@@ -123,8 +144,8 @@ def add_stored_facts(rows: pa.Table, facts: Mapping[str, pa.Table]) -> pa.Table:
         table = table.filter(pc.is_in(table.column("track_id"), rows.column("track_id").combine_chunks()))
         columns = (table.column(name).to_pylist() for name in ("track_id", "resolution", "content_hash"))
         for track_id, resolution, content_hash in zip(*columns, strict=True):
-            stored[track_id].append(f"{recipe}/{resolution}@{content_hash}")
-    column = pa.array([stored[track_id] for track_id in ids], PLAN.field("stored").type)
+            stored[track_id].append(f"{recipe}/{resolution}@{content_hash}")  # once a row of a long track
+    column = pa.array([list(dict.fromkeys(stored[track_id])) for track_id in ids], PLAN.field("stored").type)
     return rows.set_column(rows.schema.get_field_index("stored"), PLAN.field("stored"), column)
 
 
@@ -133,15 +154,44 @@ def _match(catalog: pa.Table, recorded: pa.Table) -> pa.Table:
     return recorded.take(pc.index_in(catalog.column("track_id"), recorded.column("track_id")))
 
 
+def _list_sources(ledgers: Sequence[pa.Table], resolutions: Sequence[str]) -> pa.Table:
+    """List id and content of the tracks that each ledger has whole, and with the same content."""
+    names = ["track_id", "content_hash"]
+    found = [ledger.filter(pa.array(_is_whole(ledger, resolutions))).select(names) for ledger in ledgers]
+    sources = found[0]
+    for other in found[1:]:
+        theirs = other.column("content_hash").take(
+            pc.index_in(sources.column("track_id"), other.column("track_id"))
+        )
+        sources = sources.filter(pc.fill_null(pc.equal(sources.column("content_hash"), theirs), False))
+    return sources
+
+
+def _list_departed(ledgers: Iterable[pa.Table], catalog: pa.Table) -> pa.Table:
+    """List id and file of the tracks in ledgers that the catalog does not have."""
+    rows = pa.concat_tables(ledger.select(["track_id", "uri"]) for ledger in ledgers)
+    rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), catalog.column("track_id").combine_chunks())))
+    return rows.group_by("track_id").aggregate([("uri", "min")]).rename_columns(["track_id", "uri"])
+
+
+def _chain(columns: Iterable[pa.ChunkedArray]) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+
+
 def _is_settled(catalog: pa.Table, found: pa.Table, resolutions: Sequence[str]) -> Mask:
     """Say for each row whether the store holds it whole and nothing hints at a change."""
+    return _is_whole(found, resolutions) & _has_same_facts(catalog, found)
+
+
+def _is_whole(found: pa.Table, resolutions: Sequence[str]) -> Mask:
+    """Say for each of a ledger's rows, some of which may be null, whether it lists all resolutions."""
     held = pc.binary_join(found.column("resolutions"), ",").combine_chunks().dictionary_encode()
     # A ledger has a handful of distinct sets of resolutions, whatever its length.
     holds_all = np.array(
         [set(resolutions) <= set(text.split(",")) for text in held.dictionary.to_pylist()] + [False]
     )
     whole: Mask = holds_all[pc.fill_null(held.indices, len(held.dictionary)).to_numpy()]
-    return whole & _has_same_facts(catalog, found)
+    return whole
 
 
 def _has_same_facts(catalog: pa.Table, found: pa.Table) -> Mask:
@@ -161,11 +211,14 @@ def _is_known_failure(catalog: pa.Table, found: pa.Table) -> Mask:
 
 
 def _is_relabeled(catalog: pa.Table, found: pa.Table) -> Mask:
-    """Say for each row whether the catalog describes the track in other words than the ledger."""
+    """Say for each row whether the catalog describes the track in other words than the ledger.
+
+    Where it says nothing, the ledger has what the file's tags say.
+    """
     differs = np.zeros(catalog.num_rows, bool)
-    for name in LABEL_COLUMNS:
-        equal = pc.equal(pc.fill_null(catalog.column(name), ""), pc.fill_null(found.column(name), ""))
-        differs |= ~_as_mask(equal)
+    for name in LABELS:
+        equal = pc.equal(catalog.column(name), pc.fill_null(found.column(name), ""))
+        differs |= ~_as_mask(pc.fill_null(equal, True))
     return differs
 
 
@@ -180,7 +233,16 @@ def _build_plan_rows(
     plan = catalog.select(CATALOG.names).take(pa.array(rows))
     plan = plan.append_column(PLAN.field("wanted"), _repeat(wanted, len(rows)))
     plan = plan.append_column(PLAN.field("held"), _list_held(matches, rows))
-    return plan.append_column(PLAN.field("stored"), pa.array([[]] * len(rows), PLAN.field("stored").type))
+    plan = plan.append_column(PLAN.field("stored"), pa.array([[]] * len(rows), PLAN.field("stored").type))
+    return plan.append_column(PLAN.field("owner_uri"), _list_owners(plan.column("uri"), matches, rows))
+
+
+def _list_owners(
+    uris: pa.ChunkedArray, matches: Mapping[str, pa.Table], rows: npt.NDArray[np.int64]
+) -> pa.ChunkedArray:
+    """List the files that the store has for each of the rows' ids, null where it is the row's own."""
+    recorded = pc.coalesce(*(found.column("uri").take(pa.array(rows)) for found in matches.values()))
+    return pc.if_else(pc.fill_null(pc.not_equal(recorded, uris), False), recorded, None)
 
 
 def _repeat(wanted: list[str], num_rows: int) -> pa.ChunkedArray:

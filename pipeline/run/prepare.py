@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from musicfm_model.attention import check_attention
 from musicfm_model.checkpoint import Checkpoint
@@ -16,6 +17,7 @@ from pipeline.location import StoreLocation
 from pipeline.run.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
 from pipeline.schema import TABLES
 from pipeline.store.tables import open_table, read_columns
+from pipeline.store.withheld import read_withheld
 
 FACT_KEYS = ("track_id", "content_hash", "resolution")
 
@@ -91,6 +93,22 @@ def plan_against_store(
     Raises:
         StorageError: The store cannot be read.
     """
+    withheld = read_withheld(store)
+    is_withheld = pc.is_in(catalog.column("track_id"), pa.array(sorted(withheld.ids), pa.string()))
+    open_catalog = catalog.filter(pc.invert(is_withheld))
+    plan = _compare(open_catalog, store, recipes, resolutions, retry_failures, exists)
+    num_withheld = catalog.num_rows - open_catalog.num_rows
+    return replace(plan, num_tracks=catalog.num_rows, num_withheld=num_withheld, withheld_hashes=withheld.hashes)
+
+
+def _compare(
+    catalog: pa.Table,
+    store: StoreLocation,
+    recipes: Sequence[str],
+    resolutions: Sequence[str],
+    retry_failures: bool,
+    exists: bool,
+) -> Plan:
     if not exists:
         ledger, failures = _empty_table("tracks", LEDGER_COLUMNS), _empty_table("failures", FAILURE_COLUMNS)
         return plan_tracks(

@@ -6,17 +6,22 @@ import math
 from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
+from pipeline.decode.known_content import list_prefixes
 from pipeline.run.estimate import Cluster, Prices, RunEstimate, estimate_run, transfer_trial
+from pipeline.run.plan import Plan
 from pipeline.run.prepare import build_recipes, list_layers, load_model, plan_run
-from pipeline.run.run import RunReport
-from pipeline.run.trial import size_pools
-from pipeline.run.trial_dataflow import run_cluster_trial
+from pipeline.run.prune import count_refused, describe_refusal
+from pipeline.run.run import NUM_NAMED_FAILURES, RunReport
+from pipeline.run.trial import Trial, size_pools
+from pipeline.run.trial_dataflow import ClusterTrial, run_cluster_trial
 from pipeline.run.watch import RunWatch
-from pipeline.store.commit import RunCounts
+from pipeline.store.books import RunCounts
 from pipeline.store.tables import has_tables, open_table
+from pipeline.store.takeover import match_sources, split_by_id
 
 
 def preview_catalog(
@@ -38,7 +43,8 @@ def preview_catalog(
         watch: Knows of what was done before; by default the preview begins here.
 
     Returns:
-        A report whose ``embedded`` counts the tracks that would be looked at.
+        A report whose counts are those of the run that follows, but for ``num_undecided`` tracks, which are among
+        the ``embedded``.
 
     Raises:
         UsageError: As ``embed_catalog``.
@@ -54,18 +60,66 @@ def preview_catalog(
         embedded=plan.to_process.num_rows,
         unchanged=plan.num_unchanged,
         failed=plan.num_known_failures,
-        deleted=plan.num_departed if settings.prune else 0,
         failures_by_reason=dict(plan.known_failures_by_reason),
+        withheld=plan.num_withheld,
     )
+    if settings.prune:
+        counts.not_pruned = count_refused(plan, settings.prune_limit)
+        counts.deleted = 0 if counts.not_pruned else plan.num_departed
+        counts.prune_refusal = describe_refusal(plan, settings.prune_limit) if counts.not_pruned else None
     version = open_table(settings.store, "tracks").version() if exists else None
-    estimate = RunEstimate()
-    if plan.to_process.num_rows:
-        setup_s = watch.age_s()
-        estimate = _estimate(plan.to_process, checkpoint, recipes, settings, prices or Prices(), gpu, setup_s)
-    return RunReport("dry-run", counts, list_layers(recipes), version, watch.age_s(), 0, counts.closes, estimate)
+    layers, setup_s = list_layers(recipes), watch.age_s()
+    if not plan.to_process.num_rows:
+        return RunReport("dry-run", counts, layers, version, watch.age_s(), 0, counts.closes, RunEstimate())
+    known = list_prefixes(plan.known_hashes)
+    found = run_cluster_trial(plan.to_process, checkpoint, recipes, settings, known)
+    enter_trial(counts, plan, found.trial)
+    estimate = _estimate(found, plan.to_process, checkpoint, recipes, settings, prices or Prices(), gpu, setup_s)
+    return RunReport(
+        "dry-run",
+        counts,
+        layers,
+        version,
+        watch.age_s(),
+        0,
+        counts.closes,
+        estimate,
+        failures=found.trial.failures[:NUM_NAMED_FAILURES],
+        num_undecided=plan.to_process.num_rows - found.trial.num_files,
+    )
+
+
+def enter_trial(counts: RunCounts, plan: Plan, trial: Trial) -> None:
+    """Enter in a preview's books what a look into some files has shown.
+
+    Args:
+        counts: Of the plan: all tracks to look at are among the ``embedded``.
+        plan: The plan.
+        trial: Of some of them.
+    """
+    counts.embedded -= trial.num_failed + len(trial.known)
+    counts.failed += trial.num_failed
+    for failure in trial.failures:
+        reason = str(failure["reason"])
+        counts.failures_by_reason[reason] = counts.failures_by_reason.get(reason, 0) + 1
+    hashes = dict(trial.known)
+    rows = plan.to_process.filter(
+        pc.is_in(plan.to_process.column("track_id"), pa.array(list(hashes), pa.string()))
+    )
+    in_order = pa.array([hashes[track_id] for track_id in rows.column("track_id").to_pylist()], pa.string())
+    own, recognised = split_by_id(rows.append_column("content_hash", in_order))
+    is_withheld = pc.is_in(recognised.column("content_hash"), pa.array(sorted(plan.withheld_hashes), pa.string()))
+    num_withheld = int(pc.sum(is_withheld).as_py() or 0)
+    counts.withheld += num_withheld
+    counts.unchanged += own.num_rows + recognised.num_rows - num_withheld
+    departed = set(plan.departed_tracks.column("track_id").to_pylist())
+    matches = match_sources(recognised.filter(pc.invert(is_withheld)), plan.sources, departed)
+    counts.moved = sum(match.is_move for match in matches)
+    counts.copied = len(matches) - counts.moved
 
 
 def _estimate(
+    found: ClusterTrial,
     planned: pa.Table,
     checkpoint: Checkpoint,
     recipes: Mapping[str, Recipe],
@@ -74,7 +128,6 @@ def _estimate(
     gpu: str | None,
     setup_s: float,
 ) -> RunEstimate:
-    found = run_cluster_trial(planned, checkpoint, recipes, settings)
     start_s = setup_s + found.ray_start_s + found.pipeline_start_s
     trial, cluster = found.trial, Cluster(found.num_cpus, found.placement.num_actors, start_s)
     if gpu is not None and trial.model_s_per_audio_s:

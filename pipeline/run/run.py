@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
+from pipeline.decode.known_content import list_prefixes
 from pipeline.errors import FeatureStoreError, RunError, StorageError
 from pipeline.logs import RUN_ID
+from pipeline.report.failures import list_failures
 from pipeline.report.publish import RunFacts, publish_report
 from pipeline.run.dataflow import choose_placement, process_tracks
 from pipeline.run.estimate import RunEstimate
 from pipeline.run.plan import Plan
 from pipeline.run.prepare import build_recipes, list_layers, load_model, plan_run
+from pipeline.run.prune import check_fence
+from pipeline.run.recognise import settle_recognised
 from pipeline.run.watch import RunWatch
-from pipeline.store.commit import RunCommitter, RunCounts
-from pipeline.store.tables import create_tables
+from pipeline.store.books import RunCounts
+from pipeline.store.commit import RunCommitter
+from pipeline.store.tables import create_tables, open_table
 
 logger = logging.getLogger(__name__)
+
+NUM_NAMED_FAILURES = 10
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,9 @@ class RunReport:
         closed: Whether the books closed and the run was published.
         estimate: After a dry run, what the run would come to.
         page: URL of the run's report, where one was written.
+        failures: Some of the tracks that fail, as ``failures.list_failures`` gives them, the run's own first.
+        num_undecided: After a dry run, those of the ``embedded`` that it did not look into: their bytes tell
+            whether they are new, known or fail.
     """
 
     run_id: str
@@ -51,6 +64,8 @@ class RunReport:
     closed: bool
     estimate: RunEstimate | None = None
     page: str | None = None
+    failures: Sequence[Mapping[str, Any]] = ()
+    num_undecided: int = 0
 
 
 def embed_catalog(
@@ -85,11 +100,16 @@ def embed_catalog(
     base_version = committer.store_version
     plan = plan_run(catalog, settings, recipes)
     enter_plan(committer, plan)
+    ledger = open_table(settings.store, "tracks", base_version)
     try:
-        if plan.to_process.num_rows:
-            process_tracks(plan.to_process, checkpoint, recipes, settings, committer, watch)
+        rows = plan.to_process
+        known: npt.NDArray[np.uint64] | None = list_prefixes(plan.known_hashes)
+        while rows.num_rows:
+            process_tracks(rows, checkpoint, recipes, settings, committer, watch, known)
+            watch.enter("committing")
+            rows, known = settle_recognised(committer, plan, ledger), None
         watch.enter("committing")
-        closed = close_run(committer, plan, settings.prune)
+        closed = close_run(committer, plan, settings)
     except (RunError, KeyboardInterrupt) as error:
         with suppress(FeatureStoreError):
             committer.commit()  # results that were accepted since the last commit
@@ -109,7 +129,19 @@ def embed_catalog(
         committer.bytes_written,
         closed,
         page=page,
+        failures=name_failures(committer),
     )
+
+
+def name_failures(committer: RunCommitter) -> list[dict[str, Any]]:
+    """Return the first of a run's failures, which are then easily looked at; none where they cannot be read."""
+    if not committer.counts.failed:
+        return []
+    try:
+        return list_failures(committer.store, committer.recipes, committer.run_id, NUM_NAMED_FAILURES)
+    except StorageError as error:
+        logger.warning("failures are not named: %s", error)
+        return []
 
 
 def open_run(settings: RunSettings, recipes: Mapping[str, Recipe]) -> RunCommitter:
@@ -135,17 +167,19 @@ def enter_plan(committer: RunCommitter, plan: Plan) -> None:
     counts.planned = plan.num_tracks
     counts.unchanged = plan.num_unchanged
     counts.failed = plan.num_known_failures
+    counts.withheld = plan.num_withheld
     counts.failures_by_reason = dict(plan.known_failures_by_reason)
     if plan.relabeled.num_rows:
         committer.relabel(plan.relabeled)
 
 
-def close_run(committer: RunCommitter, plan: Plan, prune: bool) -> bool:
+def close_run(committer: RunCommitter, plan: Plan, settings: RunSettings) -> bool:
     """Close a run's books where they close, else keep what has an outcome; return whether they closed."""
     closed = committer.counts.closes
     logger.info("all results are in", extra={"counts": vars(committer.counts), "closed": closed})
     if closed:
-        committer.close(plan.departed if prune else None)
+        may_prune = settings.prune and check_fence(committer, plan, settings.prune_limit)
+        committer.close(plan.departed if may_prune else None)
     else:
         committer.commit()  # the next run goes on from there
     return closed

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from pipeline.config import PRECISIONS, RESOLUTIONS, RunSettings, WindowPolicy
+from pipeline.config import PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings, WindowPolicy
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 
@@ -50,6 +50,11 @@ def build_settings(
     for name in ("layers", "resolutions"):
         if name in given:
             given[name] = _list_of(given[name])
+    if isinstance(given.get("prune_limit"), str | int):
+        try:
+            given["prune_limit"] = PruneLimit.parse(str(given["prune_limit"]))
+        except ValueError as error:
+            raise UsageError(f"prune_limit: {error}") from error
     settings = RunSettings(StoreLocation(os.fspath(store), storage_options), os.fspath(checkpoint), **given)
     check_settings(settings)
     return settings
@@ -80,6 +85,8 @@ def check_settings(settings: RunSettings) -> None:
         value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise UsageError(f"{name}: expected a number over 0, found {value!r}")
+    if not isinstance(settings.prune_limit, PruneLimit):
+        raise UsageError(f"prune_limit: expected a text such as '25%' or '300', found {settings.prune_limit!r}")
     if settings.num_gpus and settings.device == "cpu":
         raise UsageError("num_gpus with device='cpu': nothing would use them; give one of them")
 

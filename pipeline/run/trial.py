@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -34,7 +36,7 @@ class Trial:
 
     Args:
         num_files: Files that were read.
-        num_failed: How many of them cannot be embedded; where all of them, the figures below are zero.
+        num_failed: How many of them cannot be embedded; where none can, the figures below are zero.
         audio_s_per_file: Seconds of audio in a file that can be.
         bytes_in_per_file: Bytes of a file that was read.
         decode_core_s: Core-seconds of reading, hashing, decoding and resampling, for a second of audio.
@@ -45,6 +47,8 @@ class Trial:
         bytes_out: Bytes of the ``frames`` parts for a second of audio, by resolution. The ledger is not in it.
         device: ``cuda`` or ``cpu``.
         machine: Name of the GPU or the processor.
+        known: Id and content hash of the files whose content needs no model: the store knows it.
+        failures: track_id, uri, stage, reason and message of those that failed.
     """
 
     num_files: int
@@ -59,6 +63,13 @@ class Trial:
     bytes_out: Mapping[str, float] = field(default_factory=dict)
     device: str = "cpu"
     machine: str = ""
+    known: tuple[tuple[str, str], ...] = ()
+    failures: tuple[Mapping[str, str | None], ...] = ()
+
+    @property
+    def num_sound(self) -> int:
+        """How many files the model would be given."""
+        return self.num_files - self.num_failed - len(self.known)
 
     @property
     def model_s_per_audio_s(self) -> float:
@@ -101,6 +112,7 @@ def run_trial(
     recipes: Mapping[str, Recipe],
     settings: RunSettings,
     model_budget_s: float = 10.0,
+    known: npt.NDArray[np.uint64] | None = None,
 ) -> Trial:
     """Take planned tracks through every stage; nothing is written to the store.
 
@@ -110,21 +122,28 @@ def run_trial(
         recipes: Recipes of the run, by id.
         settings: What the run would compute.
         model_budget_s: The model takes tracks, a batch at a time, until so many seconds have passed.
+        known: From ``known_content.list_prefixes``: content that the store knows.
     """
     device, size = embedder.settings.device, max(embedder.settings.batch_size, _MIN_GROUP)
     tally = _Tally()
     for start in range(0, rows.num_rows, size):
-        sound = _decode(rows.slice(start, size), settings, tally)
+        sound = _decode(rows.slice(start, size), settings, tally, known)
         if sound.num_rows == 0 or tally.model_s >= model_budget_s:
             continue
         if not tally.num_windows:
             _embed(embedder, _shorten(sound.slice(0, 1), WARM_UP_S), _Tally(), settings)
         _write(_embed(embedder, sound, tally, settings), recipes, tally)
+    looked_at: dict[str, Any] = {
+        "num_files": rows.num_rows,
+        "num_failed": len(tally.failures),
+        "known": tuple(tally.known),
+        "failures": tuple(tally.failures),
+        "device": device,
+    }
     if not tally.num_sound:
-        return Trial(rows.num_rows, rows.num_rows, device=device)
+        return Trial(**looked_at)
     return Trial(
-        num_files=rows.num_rows,
-        num_failed=rows.num_rows - tally.num_sound,
+        **looked_at,
         audio_s_per_file=tally.audio_s / tally.num_sound,
         bytes_in_per_file=pc.mean(rows.column("size_bytes")).as_py() or 0.0,
         decode_core_s=tally.decode_core_s / tally.audio_s,
@@ -133,7 +152,6 @@ def run_trial(
         model_core_s=tally.model_core_s / tally.embedded_s,
         write_core_s=tally.write_core_s / tally.embedded_s,
         bytes_out={name: num_bytes / tally.embedded_s for name, num_bytes in sorted(tally.bytes_out.items())},
-        device=device,
         machine=_name_machine(device),
     )
 
@@ -179,6 +197,8 @@ class _Tally:
     """Sums over the tried files; the model sees some of them, ``embedded_s`` of the ``audio_s``."""
 
     num_sound: int = 0
+    known: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[dict[str, str | None]] = field(default_factory=list)
     audio_s: float = 0.0
     decode_core_s: float = 0.0
     embedded_s: float = 0.0
@@ -189,14 +209,25 @@ class _Tally:
     bytes_out: dict[str, float] = field(default_factory=dict)
 
 
-def _decode(rows: pa.Table, settings: RunSettings, tally: _Tally) -> pa.Table:
+def _decode(
+    rows: pa.Table, settings: RunSettings, tally: _Tally, known: npt.NDArray[np.uint64] | None
+) -> pa.Table:
     """Decode planned rows; return those that can be embedded."""
     start_core_s = time.process_time()
     with _one_thread():
-        decoded = pa.concat_tables(decode_tracks(rows, settings.audio_options, settings.max_duration_s))
+        decoded = pa.concat_tables(
+            decode_tracks(rows, settings.audio_options, settings.max_duration_s, known=known)
+        )
     tally.decode_core_s += time.process_time() - start_core_s
     sound = decoded.filter(pc.is_valid(decoded.column("waveform")))
     tally.num_sound += sound.num_rows
+    facts = decoded.select(["track_id", "uri", "stage", "error_type", "error_message", "content_hash"])
+    for row in facts.filter(pc.is_null(decoded.column("waveform"))).to_pylist():
+        if row["stage"] is None:
+            tally.known.append((row["track_id"], row["content_hash"]))
+        else:
+            told = {"reason": row["error_type"], "message": row["error_message"]}
+            tally.failures.append({name: row[name] for name in ("track_id", "uri", "stage")} | told)
     tally.audio_s += pc.sum(sound.column("duration_s")).as_py() or 0.0
     return sound
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 import ray.data
@@ -49,20 +51,26 @@ class TrialActor:
 
     Args:
         start: Starts the model; says what the run would compute.
+        known: From ``known_content.list_prefixes``.
     """
 
-    def __init__(self, start: EmbedderStart) -> None:
+    def __init__(self, start: EmbedderStart, known: npt.NDArray[np.uint64]) -> None:
+        self.known = known
         self.embedder, self.recipes, self.settings = start(), start.recipes, start.settings
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Take planned rows through every stage; return the trial, pickled, and when it began and ended."""
         began_time = time.time()
-        trial = run_trial(rows, self.embedder, self.recipes, self.settings)
+        trial = run_trial(rows, self.embedder, self.recipes, self.settings, known=self.known)
         return pa.table({"found": [pickle.dumps((trial, began_time, time.time()))]})
 
 
 def run_cluster_trial(
-    planned: pa.Table, checkpoint: Checkpoint, recipes: Mapping[str, Recipe], settings: RunSettings
+    planned: pa.Table,
+    checkpoint: Checkpoint,
+    recipes: Mapping[str, Recipe],
+    settings: RunSettings,
+    known: npt.NDArray[np.uint64],
 ) -> ClusterTrial:
     """Try some planned tracks where a run would embed them; nothing is written to the store.
 
@@ -71,6 +79,7 @@ def run_cluster_trial(
         checkpoint: The model.
         recipes: Recipes of the run, by id.
         settings: What the run would compute.
+        known: From ``known_content.list_prefixes``: content that the run would not decode.
 
     Raises:
         UsageError: A GPU is asked for and there is none.
@@ -84,7 +93,7 @@ def run_cluster_trial(
 
     def pull() -> None:
         try:
-            results.put(_pull_trial(choose_files(planned), placement, start))
+            results.put(_pull_trial(choose_files(planned), placement, start, known))
         except BaseException as error:
             results.put(error)
 
@@ -103,13 +112,15 @@ def run_cluster_trial(
     return ClusterTrial(trial, placement, num_cpus, ray_start_s, pipeline_start_s)
 
 
-def _pull_trial(rows: pa.Table, placement: Placement, start: EmbedderStart) -> tuple[Trial, float, float]:
+def _pull_trial(
+    rows: pa.Table, placement: Placement, start: EmbedderStart, known: npt.NDArray[np.uint64]
+) -> tuple[Trial, float, float]:
     """Send the rows through a pipeline laid out as a run's, whose actor tries them."""
     monitor = start_monitor("trial", rows.num_rows)  # a run starts the same processes
     task: dict[str, Any] = {"num_cpus": placement.task_num_cpus}
     actor: dict[str, Any] = {
         "compute": ray.data.ActorPoolStrategy(size=1),
-        "fn_constructor_args": (start,),
+        "fn_constructor_args": (start, known),
         "num_cpus": placement.num_cpus,
         "num_gpus": placement.num_gpus,
     }

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from threading import Timer
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
+
+SameColumn = Literal["artist", "album"]
 
 MAX_SECONDS = 5.0
 _ROW = "__row"
@@ -104,3 +107,16 @@ def _find_refused(tree: Any) -> Iterator[str]:
             yield str(function)
         for value in tree.values():
             yield from _find_refused(value)
+
+
+def differs_from(tracks: pa.Table, position: int, column: SameColumn) -> npt.NDArray[np.bool_]:
+    """Mark the tracks whose artist or album is not that of one of them.
+
+    Raises:
+        UsageError: The catalog does not know that one's.
+    """
+    own = tracks.column(column)[position]
+    if not own.is_valid:
+        track_id = tracks.column("track_id")[position].as_py()
+        raise UsageError(f"the catalog knows no {column} of {track_id}; search without --exclude-same {column}")
+    return np.asarray(pc.fill_null(pc.not_equal(tracks.column(column), own), True).to_numpy(), np.bool_)

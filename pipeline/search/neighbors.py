@@ -31,7 +31,7 @@ from pipeline.schema import TIMESTAMP
 from pipeline.storage import join_url, write_file
 from pipeline.store.parts import Part
 from pipeline.store.retry import commit_once, retry_broken
-from pipeline.store.tables import vacuum_table
+from pipeline.store.table_commits import vacuum_table
 
 Matrix = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +22,17 @@ from pipeline.index.codes import normalise_rows
 from pipeline.index.vector_index import VectorIndex
 from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
 from pipeline.search.candidates import find_candidates
-from pipeline.search.filters import filter_tracks
+from pipeline.search.filters import SameColumn, differs_from, filter_tracks
+from pipeline.search.hits import Hit, Match
 from pipeline.search.near_duplicates import choose_near_duplicate_score
 from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
+from pipeline.search.shown import ShownTracks
 from pipeline.store.read import FeatureStore, find_frames
+from pipeline.store.withheld import WithheldWatch
 
 logger = logging.getLogger(__name__)
 
 Mask = npt.NDArray[np.bool_]
-SameColumn = Literal["artist", "album"]
 
 WHITENING_SAMPLE = 4096
 MAX_COMPARED_TRACKS = 50  # with a clip, moment by moment, after a search by its global vector
@@ -41,44 +42,6 @@ SECTION_RESOLUTIONS = ("25hz", "50hz", "16hz", "8hz", "0.5hz")  # what a section
 FILTER_COLUMNS = ("track_id", "content_hash", "uri", "title", "artist", "album", "genre", "duration_s")
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One result.
-
-    Args:
-        rank: From 1.
-        track_id: The track.
-        score: Higher is nearer, at most 1: the cosine of global vectors, or how well the passage fits.
-        title: As the catalog has it; likewise artist and album.
-        artist: See title.
-        album: See title.
-        start_s: Where the passage begins in the track; None for global vectors, unless it was recognised.
-        end_s: Where it ends.
-        near_duplicate: Whether it is likely the very recording that was asked with. One that is recognised by how
-            the music changes comes first whatever its cosine, with the passage that was heard.
-    """
-
-    rank: int
-    track_id: str
-    score: float
-    title: str | None
-    artist: str | None
-    album: str | None
-    start_s: float | None
-    end_s: float | None
-    near_duplicate: bool
-
-
-@dataclass(frozen=True)
-class _Match:
-    """A track's row in the index, its score, and the passage in which it fits."""
-
-    position: int
-    score: float
-    passage_s: tuple[float, float] | None = None
-    is_recognised: bool = False
-
-
 class Searcher:
     """Searches one version of an index. Searches may run in any number of threads at once.
 
@@ -86,10 +49,18 @@ class Searcher:
         index: The index.
         near_duplicate_score: Scores from here on are marked as near-duplicates; by default
             ``choose_near_duplicate_score`` of the index.
+        withheld: What is taken down in the store: no search returns it. By default looked up.
     """
 
-    def __init__(self, index: VectorIndex, near_duplicate_score: float | None = None) -> None:
+    def __init__(
+        self,
+        index: VectorIndex,
+        near_duplicate_score: float | None = None,
+        withheld: WithheldWatch | None = None,
+    ) -> None:
         self.index = index
+        watch = withheld or WithheldWatch(index.location.store)
+        self.shown = ShownTracks(index.tracks.column("track_id"), watch)
         self._near_duplicate_score = near_duplicate_score
         self.frame_rate_hz = RESOLUTIONS[index.manifest.resolution].frame_rate_hz
 
@@ -138,9 +109,11 @@ class Searcher:
         """
         position = self.index.find_track(track_id)
         allowed = self.select_tracks(where)
+        if not self.shown.mark()[position]:
+            raise UsageError(f"the track {track_id!r} was taken down; search for another one")
         allowed[position] = False
         if exclude_same is not None:
-            allowed &= self._differs_from(position, exclude_same)
+            allowed &= differs_from(self.index.tracks, position, exclude_same)
         vectors = self._read_query(position, track_id, start_s, end_s)
         if not len(vectors):
             raise UsageError(
@@ -206,20 +179,10 @@ class Searcher:
         Raises:
             UsageError: It is no expression, or names other columns.
         """
-        has_vectors: Mask = self.index.tracks.column("num_vectors").to_numpy() > 0
+        allowed: Mask = (self.index.tracks.column("num_vectors").to_numpy() > 0) & self.shown.mark()
         if where is None:
-            return has_vectors.copy()
-        return has_vectors & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
-
-    def _differs_from(self, position: int, column: SameColumn) -> Mask:
-        values = self.index.tracks.column(column)
-        own = values[position]
-        if not own.is_valid:
-            track_id = self.index.tracks.column("track_id")[position].as_py()
-            raise UsageError(
-                f"the catalog knows no {column} of {track_id}; search without --exclude-same {column}"
-            )
-        return np.asarray(pc.fill_null(pc.not_equal(values, own), True).to_numpy(), np.bool_)
+            return allowed
+        return allowed & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
 
     def _read_query(self, position: int, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
         """Return a track's vectors, or those of a section of it.
@@ -264,16 +227,15 @@ class Searcher:
         matches = match_tracks(vectors, k, allowed)
         return [self._as_hit(rank, match) for rank, match in enumerate(matches[:k], start=1)]
 
-    def _match_globals(self, vectors: Matrix, k: int, allowed: Mask) -> list[_Match]:
+    def _match_globals(self, vectors: Matrix, k: int, allowed: Mask) -> list[Match]:
         scores, rows = self.index.search(vectors, min(k, len(allowed)), None if allowed.all() else allowed)
         found = rows[0] >= 0
         positions = self.index.track_of(rows[0][found])
         return [
-            _Match(int(position), float(score))
-            for position, score in zip(positions, scores[0][found], strict=True)
+            Match(int(position), float(score)) for position, score in zip(positions, scores[0][found], strict=True)
         ]
 
-    def _recognise(self, passage: Matrix, matches: list[_Match]) -> list[_Match]:
+    def _recognise(self, passage: Matrix, matches: list[Match]) -> list[Match]:
         """Return those of the matches that a passage was cut out of, with their places."""
         facts = self.index.tracks.take([match.position for match in matches])
         durations_s = pc.fill_null(facts.column("duration_s"), 0.0).to_numpy()
@@ -291,7 +253,7 @@ class Searcher:
             found.append(replace(matches[fit.track], passage_s=passage_s, is_recognised=True))
         return found
 
-    def _match_moments(self, vectors: Matrix, k: int, allowed: Mask) -> list[_Match]:
+    def _match_moments(self, vectors: Matrix, k: int, allowed: Mask) -> list[Match]:
         passage = self.whitening.apply(normalise_rows(vectors))
         rate_hz = self.frame_rate_hz or 1.0
         matches = []
@@ -299,10 +261,10 @@ class Searcher:
             track = self.whitening.apply(self.index.vectors_of(position))
             score, first, num_frames = align_passage(passage, track)
             passage_s = (first / rate_hz, (first + num_frames) / rate_hz)
-            matches.append(_Match(position, score, passage_s))
+            matches.append(Match(position, score, passage_s))
         return sorted(matches, key=lambda match: (-match.score, match.position))
 
-    def _as_hit(self, rank: int, match: _Match) -> Hit:
+    def _as_hit(self, rank: int, match: Match) -> Hit:
         row = {name: self.index.tracks.column(name)[match.position].as_py() for name in FILTER_COLUMNS}
         start_s = end_s = None
         if match.passage_s is not None:

@@ -7,25 +7,24 @@ import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, File, Header, HTTPException, Query, Request, UploadFile
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import FeatureStoreError, Reason, Stage, TrackError, UsageError
 from pipeline.search.searcher import FILTER_COLUMNS
-from pipeline.service import models
-from pipeline.service.audio import AudioFile, answer_with_audio
+from pipeline.service import models, page_files
+from pipeline.service.audio import AudioFile, answer_with_audio, is_playable
 from pipeline.service.guard import Guard
+from pipeline.service.playable import PlayableCopies, UnplayableError
 from pipeline.service.similarity import SIMILARITY_RESOLUTION, compare_with_itself
 from pipeline.service.state import Generation, ServiceState
 
 logger = logging.getLogger(__name__)
 
-PAGE_FOLDER = Path(__file__).with_name("page")
 MAX_RESULTS = 200
 MAX_MAP_TRACKS = 5000
 
@@ -73,7 +72,9 @@ def create_app(state: ServiceState) -> FastAPI:
         lifespan=follow_the_index,
     )
     app.state.service = state
+    app.state.copies = PlayableCopies()
     app.include_router(router)
+    app.include_router(page_files.router)
     app.add_exception_handler(TrackError, _explain_bad_file)
     app.add_exception_handler(FeatureStoreError, _explain_error)
     settings = state.settings
@@ -171,12 +172,14 @@ def get_similarity(state: State, track_id: str) -> models.Similarity | models.Tr
 
 @router.get("/tracks/{track_id:path}/audio", summary="A track's file", response_model=None)
 async def get_audio(
-    state: State,
+    request: Request,
     track_id: str,
+    form: Annotated[Literal["flac"] | None, Query(alias="format", description="a copy for browsers")] = None,
     range_header: Annotated[str | None, Header(alias="range")] = None,
     if_range: Annotated[str | None, Header()] = None,
 ) -> Response | models.TrackFacts:
-    """Return a track's own file as the catalog names it, or a range of its bytes."""
+    """Return a track's own file as the catalog names it or, made of it, a FLAC copy; or a range of its bytes."""
+    state = get_state(request)
     generation = state.generation()
     if generation.names.find(track_id) is None and generation.names.find(f"{track_id}/audio") is not None:
         return get_track(state, f"{track_id}/audio")
@@ -185,14 +188,17 @@ async def get_audio(
         if not uri:
             raise FileNotFoundError("the catalog has no file of this track")
         audio = await run_in_threadpool(AudioFile, uri, state.settings.audio_options)
-        return await answer_with_audio(audio, range_header, if_range)
+        sent = await request.app.state.copies.get(audio) if form else audio
+        return await answer_with_audio(sent, range_header, if_range)
     except FileNotFoundError as error:
         raise HTTPException(404, str(error)) from error
+    except UnplayableError as error:
+        raise HTTPException(422, str(error)) from error
 
 
 @router.get("/tracks/{track_id:path}", summary="What is known of a track")
 def get_track(state: State, track_id: str) -> models.TrackFacts:
-    """Return a track's facts, and the address of its audio.
+    """Return a track's facts, and the address of its audio: a FLAC copy where browsers, as a rule, lack the codec.
 
     Ids may hold slashes. One that ends in `/audio` or `/similarity` is taken for that of a track without the
     ending where there is such a track.
@@ -201,6 +207,8 @@ def get_track(state: State, track_id: str) -> models.TrackFacts:
     position = _find(generation, track_id)
     row = generation.index.tracks.slice(position, 1).select(["genre", "duration_s", "uri"]).to_pylist()[0]
     url = state.settings.access.sign(f"/tracks/{track_id}/audio") if row["uri"] else None
+    if url and not is_playable(row["uri"]):
+        url += f"{'&' if '?' in url else '?'}format=flac"
     track = models.make_track(generation.names, position).model_dump()
     return models.TrackFacts(**track, genre=row["genre"], duration_s=row["duration_s"], audio_url=url)
 
@@ -241,31 +249,6 @@ def get_health() -> dict[str, str]:
 def get_metrics(state: State) -> Response:
     """Return requests, their times, uploads that failed, and the state of the indexes."""
     return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/", include_in_schema=False)
-def get_page() -> FileResponse:
-    """Return the page."""
-    return _send_page("index.html")
-
-
-@router.get("/docs", include_in_schema=False)
-def get_docs() -> FileResponse:
-    """Return a page that lays out ``/openapi.json``."""
-    return _send_page("docs.html")
-
-
-@router.get("/page/{name}", include_in_schema=False)
-def get_page_file(name: str) -> FileResponse:
-    """Return a file of the page."""
-    if name not in {path.name for path in PAGE_FOLDER.iterdir()}:
-        raise HTTPException(404, "no such file")
-    return _send_page(name)
-
-
-def _send_page(name: str) -> FileResponse:
-    media_type = "text/javascript" if name.endswith(".js") else None
-    return FileResponse(PAGE_FOLDER / name, media_type=media_type, headers={"cache-control": "no-cache"})
 
 
 async def _refresh_forever(state: ServiceState) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
+from typing import BinaryIO, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
@@ -26,6 +28,9 @@ _MEDIA_TYPES = {
     ".wav": "audio/wav",
 }
 
+# Endings of what every browser plays, as a rule. (An m4a may hold ALAC: the page asks for a copy where it fails.)
+_PLAYABLE = frozenset({".aac", ".flac", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".wav", ".webm"})
+
 
 class AudioFile:
     """One file of the catalog's audio.
@@ -43,6 +48,7 @@ class AudioFile:
         (facts,) = stat_files([uri], options)
         if isinstance(facts, Exception):
             raise _as_read_error(facts) from facts
+        self.uri = uri
         self.size_bytes = int(facts["size_bytes"])
         self.etag = f'"{facts["etag"] or facts["modified_time"]}-{self.size_bytes}"'.replace(" ", "T")
         self.media_type = find_media_type(uri)
@@ -60,8 +66,35 @@ class AudioFile:
         except Exception as error:
             raise _as_read_error(error) from error
 
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Give the file to read from and to seek in, inside the block.
 
-async def answer_with_audio(audio: AudioFile, range_header: str | None, if_range: str | None) -> Response:
+        Raises:
+            FileNotFoundError: It is no longer there.
+            StorageError: Storage does not answer, or refuses.
+        """
+        try:
+            file = self._fs.open(self._path, "rb", block_size=BLOCK_BYTES)
+        except Exception as error:
+            raise _as_read_error(error) from error
+        with file:
+            yield file
+
+
+class Readable(Protocol):
+    """What is answered with: a file of the catalog, or a copy of one."""
+
+    size_bytes: int
+    etag: str
+    media_type: str
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes ``start`` to ``stop``, the latter not included."""
+        ...
+
+
+async def answer_with_audio(audio: Readable, range_header: str | None, if_range: str | None) -> Response:
     """Answer a GET for a file, whole or one range of it.
 
     Args:
@@ -116,7 +149,12 @@ def find_media_type(uri: str) -> str:
     return guess if guess.startswith(("audio/", "video/")) else "application/octet-stream"
 
 
-async def _read_blocks(audio: AudioFile) -> AsyncIterator[bytes]:
+def is_playable(uri: str) -> bool:
+    """Say whether browsers, as a rule, play files of this ending as they are."""
+    return PurePosixPath(uri).suffix.lower() in _PLAYABLE
+
+
+async def _read_blocks(audio: Readable) -> AsyncIterator[bytes]:
     for start in range(0, audio.size_bytes, BLOCK_BYTES):
         yield await run_in_threadpool(audio.read, start, min(start + BLOCK_BYTES, audio.size_bytes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +18,12 @@ class TrackNames:
 
     Args:
         tracks: The tracks of an index, sorted by track_id: at least ``NAME_COLUMNS``, ``map_x`` and ``map_y``.
+        mark_shown: Marks those that are not taken down as of now: of the others nobody is told.
     """
 
-    def __init__(self, tracks: pa.Table) -> None:
+    def __init__(self, tracks: pa.Table, mark_shown: Callable[[], NDArray[np.bool_]]) -> None:
         self.tracks = tracks
+        self._mark_shown = mark_shown
         self._ids = tracks.column("track_id")
         self._folded = [_fold(tracks.column(name)) for name in NAME_COLUMNS]
         self._points = np.stack(
@@ -29,6 +32,11 @@ class TrackNames:
 
     def find(self, track_id: str) -> int | None:
         """Return the position of a track, or None."""
+        position = self.locate(track_id)
+        return position if position is not None and self._mark_shown()[position] else None
+
+    def locate(self, track_id: str) -> int | None:
+        """Return the position of a track, taken down or not; or None."""
         position = bisect_left(self._ids, track_id, key=pa.StringScalar.as_py)
         return position if position < len(self._ids) and self._ids[position].as_py() == track_id else None
 
@@ -38,13 +46,16 @@ class TrackNames:
         Names that begin with it come first, then names that have it anywhere.
         """
         typed = _fold(pa.chunked_array([[text]], pa.string()))[0].as_py().strip()
+        shown = self._mark_shown()
         if not typed:
-            return list(range(min(limit, self.tracks.num_rows)))
+            first: list[int] = np.flatnonzero(shown)[:limit].tolist()
+            return first
         found: dict[int, None] = {}
         for matches in (pc.starts_with, pc.match_substring):
             for names in self._folded:
                 # Arrow's index of the true ones; nulls (tracks without that name) are none.
                 positions = pc.indices_nonzero(matches(names, typed)).to_numpy()
+                positions = positions[shown[positions]]
                 found.update(dict.fromkeys(positions[:limit].tolist()))
                 if len(found) >= limit:
                     return list(found)[:limit]
@@ -74,7 +85,7 @@ class TrackNames:
         return (x, y) if np.isfinite([x, y]).all() else None
 
     def _list_inside(self, box: tuple[float, float, float, float] | None) -> NDArray[np.int64]:
-        is_inside = np.isfinite(self._points).all(axis=1)
+        is_inside = np.isfinite(self._points).all(axis=1) & self._mark_shown()
         if box is not None:
             low, high = np.array(box).reshape(2, 2)
             is_inside &= ((self._points >= low) & (self._points <= high)).all(axis=1)

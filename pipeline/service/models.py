@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, Field
 
 from pipeline.index.manifest import IndexManifest
-from pipeline.search.searcher import Hit
+from pipeline.search.hits import Hit
 from pipeline.service.catalog import TrackNames
 from pipeline.service.similarity import SelfSimilarity
 
@@ -124,7 +124,7 @@ def list_results(hits: Sequence[Hit], names: TrackNames) -> list[Result]:
     """Return hits with their places on the map, which is the first index's; the one that answered may be newer."""
     results = []
     for hit in hits:
-        place = names.find(hit.track_id)
+        place = names.locate(hit.track_id)
         x, y = (place is not None and names.map_point(place)) or (None, None)
         fields = {name: getattr(hit, name) for name in Result.model_fields if name not in ("x", "y")}
         results.append(Result(**fields, x=x, y=y))

@@ -27,6 +27,7 @@ from pipeline.service.similarity import SIMILARITY_RESOLUTION, SelfSimilarity, c
 from pipeline.service.uploads import UploadEmbedder
 from pipeline.storage import Options
 from pipeline.store.read import FeatureStore
+from pipeline.store.withheld import WithheldWatch
 
 logger = logging.getLogger(__name__)
 
@@ -71,18 +72,20 @@ class Generation:
 
     Args:
         index: The version.
+        withheld: What is taken down, whatever the index has.
     """
 
-    def __init__(self, index: VectorIndex) -> None:
+    def __init__(self, index: VectorIndex, withheld: WithheldWatch) -> None:
         self.index = index
         self.manifest = index.manifest
-        self.searcher = Searcher(index)
-        self.names = TrackNames(index.tracks)
+        self.searcher = Searcher(index, withheld=withheld)
+        self.names = TrackNames(index.tracks, self.searcher.shown.mark)
 
     def warm_up(self) -> None:
         """Search once, so that no request pays for what the first one does."""
-        if self.index.tracks.num_rows:
-            self.searcher.search_track(self.index.tracks.column("track_id")[0].as_py(), k=1)
+        shown = np.flatnonzero(self.searcher.shown.mark())
+        if len(shown):
+            self.searcher.search_track(self.index.tracks.column("track_id")[int(shown[0])].as_py(), k=1)
 
 
 class ServiceState:
@@ -103,9 +106,10 @@ class ServiceState:
         self._refreshing = threading.Lock()
         self._features: FeatureStore | None = None
         self._generations: dict[str, Generation] = {}
+        self._withheld = WithheldWatch(settings.store)
         for location in find_locations(settings):
             index = VectorIndex.open(settings.store, location.resolution, location.recipe, settings.cache)
-            generation = Generation(index)
+            generation = Generation(index, self._withheld)
             generation.warm_up()
             self._take_over(generation)
         self.recipe = self.generation().manifest.recipe
@@ -148,7 +152,7 @@ class ServiceState:
                     newer = generation.index.open_newer()
                     if newer is None:
                         continue
-                    fresh = Generation(newer)
+                    fresh = Generation(newer, self._withheld)
                     fresh.warm_up()
                 except (FeatureStoreError, OSError, ValueError, RuntimeError) as error:
                     self.metrics.failed_swaps.labels(name).inc()
@@ -228,7 +232,9 @@ def find_locations(settings: ServiceSettings) -> list[IndexLocation]:
         raise next(iter(missing.values()))
     recipes = sorted({location.recipe for location in found})
     if len(recipes) > 1:
-        raise UsageError(f"the store at {settings.store.url} has indexes of {', '.join(recipes)}; name a recipe")
+        raise UsageError(
+            f"the store at {settings.store.url} has indexes of {', '.join(recipes)}; name one with --recipe"
+        )
     for name, mistake in missing.items():
         if _is_there(settings.store, name, recipes[0]):
             raise mistake  # several recipes at that resolution

@@ -16,7 +16,9 @@ from pipeline.errors import StorageError
 from pipeline.location import StoreLocation
 from pipeline.schema import TABLES
 from pipeline.storage import list_files
+from pipeline.store.ledger import join_keys
 from pipeline.store.read import FeatureStore
+from pipeline.store.segments import TRACK_ORDER
 from pipeline.store.tables import open_table, read_columns, read_history
 
 MAX_EXAMPLES = 3
@@ -92,8 +94,9 @@ def _check_rows(
     # The frames that readers of this ledger see, whatever a run commits meanwhile.
     snapshot = FeatureStore(store.url, tables["tracks"].version(), store.options)
     seen = open_table(store, "frames", snapshot.frames_version)
-    frames = read_columns(seen, ["recipe", "resolution", "track_id", "content_hash"])
-    yield from _check_unique("frames", frames, frames.column_names)
+    key = ["recipe", "resolution", "track_id", "content_hash", "start_frame"]
+    frames = read_columns(seen, [*key, "num_frames"])
+    yield from _check_unique("frames", frames, key)
     num_live = 0
     for recipe in sorted(pc.unique(ledger.column("recipe")).to_pylist()):
         rows = ledger.filter(pc.equal(ledger.column("recipe"), recipe))
@@ -138,22 +141,32 @@ def _list_resolutions(ledger: pa.Table) -> list[str]:
 
 
 def _check_resolution(ledger: pa.Table, frames: pa.Table, recipe: str, resolution: str) -> tuple[int, list[str]]:
-    """Every ledger row that lists a resolution has one live row of it in ``frames``."""
+    """Every ledger row that lists a resolution has live rows of it in ``frames``, of which none is missing."""
     frames = frames.filter(pc.equal(frames.column("resolution"), resolution))
     lists_it = np.array([resolution in names for names in ledger.column("resolutions").to_pylist()], bool)
-    expected = _join_keys(ledger.filter(pa.array(lists_it)))
-    found = _join_keys(frames)
+    expected = join_keys(ledger.filter(pa.array(lists_it)))
+    found = join_keys(frames)
     missing = expected.filter(pc.invert(pc.is_in(expected, found)))
-    num_found = pc.sum(pc.is_in(found, expected)).as_py() or 0
-    if len(missing) == 0:
-        return num_found, []
-    examples = [key.split("\n")[0] for key in missing.slice(0, MAX_EXAMPLES).to_pylist()]
-    problem = f"frames: {len(missing)} tracks of {recipe} lack their {resolution} rows, such as {examples}"
-    return num_found, [problem]
+    is_live = pc.is_in(found, expected)
+    problems = [
+        f"frames: {len(tracks)} tracks of {recipe} lack {what} {resolution} rows, such as {tracks[:MAX_EXAMPLES]}"
+        for what, tracks in (
+            ("their", [key.split("\n")[0] for key in missing.to_pylist()]),
+            ("some of their", _find_gaps(frames.filter(is_live))),
+        )
+        if tracks
+    ]
+    return pc.sum(is_live).as_py() or 0, problems
 
 
-def _join_keys(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(rows.column("track_id"), rows.column("content_hash"), "\n")
+def _find_gaps(frames: pa.Table) -> list[str]:
+    """List the tracks that do not begin at their first frame, or whose rows leave frames out in between."""
+    frames = frames.select(["track_id", "start_frame", "num_frames"]).sort_by(TRACK_ORDER)
+    ids, starts, lengths = (column.to_numpy() for column in frames.columns)
+    ends = starts + lengths
+    follows = np.append(False, ids[1:] == ids[:-1])
+    expected = np.where(follows, np.append(0, ends[:-1]), 0)
+    return sorted(set(ids[starts > expected].tolist()))
 
 
 def _check_frames(snapshot: FeatureStore, recipe: str, resolution: str) -> Iterator[str]:
@@ -216,6 +229,7 @@ def _check_last_run(tracks: DeltaTable, report: StoreCheck) -> Iterator[str]:
         yield "tracks: no run has closed yet; run the embedding command again"
         return
     report.last_run = json.loads(counts)
-    planned, *outcomes = (report.last_run[name] for name in ("planned", "embedded", "unchanged", "failed"))
-    if planned != sum(int(str(number)) for number in outcomes):
+    names = ("embedded", "unchanged", "failed", "withheld")  # the books of earlier versions have no withheld
+    outcomes = [int(str(report.last_run.get(name, 0))) for name in names]
+    if report.last_run["planned"] != sum(outcomes):
         yield f"tracks: the books of the last run do not close: {counts}"

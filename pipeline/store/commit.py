@@ -10,8 +10,7 @@ ever stored twice. The commit that closes a run carries its counts and publishes
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -21,36 +20,16 @@ from deltalake import DeltaTable
 
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
-from pipeline.schema import FAILURES, RECIPES, TRACKS, UNCHANGED
+from pipeline.schema import CATALOG, FAILURES, RECIPES, TRACKS, UNCHANGED
+from pipeline.store.books import Accepted, RunCounts
 from pipeline.store.ledger import Actions, extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.store.parts import Part, from_ipc, write_part
-from pipeline.store.tables import append_rows, open_table, read_columns
+from pipeline.store.table_commits import append_rows
+from pipeline.store.tables import open_table, read_columns
+from pipeline.store.takeover import split_by_id
 from pipeline.store.writer import StoreWriter
 
-
-@dataclass
-class RunCounts:
-    """Tracks of a run by outcome; the books close when planned = embedded + unchanged + failed."""
-
-    planned: int = 0
-    embedded: int = 0
-    unchanged: int = 0
-    failed: int = 0
-    deleted: int = 0
-    failures_by_reason: dict[str, int] = field(default_factory=dict)
-
-    def add(self, accepted: Accepted) -> None:
-        """Count what one result brought."""
-        self.embedded += len(accepted.embedded)
-        self.failed += len(accepted.failed)
-        self.unchanged += len(accepted.unchanged)
-        for (_, reason), number in accepted.failures.items():
-            self.failures_by_reason[reason] = self.failures_by_reason.get(reason, 0) + number
-
-    @property
-    def closes(self) -> bool:
-        """Whether every planned track has exactly one outcome."""
-        return self.planned == self.embedded + self.unchanged + self.failed
+_PRESENT = [*CATALOG.names, "content_hash"]  # what is known of tracks that the ledger has
 
 
 @dataclass
@@ -61,45 +40,6 @@ class _Pending:
     tracks: list[pa.Table] = field(default_factory=list)
     failures: list[pa.Table] = field(default_factory=list)
     relabeled: list[pa.Table] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """What one result brought into the books.
-
-    Args:
-        embedded: Ids of its tracks, by outcome.
-        failed: The same.
-        unchanged: The same.
-        failures: How many tracks failed, by stage and reason.
-        audio_s: Seconds of audio embedded.
-    """
-
-    embedded: frozenset[str] = frozenset()
-    failed: frozenset[str] = frozenset()
-    unchanged: frozenset[str] = frozenset()
-    failures: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    audio_s: float = 0.0
-
-    @property
-    def num_tracks(self) -> int:
-        """How many tracks got their outcome."""
-        return len(self.embedded) + len(self.failed) + len(self.unchanged)
-
-    @classmethod
-    def read(cls, tracks: pa.Table, failures: pa.Table, unchanged: pa.Table) -> Accepted:
-        """Read a result's tables. A track has a row a recipe in them, and one outcome."""
-        durations_s = dict(
-            zip(*(tracks.column(name).to_pylist() for name in ("track_id", "duration_s")), strict=True)
-        )
-        failed = {row["track_id"]: (row["stage"], row["error_type"]) for row in failures.to_pylist()}
-        return cls(
-            frozenset(durations_s),
-            frozenset(failed),
-            frozenset(unchanged.column("track_id").to_pylist()),
-            dict(Counter(failed.values())),
-            sum(filter(None, durations_s.values())),
-        )
 
 
 class RunCommitter:
@@ -121,7 +61,9 @@ class RunCommitter:
         self.run_id = run_id
         self.recipes = dict(recipes)
         self.counts = RunCounts()
+        self.moved_ids: set[str] = set()  # what their tracks were called before
         self._pending = _Pending()
+        self._recognised: list[pa.Table] = []
         self._done: set[str] = set()
         self.writer = StoreWriter(store, run_id)
         # As the run finds them: it gives each track one outcome, so nothing that it adds itself has to leave.
@@ -157,17 +99,38 @@ class RunCommitter:
         """
         row = result.to_pylist()[0]
         tracks, failures, unchanged = (from_ipc(row[name]) for name in ("tracks", "failures", "unchanged"))
-        accepted = Accepted.read(tracks, failures, unchanged)
-        ids = accepted.embedded | accepted.failed | accepted.unchanged
-        if ids & self._done:
+        unchanged, recognised = split_by_id(unchanged)
+        accepted = Accepted.read(tracks, failures, unchanged, recognised)
+        if accepted.ids & self._done:
             return Accepted()
-        self._done |= ids
+        self._done |= accepted.ids
         self.counts.add(accepted)
         self._pending.parts += [Part(**part) for part in row["parts"]]
         self._pending.tracks.append(tracks)
         self._pending.failures.append(failures)
-        self._pending.relabeled.append(unchanged)
+        self._pending.relabeled.append(unchanged.select(_PRESENT))
+        self._recognised.append(recognised)
         return accepted
+
+    def collect_recognised(self) -> pa.Table:
+        """Return and forget the rows of ``schema.UNCHANGED`` whose content is known under another id."""
+        rows = pa.concat_tables([UNCHANGED.empty_table(), *self._recognised])
+        self._recognised = []
+        return rows
+
+    def take_over(self, parts: Sequence[Part], tracks: pa.Table) -> None:
+        """Take tracks whose features were copied from those of other ids.
+
+        Args:
+            parts: Of ``frames``, written and not yet committed.
+            tracks: Rows of ``schema.TRACKS``.
+        """
+        self._pending.parts += parts
+        self._pending.tracks.append(tracks)
+
+    def forget(self, track_ids: Iterable[str]) -> None:
+        """Let tracks that were recognised in vain have no outcome yet."""
+        self._done -= set(track_ids)
 
     def relabel(self, catalog: pa.Table) -> None:
         """Let the ledger follow the catalog's metadata for tracks whose content is as stored.
@@ -176,7 +139,7 @@ class RunCommitter:
             catalog: Rows of ``schema.CATALOG``.
         """
         nulls = pa.nulls(catalog.num_rows, pa.string())
-        self._pending.relabeled.append(catalog.append_column("content_hash", nulls).select(UNCHANGED.names))
+        self._pending.relabeled.append(catalog.append_column("content_hash", nulls).select(_PRESENT))
 
     def commit(self, event: str = "progress", departed: Mapping[str, Sequence[str]] | None = None) -> int:
         """Make all accepted results visible.
@@ -195,13 +158,13 @@ class RunCommitter:
         pending, self._pending = self._pending, _Pending()
         departed = departed or {}
         leaving = [set(ids) & self._held_ids[recipe] for recipe, ids in departed.items()]
-        self.counts.deleted += len(set().union(*leaving))
+        self.counts.deleted += len(set().union(*leaving) - self.moved_ids)
         if pending.parts:
             self.writer.commit("frames", [part.as_add_action() for part in pending.parts], "append")
         failures = pa.concat_tables([FAILURES.empty_table(), *pending.failures])
         tracks = pa.concat_tables([TRACKS.empty_table(), *pending.tracks])
         # A track embedded for one recipe may be held whole by another, whose ledger row has old facts.
-        present = pa.concat_tables([tracks.select(UNCHANGED.names), *pending.relabeled])
+        present = pa.concat_tables([tracks.select(_PRESENT), *pending.relabeled])
         self._commit_failures(failures, present.column("track_id").to_pylist(), departed)
         ledger_actions: Actions = []
         for recipe in self.recipes:
@@ -231,8 +194,7 @@ class RunCommitter:
         Raises:
             StorageError: The store cannot be read or written.
         """
-        table = open_table(self.store, "recipes")
-        known = set(read_columns(table, ["recipe"]).column("recipe").to_pylist())
+        known = set(read_columns(open_table(self.store, "recipes"), ["recipe"]).column("recipe").to_pylist())
         rows = [
             {
                 "recipe": recipe_id,
@@ -244,7 +206,8 @@ class RunCommitter:
             if recipe_id not in known
         ]
         if rows:
-            append_rows(table, pa.Table.from_pylist(rows, schema=RECIPES))
+            recorded = pa.Table.from_pylist(rows, schema=RECIPES)
+            append_rows(self.store, "recipes", recorded, {"run_id": self.run_id, "event": "append"})
 
     def _describe_run(self) -> dict[str, str]:
         return {"counts": json.dumps(vars(self.counts)), "recipes": json.dumps(list(self.recipes))}

@@ -21,9 +21,10 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import StorageError
 from pipeline.location import StoreLocation
-from pipeline.schema import CATALOG, PARTITION_COLUMNS, TABLES, TRACKS
+from pipeline.schema import CATALOG, LABELS, PARTITION_COLUMNS, TABLES, TRACKS
 from pipeline.storage import join_url, read_file
 from pipeline.store.parts import write_part
+from pipeline.store.tables import read_columns
 
 Actions = list[AddAction | RemoveAction]
 
@@ -129,6 +130,8 @@ def merge_track_rows(new_rows: pa.Table, old_rows: pa.Table) -> pa.Table:
 def relabel_track_rows(rows: pa.Table, catalog: pa.Table) -> pa.Table:
     """Give ledger rows the catalog's present facts and metadata; their features stay as they are.
 
+    Titles and the like of which the catalog says nothing stay: they are the file's own.
+
     Args:
         rows: Rows of ``schema.TRACKS`` whose tracks are all in the catalog.
         catalog: Rows of ``schema.CATALOG``.
@@ -138,6 +141,7 @@ def relabel_track_rows(rows: pa.Table, catalog: pa.Table) -> pa.Table:
     """
     facts = catalog.take(pc.index_in(rows.column("track_id"), catalog.column("track_id")))
     columns = {name: facts.column(name) if name in CATALOG.names else rows.column(name) for name in TRACKS.names}
+    columns |= {name: pc.coalesce(facts.column(name), rows.column(name)) for name in LABELS}
     return pa.table(columns, schema=TRACKS)
 
 
@@ -187,6 +191,17 @@ def read_rows(
     for name in partition:
         rows = rows.append_column(name, pa.repeat(file[f"partition.{name}"], rows.num_rows))
     return rows.select(names).cast(pa.schema([TABLES[table_name].field(name) for name in names]))
+
+
+def join_keys(rows: pa.Table) -> pa.Array:
+    """Return each row's track and content as one text with a line break between."""
+    keys = pc.binary_join_element_wise(rows.column("track_id"), rows.column("content_hash"), "\n")
+    return keys.combine_chunks()
+
+
+def read_live_keys(tracks: DeltaTable, recipe: str) -> pa.Array:
+    """Return the tracks and contents of a recipe that the ledger names, as ``join_keys`` gives them."""
+    return join_keys(read_columns(tracks, ["track_id", "content_hash"], recipe))
 
 
 def build_removal(table_name: str, file: dict[str, Any]) -> RemoveAction:

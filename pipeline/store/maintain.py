@@ -7,13 +7,10 @@ what it leaves. Readers that pinned an older version keep reading its files unti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 from deltalake.transaction import RemoveAction
 
 from pipeline.config import DEFAULT_DEAD_SHARE
@@ -21,88 +18,23 @@ from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.schema import FRAMES
 from pipeline.storage import join_url, list_files, read_file
-from pipeline.store.ledger import Actions, build_removal, extract_rows, list_table_files, read_rows
+from pipeline.store.ledger import (
+    Actions,
+    build_removal,
+    extract_rows,
+    join_keys,
+    list_table_files,
+    read_live_keys,
+    read_rows,
+)
 from pipeline.store.parts import write_part
-from pipeline.store.tables import open_table, read_columns, vacuum_table
+from pipeline.store.segments import TRACK_ORDER
+from pipeline.store.table_commits import vacuum_table
+from pipeline.store.usage import PartState, inspect_parts, list_partitions
 from pipeline.store.writer import StoreWriter
 
 TARGET_PART_BYTES = 128 * 2**20
 TARGET_LEDGER_BYTES = 16 * 2**20  # a change to one track rewrites its part of the ledger: half a track's features
-
-
-@dataclass(frozen=True)
-class PartitionReport:
-    """What one recipe's features at one resolution weigh.
-
-    Args:
-        recipe: Recipe id.
-        resolution: Resolution.
-        num_parts: Files.
-        num_rows: Rows in them.
-        num_dead_rows: Rows that no ledger row names.
-        size_bytes: Bytes of the files.
-        num_values: Stored float32 values.
-    """
-
-    recipe: str
-    resolution: str
-    num_parts: int
-    num_rows: int
-    num_dead_rows: int
-    size_bytes: int
-    num_values: int
-
-    @property
-    def bytes_per_value(self) -> float:
-        """Bytes on disk per stored float32 value."""
-        return self.size_bytes / max(1, self.num_values)
-
-
-@dataclass(frozen=True)
-class _PartState:
-    """A file of ``frames`` and how much of it is alive."""
-
-    file: dict[str, Any]
-    num_rows: int
-    num_live_rows: int
-
-    @property
-    def dead_share(self) -> float:
-        return 1 - self.num_live_rows / max(1, self.num_rows)
-
-
-def report_store(store: StoreLocation) -> list[PartitionReport]:
-    """Measure every recipe and resolution of ``frames``, as committed last.
-
-    Args:
-        store: The store; nothing is claimed or written.
-
-    Returns:
-        One report per partition, sorted by recipe and resolution.
-
-    Raises:
-        StorageError: There is no store, or it cannot be read.
-    """
-    tracks, frames = open_table(store, "tracks"), open_table(store, "frames")
-    reports = []
-    for recipe, resolution in _list_partitions(frames):
-        live = _read_live_keys(tracks, recipe)
-        states = _inspect_parts(store, frames, recipe, resolution, live)
-        rows = read_columns(frames, ["resolution", "num_frames"], recipe)
-        rows = rows.filter(pc.equal(rows.column("resolution"), resolution))
-        num_rows = sum(state.num_rows for state in states)
-        reports.append(
-            PartitionReport(
-                recipe,
-                resolution,
-                len(states),
-                num_rows,
-                num_rows - sum(state.num_live_rows for state in states),
-                sum(int(state.file["size_bytes"]) for state in states),
-                pc.sum(rows.column("num_frames")).as_py() * _read_embed_dim(store, states[0].file),
-            )
-        )
-    return reports
 
 
 def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -> int:
@@ -120,11 +52,11 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -
         RunError: Another run has claimed the store.
         StorageError: The store cannot be read or written.
     """
-    _check_closed(writer)
+    check_closed(writer)
     actions: Actions = []
-    for recipe, resolution in _list_partitions(writer.frames):
-        live = _read_live_keys(writer.tracks, recipe)
-        states = _inspect_parts(writer.store, writer.frames, recipe, resolution, live)
+    for recipe, resolution in list_partitions(writer.frames):
+        live = read_live_keys(writer.tracks, recipe)
+        states = inspect_parts(writer.store, writer.frames, recipe, resolution, live)
         for group in _group_parts(states, dead_share, TARGET_PART_BYTES):
             writer.hold()  # nothing is committed before all is written, which may take hours
             actions += _rewrite_group(writer, group, recipe, resolution, live)
@@ -150,7 +82,7 @@ def delete_tracks(writer: StoreWriter, track_ids: Sequence[str]) -> int:
         RunError: Another run has claimed the store.
         StorageError: The store cannot be read or written.
     """
-    _check_closed(writer)
+    check_closed(writer)
     found: set[str] = set()
     for name in ("frames", "failures", "tracks"):
         taken = extract_rows(writer.table(name), name, writer.store, None, list(set(track_ids)), writer.run_id)
@@ -177,7 +109,7 @@ def drop_recipe(writer: StoreWriter, recipe: str) -> int:
         RunError: Another run has claimed the store.
         StorageError: The store cannot be read or written.
     """
-    _check_closed(writer)
+    check_closed(writer)
     known = {file["partition.recipe"] for file in list_table_files(writer.tracks, "tracks")}
     if recipe not in known:
         raise UsageError(
@@ -235,7 +167,8 @@ def find_stored_ids(store: StoreLocation, track_ids: Sequence[str]) -> dict[str,
     return found
 
 
-def _check_closed(writer: StoreWriter) -> None:
+def check_closed(writer: StoreWriter) -> None:
+    """Raise UsageError where the last run has not closed: what is published now would be half of it."""
     if writer.unclosed_run is not None:
         raise UsageError(
             f"run {writer.unclosed_run} has committed to the store at {writer.store.url} and has not closed; "
@@ -243,37 +176,10 @@ def _check_closed(writer: StoreWriter) -> None:
         )
 
 
-def _list_partitions(frames: DeltaTable) -> list[tuple[str, str]]:
-    files = list_table_files(frames, "frames")
-    return sorted({(file["partition.recipe"], file["partition.resolution"]) for file in files})
-
-
-def _read_live_keys(tracks: DeltaTable, recipe: str) -> pa.Array:
-    return _join_keys(read_columns(tracks, ["track_id", "content_hash"], recipe))
-
-
-def _inspect_parts(
-    store: StoreLocation, frames: DeltaTable, recipe: str, resolution: str, live: pa.Array
-) -> list[_PartState]:
-    """Count the live rows of each part, reading ids and hashes alone; sorted by track id."""
-    states = []
-    for file in list_table_files(frames, "frames", recipe):
-        if file["partition.resolution"] == resolution:
-            rows = read_rows("frames", store, file, ["track_id", "content_hash"])
-            num_live = pc.sum(pc.is_in(_join_keys(rows), live)).as_py() or 0
-            states.append(_PartState(file, rows.num_rows, num_live))
-    return sorted(states, key=lambda state: str(state.file["min.track_id"]))
-
-
-def _join_keys(rows: pa.Table) -> pa.Array:
-    keys = pc.binary_join_element_wise(rows.column("track_id"), rows.column("content_hash"), "\n")
-    return keys.combine_chunks()
-
-
-def _group_parts(states: Sequence[_PartState], dead_share: float, target_bytes: int) -> list[list[_PartState]]:
+def _group_parts(states: Sequence[PartState], dead_share: float, target_bytes: int) -> list[list[PartState]]:
     """List runs of neighbouring parts that become one; a part that is fine as it is stays out of it."""
-    groups: list[list[_PartState]] = []
-    group: list[_PartState] = []
+    groups: list[list[PartState]] = []
+    group: list[PartState] = []
     size_bytes = 0
     for state in states:
         own_bytes = int(state.file["size_bytes"])
@@ -289,15 +195,15 @@ def _group_parts(states: Sequence[_PartState], dead_share: float, target_bytes: 
 
 
 def _rewrite_group(
-    writer: StoreWriter, group: Sequence[_PartState], recipe: str, resolution: str, live: pa.Array
+    writer: StoreWriter, group: Sequence[PartState], recipe: str, resolution: str, live: pa.Array
 ) -> Actions:
     """Replace some parts by one that holds their live rows."""
     actions: Actions = [build_removal("frames", state.file) for state in group]
     kept = []
     for state in group:
         rows = read_rows("frames", writer.store, state.file)
-        kept.append(rows.filter(pc.is_in(_join_keys(rows), live)))
-    merged = pa.concat_tables([FRAMES.empty_table(), *kept]).sort_by("track_id")
+        kept.append(rows.filter(pc.is_in(join_keys(rows), live)))
+    merged = pa.concat_tables([FRAMES.empty_table(), *kept]).sort_by(TRACK_ORDER)
     if merged.num_rows:
         partition = {"recipe": recipe, "resolution": resolution}
         url = writer.store.table_url("frames")
@@ -312,15 +218,10 @@ def _compact_ledger(writer: StoreWriter) -> Actions:
     url = writer.store.table_url("tracks")
     files = sorted(list_table_files(writer.tracks, "tracks"), key=lambda file: str(file["min.track_id"]))
     for recipe in sorted({file["partition.recipe"] for file in files}):
-        states = [_PartState(file, 1, 1) for file in files if file["partition.recipe"] == recipe]
+        states = [PartState(file, 1, 1) for file in files if file["partition.recipe"] == recipe]
         for group in _group_parts(states, DEFAULT_DEAD_SHARE, TARGET_LEDGER_BYTES):
             rows = pa.concat_tables([read_rows("tracks", writer.store, state.file) for state in group])
             rows = rows.sort_by("track_id")
             part = write_part(rows, "tracks", url, {"recipe": recipe}, writer.run_id, writer.store.options)
             actions += [*(build_removal("tracks", state.file) for state in group), part.as_add_action()]
     return actions
-
-
-def _read_embed_dim(store: StoreLocation, file: dict[str, Any]) -> int:
-    rows = read_rows("frames", store, file, ["embeddings"]).slice(0, 1)
-    return len(rows.column("embeddings")[0].values[0]) if rows.num_rows else 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from pipeline.schema import PARTITION_COLUMNS
-from pipeline.storage import Options, join_url, write_file
-from pipeline.store.long_rows import ZSTD_LEVEL, encode_long_rows
+from pipeline.schema import PARTITION_COLUMNS, TABLES
+from pipeline.storage import Options, create_file, join_url
 
 FLOAT32_MANTISSA_BITS = 23
-ROW_GROUP_BYTES = 2_500_000  # the smallest read of one track: measured best at 1–3 MB, local and over S3
+ZSTD_LEVEL = 1
 STORED_BYTES_PER_VALUE = 1.8  # at 10 mantissa bits, on real embeddings
+# The smallest read of one track: measured best at 1–3 MB, local and over S3.
+ROW_GROUP_VALUES = round(2_500_000 / STORED_BYTES_PER_VALUE)
 MAX_ROWS_PER_GROUP = 1024
 _ROUNDED_AT_ONCE = 2**15  # values whose bits and carries stay in a core's cache
 
@@ -39,8 +41,8 @@ class Part:
     path: str
     size_bytes: int
     num_rows: int
-    min_track_id: str
-    max_track_id: str
+    min_track_id: str | None  # of a table that has none
+    max_track_id: str | None
 
     def as_row(self) -> dict[str, str | int | None]:
         """Return the part as a row of ``schema.PART``."""
@@ -53,12 +55,13 @@ class Part:
         """
         partition = {"recipe": self.recipe, "resolution": self.resolution}
         values = {name: value for name, value in partition.items() if value is not None}
-        stats = {
-            "numRecords": self.num_rows,
-            "minValues": {"track_id": self.min_track_id},
-            "maxValues": {"track_id": self.max_track_id},
-            "nullCount": {"track_id": 0},
-        }
+        stats: dict[str, object] = {"numRecords": self.num_rows}
+        if self.min_track_id is not None:
+            stats |= {
+                "minValues": {"track_id": self.min_track_id},
+                "maxValues": {"track_id": self.max_track_id},
+                "nullCount": {"track_id": 0},
+            }
         now_ms = int(time.time() * 1000)
         return AddAction(self.path, self.size_bytes, values, now_ms, True, json.dumps(stats))
 
@@ -100,22 +103,28 @@ def round_mantissa(values: np.ndarray, mantissa_bits: int, out: np.ndarray | Non
     return rounded
 
 
-def choose_rows_per_group(num_values: int, num_rows: int) -> int:
-    """Return rows a row group: about one read's worth of bytes, so that a point read decodes little else.
+def plan_row_groups(num_values: Iterable[int]) -> Iterator[slice]:
+    """Gather rows to row groups of about one read's worth, so that a point read decodes little else.
 
     Args:
-        num_values: float32 values in all rows.
-        num_rows: Rows.
+        num_values: Of each row, its float32 values.
 
-    Returns:
-        1 where rows are long enough to be written by ``long_rows``.
+    Yields:
+        The rows of each row group.
     """
-    row_bytes = STORED_BYTES_PER_VALUE * num_values / max(1, num_rows)
-    return int(min(MAX_ROWS_PER_GROUP, max(1, ROW_GROUP_BYTES // max(1.0, row_bytes))))
+    start = num_rows = in_group = 0
+    for in_row in num_values:
+        if num_rows - start == MAX_ROWS_PER_GROUP or (num_rows > start and in_group + in_row > ROW_GROUP_VALUES):
+            yield slice(start, num_rows)
+            start, in_group = num_rows, 0
+        in_group += in_row
+        num_rows += 1
+    if num_rows > start:
+        yield slice(start, num_rows)
 
 
-def encode_part(table_name: str, rows: pa.Table) -> bytes:
-    """Encode rows as one Parquet file.
+def encode_row_groups(table_name: str, row_groups: Iterable[pa.Table], file: IO[bytes]) -> None:
+    """Encode row groups as one Parquet file; each is let go of before the next is asked for.
 
     BYTE_STREAM_SPLIT puts the bytes of equal weight side by side, which is what lets zstd see the rounded
     mantissas; no Arrow schema is stored, because readers that find one expect its extension types; no smallest and
@@ -123,32 +132,21 @@ def encode_part(table_name: str, rows: pa.Table) -> bytes:
 
     Args:
         table_name: Key of ``schema.TABLES``.
-        rows: Rows of that table, sorted by track_id where it has one.
-
-    Returns:
-        The file's bytes. Partition columns are left out: Delta Lake keeps them in its log.
+        row_groups: Rows of that table without partition columns, which Delta Lake keeps in its log; sorted by
+            track_id where it has one, and by start_frame.
+        file: Where the bytes go.
     """
-    stored = rows.drop_columns(PARTITION_COLUMNS[table_name])
-    rows_per_group = choose_rows_per_group(_count_values(table_name, rows), rows.num_rows)
-    if table_name == "frames" and rows_per_group == 1:
-        return encode_long_rows(rows.drop_columns(["embeddings"]), ([row] for row in list_vectors(rows)))
-    leaf = _VECTOR_LEAVES.get(table_name)
+    schema = _drop_partition_columns(table_name)
     options: dict[str, object] = {}
-    if leaf is not None:
-        scalars = [field.name for field in stored.schema if not pa.types.is_list(field.type)]
+    if (leaf := _VECTOR_LEAVES.get(table_name)) is not None:
+        scalars = [field.name for field in schema if not pa.types.is_list(field.type)]
         options = {"use_dictionary": scalars, "use_byte_stream_split": [leaf], "write_statistics": scalars}
-    buffer = pa.BufferOutputStream()  # in Arrow's own memory: a Python file is handed a copy of every page
-    pq.write_table(
-        stored,
-        buffer,
-        row_group_size=rows_per_group,
-        compression="zstd",
-        compression_level=ZSTD_LEVEL,
-        store_schema=False,
-        **options,
-    )
-    data: bytes = buffer.getvalue().to_pybytes()
-    return data
+    with pq.ParquetWriter(
+        file, schema, compression="zstd", compression_level=ZSTD_LEVEL, store_schema=False, **options
+    ) as writer:
+        for rows in row_groups:
+            writer.write_table(rows, row_group_size=rows.num_rows)
+            del rows  # before the next is made
 
 
 def write_part(
@@ -162,7 +160,7 @@ def write_part(
     """Write rows as one new file of a table; no reader sees it before a commit adds it.
 
     Args:
-        rows: Rows of one partition, sorted by track_id.
+        rows: Rows of one partition, sorted as ``encode_row_groups`` wants them; at least one.
         table_name: Key of ``schema.TABLES``.
         table_url: Where the table lies.
         partition: Values of the partition columns; empty for a table without.
@@ -175,23 +173,29 @@ def write_part(
     Raises:
         StorageError: It cannot be written.
     """
-    data = encode_part(table_name, rows)
-    return store_part(data, rows.column("track_id"), table_url, partition, run_id, options)
+    schema = _drop_partition_columns(table_name)
+    stored = rows.select(schema.names).cast(schema)
+    row_groups = (stored[group] for group in plan_row_groups(_count_values(table_name, rows)))
+    no_ids = pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
+    track_ids = rows.column("track_id") if "track_id" in rows.column_names else no_ids
+    return write_row_groups(row_groups, track_ids, table_name, table_url, partition, run_id, options)
 
 
-def store_part(
-    data: bytes,
+def write_row_groups(
+    row_groups: Iterable[pa.Table],
     track_ids: pa.ChunkedArray,
+    table_name: str,
     table_url: str,
     partition: Mapping[str, str],
     run_id: str,
     options: Options | None = None,
 ) -> Part:
-    """Write an encoded file as ``write_part`` does.
+    """Write row groups as ``write_part`` does rows.
 
     Args:
-        data: The file's bytes.
-        track_ids: Its rows' ids.
+        row_groups: As ``encode_row_groups`` takes them.
+        track_ids: Of all their rows.
+        table_name: Key of ``schema.TABLES``.
         table_url: Where the table lies.
         partition: Values of the partition columns.
         run_id: The run that writes.
@@ -205,23 +209,19 @@ def store_part(
     """
     folders = [f"{name}={value}" for name, value in partition.items()]
     path = "/".join([*folders, f"part-{run_id}-{uuid.uuid4().hex}.parquet"])
-    write_file(join_url(table_url, path), data, options)
+    with create_file(join_url(table_url, path), options) as file:
+        encode_row_groups(table_name, row_groups, file)
+        size_bytes = file.tell()
     span = pc.min_max(track_ids).as_py()
     return Part(
         partition.get("recipe"),
         partition.get("resolution"),
         path,
-        len(data),
+        size_bytes,
         len(track_ids),
         span["min"],
         span["max"],
     )
-
-
-def list_vectors(rows: pa.Table) -> Iterator[np.ndarray]:
-    """Yield the embeddings of rows of ``frames``: float32, shape (num_frames, embed_dim), views of the column."""
-    for row in rows.column("embeddings"):
-        yield row.values.flatten().to_numpy().reshape(len(row), -1)
 
 
 def to_ipc(table: pa.Table) -> bytes:
@@ -238,7 +238,16 @@ def from_ipc(data: bytes) -> pa.Table:
         return reader.read_all()
 
 
-def _count_values(table_name: str, rows: pa.Table) -> int:
+def _drop_partition_columns(table_name: str) -> pa.Schema:
+    schema = TABLES[table_name]
+    return pa.schema([field for field in schema if field.name not in PARTITION_COLUMNS[table_name]])
+
+
+def _count_values(table_name: str, rows: pa.Table) -> list[int]:
+    """Count the float32 values of each row."""
+    if table_name == "tracks":
+        lengths: list[int | None] = pc.list_value_length(rows.column("embedding")).to_pylist()
+        return [length or 0 for length in lengths]
     if table_name == "frames":
-        return len(pc.list_flatten(pc.list_flatten(rows.column("embeddings"))))
-    return len(pc.list_flatten(rows.column("embedding"))) if table_name == "tracks" else 0
+        return [len(row.values.flatten()) if row.is_valid else 0 for row in rows.column("embeddings")]
+    return [0] * rows.num_rows

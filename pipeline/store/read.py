@@ -30,6 +30,7 @@ from pipeline.store.read_parts import (
     open_parts,
     read_tracks_of,
 )
+from pipeline.store.segments import join_rows, match_span, sort_rows, take_rows
 from pipeline.store.snapshot import find_versions
 from pipeline.store.tables import open_table, read_columns
 
@@ -116,7 +117,9 @@ class FeatureStore:
                 what a model that was trained then saw. A vacuum takes such history away.
 
         Returns:
-            Table of track_id, content_hash, num_frames, frame_rate_hz, embeddings (num_frames × embed_dim).
+            Table of track_id, content_hash, start_frame, num_frames, frame_rate_hz, embeddings (num_frames ×
+            embed_dim), one row a track; ``start_frame`` is which of the track's frames the first one is. Of a long
+            track only the minutes around the span are read.
 
         Raises:
             UsageError: No such recipe or resolution, the recipe has to be named, a time is not a number, or no run
@@ -131,10 +134,17 @@ class FeatureStore:
         track_ids = [str(track_id) for track_id in track_ids]  # they may be Arrow's or NumPy's
         parts = self._list_files("frames", recipe, resolution)
         ledger = self._list_files("tracks", recipe)
-        live = read_tracks_of(self.location, "tracks", ledger, track_ids, LIVE_COLUMNS)
-        found = keep_live(read_tracks_of(self.location, "frames", parts, track_ids, FRAME_COLUMNS), live)
-        wanted = pc.index_in(pa.array(track_ids, pa.string()), found.column("track_id")).drop_null()
-        return _cut_frames(take_rows(found, wanted), frame_rate_hz, start_s, end_s)
+        live = read_tracks_of(self.location, "tracks", ledger, track_ids, [*LIVE_COLUMNS, "resolutions"])
+        first, stop = find_frames(frame_rate_hz, start_s, end_s)
+        near = match_span(frame_rate_hz, first, stop)
+        rows = keep_live(read_tracks_of(self.location, "frames", parts, track_ids, FRAME_COLUMNS, near), live)
+        found = join_rows(sort_rows(rows), first, stop)
+        if first > 0 or stop is not None:
+            found = pa.concat_tables([found, _list_absent(live, found, resolution, frame_rate_hz, first)])
+        places: dict[str, list[int]] = {}
+        for place, track_id in enumerate(found.column("track_id").to_pylist()):
+            places.setdefault(track_id, []).append(place)
+        return take_rows(found, [place for track_id in track_ids for place in places.get(track_id, ())])
 
     def vectors(self, resolution: str = "global", recipe: str | None = None) -> tuple[pa.Array, np.ndarray]:
         """Return all vectors of one resolution as a matrix.
@@ -158,7 +168,7 @@ class FeatureStore:
     def iter_frames(
         self, resolution: str, recipe: str | None = None, shard: int = 0, num_shards: int = 1
     ) -> Iterator[pa.Table]:
-        """Stream all live frames of a resolution, one table a part, in bounded memory.
+        """Stream all live frames of a resolution, one table a part and one row a track, in bounded memory.
 
         Args:
             resolution: Name of a resolution with frames.
@@ -189,7 +199,7 @@ class FeatureStore:
             return self.tracks(recipe=recipe)
         empty = FRAMES.empty_table().select(list(FRAME_COLUMNS))
         table = pa.concat_tables([empty, *self.iter_frames(resolution, recipe)])
-        return take_rows(table, pc.sort_indices(table.column("track_id")))
+        return join_rows(sort_rows(table))
 
     def to_pandas(self, resolution: str = "global", recipe: str | None = None) -> pd.DataFrame:
         """Return one resolution whole as a pandas data frame."""
@@ -213,7 +223,7 @@ class FeatureStore:
             return str(recipe)
         if recipe is None and len(known) == 1:
             return str(known[0])
-        found = "no recipe named" if recipe is None else recipe
+        found = "no recipe named: name one (--recipe)" if recipe is None else recipe
         raise UsageError(f"expected one of the store's recipes ({', '.join(known) or 'none'}), found {found}")
 
     def _read_frame_rate(self, recipe: str, resolution: str) -> float:
@@ -240,21 +250,24 @@ class FeatureStore:
             return scanner.to_table()
 
 
-def take_rows(table: pa.Table, rows: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """Return some rows in some order, as slices: Arrow's own ``take`` gathers at most 2^31 values of a column."""
-    indices = np.asarray(rows)
-    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
-    return pa.concat_tables([table.slice(0, 0), *(table.slice(int(run[0]), len(run)) for run in runs if len(run))])
-
-
-def _cut_frames(frames: pa.Table, frame_rate_hz: float, start_s: float | None, end_s: float | None) -> pa.Table:
-    if start_s is None and end_s is None:
-        return frames
-    first, stop = find_frames(frame_rate_hz, start_s, end_s)
-    cut = pc.list_slice(frames.column("embeddings"), first, stop)
-    frames = frames.set_column(frames.schema.get_field_index("embeddings"), "embeddings", cut)
-    lengths = pc.list_value_length(cut).cast(pa.int32())
-    return frames.set_column(frames.schema.get_field_index("num_frames"), "num_frames", lengths)
+def _list_absent(
+    live: pa.Table, found: pa.Table, resolution: str, frame_rate_hz: float, first_frame: int
+) -> pa.Table:
+    """Return a row without frames for each track that has some at the resolution, and none of them in the span."""
+    missing = live.filter(pc.invert(pc.is_in(live.column("track_id"), found.column("track_id").combine_chunks())))
+    rows = [
+        {
+            "track_id": row["track_id"],
+            "content_hash": row["content_hash"],
+            "start_frame": first_frame,
+            "num_frames": 0,
+            "frame_rate_hz": frame_rate_hz,
+            "embeddings": [],
+        }
+        for row in missing.to_pylist()
+        if resolution in row["resolutions"]
+    ]
+    return pa.Table.from_pylist(rows, schema=found.schema)
 
 
 def find_frames(frame_rate_hz: float, start_s: float | None, end_s: float | None) -> tuple[int, int | None]:

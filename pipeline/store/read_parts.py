@@ -20,9 +20,10 @@ from pipeline.errors import StorageError
 from pipeline.location import StoreLocation, open_arrow_filesystem
 from pipeline.schema import TABLES
 from pipeline.storage import join_url
+from pipeline.store.segments import join_rows
 
 LIVE_COLUMNS = ("track_id", "content_hash")
-FRAME_COLUMNS = ("track_id", "content_hash", "num_frames", "frame_rate_hz", "embeddings")
+FRAME_COLUMNS = ("track_id", "content_hash", "start_frame", "num_frames", "frame_rate_hz", "embeddings")
 MAX_PARTS_AT_ONCE = 8  # read by one call: over S3 a part is mostly waiting
 _PARQUET = pyarrow.dataset.ParquetFileFormat()
 
@@ -45,7 +46,9 @@ class FrameParts:
     live: pa.Table
 
     def read(self, path: str) -> pa.Table:
-        """Return the live rows of one part, with ``FRAME_COLUMNS``.
+        """Return the live tracks of one part, a row each, with ``FRAME_COLUMNS``.
+
+        Where another tool than this one has rewritten the table, a long track may stand in several parts.
 
         Raises:
             StorageError: It cannot be read, or a vacuum took it.
@@ -57,11 +60,16 @@ class FrameParts:
         ids = self.live.column("track_id")
         first = bisect_left(ids, span["min"], key=pa.StringScalar.as_py)
         stop = bisect_right(ids, span["max"], key=pa.StringScalar.as_py)
-        return keep_live(frames, self.live.slice(first, stop - first))
+        return join_rows(keep_live(frames, self.live.slice(first, stop - first)))
 
 
 def read_tracks_of(
-    location: StoreLocation, table_name: str, files: pa.Table, track_ids: Sequence[str], columns: Sequence[str]
+    location: StoreLocation,
+    table_name: str,
+    files: pa.Table,
+    track_ids: Sequence[str],
+    columns: Sequence[str],
+    condition: pc.Expression | None = None,
 ) -> pa.Table:
     """Read the rows of some tracks: only parts, and row groups, whose span of ids holds one of them.
 
@@ -71,6 +79,7 @@ def read_tracks_of(
         files: Parts as the table's log lists them: path, size_bytes, min.track_id, max.track_id.
         track_ids: Which tracks.
         columns: Of the files, so no partition columns.
+        condition: Only rows that meet it; row groups none of whose rows can are not read.
 
     Raises:
         StorageError: A part cannot be read, or a vacuum took it.
@@ -83,6 +92,7 @@ def read_tracks_of(
         # A range beside the set: row groups are skipped by their minimum and maximum.
         own = pc.field("track_id")
         where = (own >= ids[0]) & (own <= ids[-1]) & own.isin(ids)
+        where = where if condition is None else where & condition
         # The log knows the file's size: nobody has to ask for it.
         part = _PARQUET.make_fragment(join_url(root, path), fs, file_size=size_bytes)
         return part.to_table(TABLES[table_name], columns=list(columns), filter=where, use_threads=False)

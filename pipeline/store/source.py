@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +110,7 @@ def open_source(store: StoreLocation, resolution: str, recipe: str | None = None
 
 
 def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iterator[VectorBatch]:
-    """Stream the vectors of some tracks out of some files, in bounded memory.
+    """Stream the vectors of some tracks out of some files, whole tracks at a time, in bounded memory.
 
     Args:
         source: The snapshot.
@@ -119,7 +120,6 @@ def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iter
     Raises:
         StorageError: A file cannot be read, or a vacuum took it.
     """
-    column = "embeddings" if source.table_name == "frames" else "embedding"
     ids = wanted.column("track_id").to_pylist()
     chosen = source.parts.filter(pc.is_in(source.parts.column("path"), pa.array(paths, pa.string())))
     for part in chosen.to_pylist():
@@ -127,27 +127,75 @@ def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iter
         own = _cut_span(wanted, ids, low, high)
         if own.num_rows == 0:
             continue
-        few = part["num_records"] is not None and own.num_rows < part["num_records"] / 2
-        batches = open_parts(source.store, source.table_name, [part["path"]]).to_batches(
-            columns=[*KEYS, column],
-            filter=pc.field("track_id").isin(own.column("track_id").combine_chunks()) if few else None,
-            batch_size=_BATCH_ROWS[source.table_name],
-            batch_readahead=2,
-            fragment_readahead=1,
-        )
-        with explain_unreadable(source.store.table_url(source.table_name)):
-            for batch in batches:
-                if batch.num_rows == 0:
-                    continue
-                # Only the tracks of the batch's span: to hash a million ids takes longer than to read a batch.
-                span = pc.min_max(batch.column("track_id")).as_py()
-                is_wanted = _mark_wanted(batch, _cut_span(wanted, ids, span["min"], span["max"]), column)
-                rows = (
-                    batch if is_wanted.true_count == len(is_wanted) else batch.filter(is_wanted)
-                )  # a filter copies
-                if rows.num_rows:
-                    keys = pa.Table.from_batches([rows.select(list(KEYS))])
-                    yield _make_batch(keys, rows.column(column), source.table_name)
+        yield from _join_tracks(_read_part(source, part, own))
+
+
+def _read_part(source: Source, part: dict[str, Any], wanted: pa.Table) -> Iterator[VectorBatch]:
+    """Stream the vectors of the wanted tracks out of one part; of ``frames`` an item is a row, in order."""
+    column = "embeddings" if source.table_name == "frames" else "embedding"
+    ids = wanted.column("track_id").to_pylist()
+    few = part["num_records"] is not None and wanted.num_rows < part["num_records"] / 2
+    batches = open_parts(source.store, source.table_name, [part["path"]]).to_batches(
+        columns=[*KEYS, column],
+        filter=pc.field("track_id").isin(wanted.column("track_id").combine_chunks()) if few else None,
+        batch_size=_BATCH_ROWS[source.table_name],
+        batch_readahead=2,
+        fragment_readahead=1,
+    )
+    with explain_unreadable(source.store.table_url(source.table_name)):
+        for batch in batches:
+            if batch.num_rows == 0:
+                continue
+            # Only the tracks of the batch's span: to hash a million ids takes longer than to read a batch.
+            span = pc.min_max(batch.column("track_id")).as_py()
+            is_wanted = _mark_wanted(batch, _cut_span(wanted, ids, span["min"], span["max"]), column)
+            rows = batch if is_wanted.true_count == len(is_wanted) else batch.filter(is_wanted)  # a filter copies
+            if rows.num_rows:
+                keys = pa.Table.from_batches([rows.select(list(KEYS))])
+                yield _make_batch(keys, rows.column(column), source.table_name)
+
+
+def _join_tracks(batches: Iterator[VectorBatch]) -> Iterator[VectorBatch]:
+    """Make one item of the rows of a long track, also where a batch ends between them."""
+    waiting: VectorBatch | None = None
+    for batch in batches:
+        if waiting is not None:
+            if waiting.keys.column("track_id")[-1] == batch.keys.column("track_id")[0]:
+                last = int(_find_tracks(waiting.keys)[-1])
+                waiting, unfinished = _split(waiting, last)
+                batch = VectorBatch(
+                    pa.concat_tables([unfinished.keys, batch.keys]),
+                    np.concatenate([unfinished.lengths, batch.lengths]),
+                    np.concatenate([unfinished.vectors, batch.vectors]),
+                )
+            if waiting.keys.num_rows:
+                yield _join_rows(waiting)
+        waiting = batch
+    if waiting is not None:
+        yield _join_rows(waiting)
+
+
+def _split(batch: VectorBatch, row: int) -> tuple[VectorBatch, VectorBatch]:
+    """Split a batch before one of its rows."""
+    num_vectors = int(batch.lengths[:row].sum())
+    return (
+        VectorBatch(batch.keys[:row], batch.lengths[:row], batch.vectors[:num_vectors]),
+        VectorBatch(batch.keys[row:], batch.lengths[row:], batch.vectors[num_vectors:]),
+    )
+
+
+def _join_rows(batch: VectorBatch) -> VectorBatch:
+    """Make one item of neighbouring rows of one track; their vectors lie together as they are."""
+    first = _find_tracks(batch.keys)
+    if len(first) == batch.keys.num_rows:
+        return batch
+    return VectorBatch(batch.keys.take(pa.array(first)), np.add.reduceat(batch.lengths, first), batch.vectors)
+
+
+def _find_tracks(keys: pa.Table) -> npt.NDArray[np.int64]:
+    """Return the first row of each run of rows of one track."""
+    ids = keys.column("track_id").to_numpy()
+    return np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
 
 
 def _cut_span(wanted: pa.Table, ids: list[str], low: str | None, high: str | None) -> pa.Table:
@@ -181,7 +229,7 @@ def _choose_recipe(files: pa.Table, recipe: str | None, url: str) -> str:
         return str(recipe)
     if recipe is None and len(known) == 1:
         return str(known[0])
-    found = "no recipe named" if recipe is None else recipe
+    found = "no recipe named: name one (--recipe)" if recipe is None else recipe
     kind = UsageError if recipe is None and known else NoVectorsError
     raise kind(f"expected one of the recipes of the store at {url} ({', '.join(known) or 'none'}), found {found}")
 

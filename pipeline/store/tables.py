@@ -1,29 +1,29 @@
-"""The store's Delta Lake tables: where they are, how they are made and recognised, and one atomic commit."""
+"""The store's Delta Lake tables: where they are, how they are made, recognised and read."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipeline.errors import StorageError, StoreFormatError
 from pipeline.location import StoreLocation, delta_storage_options
 from pipeline.schema import PARTITION_COLUMNS, TABLES
-from pipeline.store.retry import commit_once, retry_broken
+from pipeline.store.retry import retry_broken
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
+OLDER_FORMATS = (1,)  # which `upgrade` brings up to date
 MAX_LISTED_IDS = 100  # more make a predicate slower than the rows that it spares
 FORMAT_PROPERTY = "musicfm.storeFormat"
 PUBLISHING_EVENTS = ("close", "maintain", "delete", "drop_recipe")  # commits of the ledger that readers open
 
 # delta-rs takes these for parts of a URL even in a local path: it then loses sight of a table's files or history.
-_CONFUSING_IN_URL = re.compile("[#?]|%[0-9A-Fa-f]{2}")
+_CONFUSING_IN_URL = re.compile(r"[#?\\\x00-\x1f]|%[0-9A-Fa-f]{2}")
 
 
 def create_tables(store: StoreLocation) -> None:
@@ -46,21 +46,30 @@ def create_tables(store: StoreLocation) -> None:
             "or choose another --store"
         )
     for name in missing:
-        try:
-            retry_broken(
-                partial(
-                    DeltaTable.create,
-                    _locate_table(store, name),
-                    TABLES[name],
-                    mode="ignore",
-                    partition_by=PARTITION_COLUMNS[name],
-                    configuration=_choose_properties(name),
-                    storage_options=delta_storage_options(store.options),
-                    raise_if_key_not_exists=False,
-                )
+        create_table(store, name)
+
+
+def create_table(store: StoreLocation, table_name: str) -> None:
+    """Create one table where there is none.
+
+    Raises:
+        StorageError: The store cannot be written.
+    """
+    try:
+        retry_broken(
+            partial(
+                DeltaTable.create,
+                _locate_table(store, table_name),
+                TABLES[table_name],
+                mode="ignore",
+                partition_by=PARTITION_COLUMNS[table_name],
+                configuration=_choose_properties(table_name),
+                storage_options=delta_storage_options(store.options),
+                raise_if_key_not_exists=False,
             )
-        except (DeltaError, OSError) as error:
-            raise _describe_store_error(store.table_url(name), error) from error
+        )
+    except (DeltaError, OSError) as error:
+        raise describe_store_error(store.table_url(table_name), error) from error
 
 
 def _choose_properties(table_name: str) -> dict[str, str]:
@@ -78,8 +87,19 @@ def _choose_properties(table_name: str) -> dict[str, str]:
     return properties
 
 
-def open_table(store: StoreLocation, table_name: str, version: int | None = None) -> DeltaTable:
+def open_table(
+    store: StoreLocation,
+    table_name: str,
+    version: int | None = None,
+    formats: Collection[int] = (STORE_FORMAT,),
+) -> DeltaTable:
     """Open one table at its newest or at a given version.
+
+    Args:
+        store: Where the tables are.
+        table_name: Key of ``schema.TABLES``.
+        version: A version of that table.
+        formats: Formats that it may have.
 
     Raises:
         StorageError: There is no such table, or it cannot be read.
@@ -95,14 +115,30 @@ def open_table(store: StoreLocation, table_name: str, version: int | None = None
             "make one with musicfm embed"
         ) from error
     except (DeltaError, OSError) as error:
-        raise _describe_store_error(url, error) from error
-    found = table.metadata().configuration.get(FORMAT_PROPERTY)
-    if found != str(STORE_FORMAT):
-        raise StoreFormatError(
-            f"the store at {store.url} has format {found or 'unknown'}, this version reads and writes format "
-            f"{STORE_FORMAT}; use the version that wrote it, or another --store"
-        )
+        raise describe_store_error(url, error) from error
+    found = read_format(table)
+    if found not in formats:
+        raise StoreFormatError(_explain_format(store, found, version))
     return table
+
+
+def read_format(table: DeltaTable) -> int | None:
+    """Return the store's format that a table was written in; None where it does not say."""
+    stated = str(table.metadata().configuration.get(FORMAT_PROPERTY))
+    return int(stated) if stated.isdecimal() else None
+
+
+def _explain_format(store: StoreLocation, found: int | None, version: int | None) -> str:
+    reads = f"this version reads and writes format {STORE_FORMAT}"
+    has = f"the store at {store.url} has format {found or 'unknown'}, {reads}"
+    if found not in OLDER_FORMATS:
+        return f"{has}; use the version that wrote it, or another --store"
+    if version is None:
+        return f"{has}; bring it up to date with musicfm maintain --store {store.url}"
+    return (
+        f"{has}, and so it was at version {version}: bring it up to date with musicfm maintain "
+        f"--store {store.url}, unless somebody has, and open a later snapshot"
+    )
 
 
 def read_history(table: DeltaTable, limit: int | None = None) -> list[dict[str, Any]]:
@@ -118,113 +154,33 @@ def read_history(table: DeltaTable, limit: int | None = None) -> list[dict[str, 
     try:
         return retry_broken(partial(table.history, limit))
     except (DeltaError, OSError) as error:
-        raise _describe_store_error(table.table_uri, error) from error
+        raise describe_store_error(table.table_uri, error) from error
 
 
 def has_tables(store: StoreLocation) -> bool:
-    """Say whether there is a store.
+    """Say whether there is a store; raises as ``has_table``."""
+    return has_table(store, "tracks")
+
+
+def has_table(store: StoreLocation, table_name: str) -> bool:
+    """Say whether a store has a table.
 
     Raises:
         StorageError: The place cannot be read at all.
     """
-    return _is_there(store, "tracks")
+    return _is_there(store, table_name)
 
 
-def commit_actions(
-    table: DeltaTable,
-    table_name: str,
-    actions: Sequence[AddAction | RemoveAction],
-    metadata: Mapping[str, str],
-    transaction: Transaction | None = None,
-) -> int:
-    """Commit file actions in one transaction and bring the table object up to date.
-
-    Args:
-        table: The table at the version that the actions were made for.
-        table_name: Its key in ``schema.TABLES``.
-        actions: Files to add and to remove; may be empty, for a commit that only says something.
-        metadata: Keys and values that the commit carries.
-        transaction: Application transaction: of two writers with the same, one fails.
-
-    Returns:
-        The version that the commit made.
+def refresh(table: DeltaTable) -> None:
+    """Bring a table object to the table's newest version.
 
     Raises:
-        deltalake.exceptions.CommitFailedError: Another writer removed one of the files, or used the same
-            application transaction, since this table object was opened.
-        StorageError: The table cannot be written.
-    """
-    try:
-        commit = partial(
-            table.create_write_transaction,
-            list(actions),
-            mode="append",
-            schema=table.schema(),
-            partition_by=PARTITION_COLUMNS[table_name],
-        )
-        commit_once(table, commit, metadata, transaction)
-    except CommitFailedError:
-        raise
-    except (DeltaError, OSError) as error:
-        raise _describe_store_error(table.table_uri, error) from error
-    return table.version()
-
-
-def append_rows(table: DeltaTable, rows: pa.Table) -> None:
-    """Append a few rows to a table, in a commit of their own.
-
-    Raises:
-        StorageError: The table cannot be written.
-    """
-    try:
-        commit_once(table, partial(write_deltalake, table, rows, mode="append"), {})
-    except (DeltaError, OSError) as error:
-        raise _describe_store_error(table.table_uri, error) from error
-
-
-def restore_table(
-    table: DeltaTable, version: int, metadata: Mapping[str, str], transaction: Transaction | None = None
-) -> None:
-    """Bring a table back to the files of an earlier version, in a new commit.
-
-    Args:
-        table: The table at its newest version.
-        version: An earlier one.
-        metadata: Keys and values that the commit carries.
-        transaction: Application transaction.
-
-    Raises:
-        deltalake.exceptions.CommitFailedError: Another writer committed since this table object was opened.
-        StorageError: The table cannot be written, or files of that version are gone.
-    """
-    try:
-        commit_once(table, partial(table.restore, version), metadata, transaction)
-    except CommitFailedError:
-        raise
-    except (DeltaError, OSError) as error:
-        raise _describe_store_error(table.table_uri, error) from error
-
-
-def vacuum_table(table: DeltaTable, retention_hours: int) -> list[str]:
-    """Remove files under a table's folder that are not in its newest version, if they are old enough.
-
-    Args:
-        table: The table.
-        retention_hours: Files that left the table, or were written, later than so long ago stay.
-
-    Returns:
-        Paths of the removed files.
-
-    Raises:
-        StorageError: The table cannot be read or written.
+        StorageError: The log cannot be read.
     """
     try:
         retry_broken(table.update_incremental)
-        # "full": parts of killed runs as well, which no commit ever named.
-        clean = partial(table.vacuum, retention_hours, dry_run=False, enforce_retention_duration=False, full=True)
-        return list(retry_broken(clean))
     except (DeltaError, OSError) as error:
-        raise _describe_store_error(table.table_uri, error) from error
+        raise describe_store_error(table.table_uri, error) from error
 
 
 def read_columns(
@@ -264,7 +220,7 @@ def read_columns(
     try:
         return pa.RecordBatchReader.from_stream(table.scan(list(columns), predicate)).cast(schema).read_all()
     except (DeltaError, OSError, pa.ArrowException) as error:
-        raise _describe_store_error(table.table_uri, error) from error
+        raise describe_store_error(table.table_uri, error) from error
 
 
 def _locate_table(store: StoreLocation, table_name: str) -> str:
@@ -276,8 +232,8 @@ def _locate_table(store: StoreLocation, table_name: str) -> str:
     url = store.table_url(table_name)
     if found := _CONFUSING_IN_URL.search(url):
         raise StorageError(
-            f"a store's path may not hold '#', '?' or an escape such as '%20', found {found[0]!r} in {store.url}; "
-            "choose another --store"
+            r"a store's path may not hold '#', '?', '\', control characters or an escape such as '%20', "
+            f"found {found[0]!r} in {store.url!r}; choose another --store"
         )
     return url
 
@@ -287,10 +243,10 @@ def _is_there(store: StoreLocation, table_name: str) -> bool:
         options = delta_storage_options(store.options)
         return retry_broken(partial(DeltaTable.is_deltatable, _locate_table(store, table_name), options))
     except (DeltaError, OSError) as error:
-        raise _describe_store_error(store.table_url(table_name), error) from error
+        raise describe_store_error(store.table_url(table_name), error) from error
 
 
-def _describe_store_error(url: str, error: Exception) -> StorageError:
+def describe_store_error(url: str, error: Exception) -> StorageError:
     """Say in one line what delta-rs says in many, coloured for a terminal: its first link and its last.
 
     An S3 server's own words stand in XML (S3 API Reference, "Error responses"), beside others that help nobody.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +17,8 @@ from pipeline.config import RESOLUTIONS, Recipe
 from pipeline.embed.pool import count_pooled, pool_in_chunks
 from pipeline.schema import EMBEDDED, FAILURES, FRAMES, RESULTS, TRACKS, UNCHANGED
 from pipeline.storage import Options
-from pipeline.store.long_rows import encode_long_rows
-from pipeline.store.parts import choose_rows_per_group, encode_part, round_mantissa, store_part, to_ipc
+from pipeline.store.parts import plan_row_groups, round_mantissa, to_ipc, write_row_groups
+from pipeline.store.segments import plan_segments
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,22 @@ def write_parts(embedded: pa.Table, settings: WriteSettings) -> pa.Table:
     kept = [embedded.column("features")[row] for row in order.filter(is_done.combine_chunks()).to_pylist()]
     features = _list_features(kept, done.column("wanted").to_pylist(), settings.mantissa_bits)
     parts = [
-        store_part(
-            _encode_frames(facts, group),
-            facts.column("track_id"),
+        write_row_groups(
+            _pool_row_groups(rows),
+            rows.facts.column("track_id"),
+            "frames",
             settings.frames_url,
-            {"recipe": group[0].recipe, "resolution": group[0].resolution},
+            {"recipe": rows.recipe, "resolution": rows.resolution},
             settings.run_id,
             settings.options,
         )
-        for facts, group in _build_frame_rows(done, features, event_time)
+        for rows in _plan_frame_rows(done, features, event_time)
     ]
     result = {
         "parts": [part.as_row() for part in parts],
         "tracks": to_ipc(_build_track_rows(done, features, event_time, settings.run_id)),
         "failures": to_ipc(_build_failure_rows(facts.filter(failed), event_time, settings.run_id)),
-        "unchanged": to_ipc(facts.filter(unchanged).select(UNCHANGED.names)),
+        "unchanged": to_ipc(facts.filter(unchanged).select(UNCHANGED.names).cast(UNCHANGED)),
     }
     return pa.Table.from_pylist([result], schema=RESULTS)
 
@@ -115,17 +115,35 @@ class _Feature:
         num_frames, embed_dim = self.values.shape
         return count_pooled(num_frames, RESOLUTIONS[self.resolution], self.frame_rate_hz), embed_dim
 
-    def pool(self) -> Iterator[np.ndarray]:
-        """Yield the vectors in chunks, not rounded: nothing of a long track is there twice."""
-        chunks = pool_in_chunks(self.values, RESOLUTIONS[self.resolution], self.frame_rate_hz)
-        return (chunk.numpy() for chunk in chunks)
+    def round_into(self, place: np.ndarray, start_frame: int = 0) -> None:
+        """Pool and round some vectors, chunk by chunk: nothing of a long track is there twice.
 
-    def round_into(self, place: np.ndarray) -> None:
-        """Pool and round into an array of ``shape``."""
-        start = 0
-        for chunk in self.pool():
-            round_mantissa(chunk, self.mantissa_bits, out=place[start : start + len(chunk)])
-            start += len(chunk)
+        Args:
+            place: float32, shape (num_vectors, embed_dim): where they go.
+            start_frame: Which of the vectors is the first.
+        """
+        done, stop_frame = 0, start_frame + len(place)
+        resolution = RESOLUTIONS[self.resolution]
+        for chunk in pool_in_chunks(self.values, resolution, self.frame_rate_hz, start_frame, stop_frame):
+            round_mantissa(chunk.numpy(), self.mantissa_bits, out=place[done : done + len(chunk)])
+            done += len(chunk)
+
+
+@dataclass(frozen=True)
+class _FrameRows:
+    """Rows of ``frames`` that become one part.
+
+    Args:
+        recipe: Recipe id.
+        resolution: Name of the resolution.
+        facts: The rows as they are stored, but for their embeddings.
+        sources: For each row, what it is pooled from and which frames of that it holds.
+    """
+
+    recipe: str
+    resolution: str
+    facts: pa.Table
+    sources: list[tuple[_Feature, range]]
 
 
 def _list_features(
@@ -145,10 +163,8 @@ def _list_features(
     return features
 
 
-def _build_frame_rows(
-    done: pa.Table, features: list[_Feature], event_time: datetime
-) -> Iterator[tuple[pa.Table, list[_Feature]]]:
-    """Yield ``frames`` rows without embeddings, and their features, by recipe and resolution."""
+def _plan_frame_rows(done: pa.Table, features: list[_Feature], event_time: datetime) -> Iterator[_FrameRows]:
+    """Yield the rows of ``frames`` that are to be written, by recipe and resolution."""
     grouped: dict[tuple[str, str], list[_Feature]] = {}
     stored, hashes = done.column("stored").to_pylist(), done.column("content_hash").to_pylist()
     for feature in features:
@@ -156,34 +172,35 @@ def _build_frame_rows(
         if RESOLUTIONS[feature.resolution].frame_rate_hz is not None and fact not in (stored[feature.row] or ()):
             grouped.setdefault((feature.recipe, feature.resolution), []).append(feature)
     for (recipe, resolution), group in grouped.items():
-        source = done.take([feature.row for feature in group])
+        rate_hz = RESOLUTIONS[resolution].frame_rate_hz
+        assert rate_hz is not None
+        sources = [(feature, frames) for feature in group for frames in plan_segments(feature.shape[0], rate_hz)]
+        tracks = done.take([feature.row for feature, _ in sources])
         columns: dict[str, Any] = {
-            "recipe": pa.repeat(recipe, len(group)),
-            "resolution": pa.repeat(resolution, len(group)),
-            "track_id": source.column("track_id"),
-            "content_hash": source.column("content_hash"),
-            "event_time": pa.repeat(pa.scalar(event_time, FRAMES.field("event_time").type), len(group)),
-            "num_frames": np.array([feature.shape[0] for feature in group], np.int32),
-            "frame_rate_hz": pa.repeat(RESOLUTIONS[resolution].frame_rate_hz, len(group)),
+            "track_id": tracks.column("track_id"),
+            "content_hash": tracks.column("content_hash"),
+            "start_frame": np.array([frames.start for _, frames in sources], np.int32),
+            "event_time": pa.repeat(pa.scalar(event_time, FRAMES.field("event_time").type), len(sources)),
+            "num_frames": np.array([len(frames) for _, frames in sources], np.int32),
+            "frame_rate_hz": pa.repeat(rate_hz, len(sources)),
         }
-        yield pa.table(columns, schema=pa.schema([FRAMES.field(name) for name in columns])), group
+        facts = pa.table(columns, schema=pa.schema([FRAMES.field(name) for name in columns]))
+        yield _FrameRows(recipe, resolution, facts, sources)
 
 
-def _encode_frames(facts: pa.Table, group: Sequence[_Feature]) -> bytes:
-    """Encode ``frames`` rows: long ones piece by piece, so that their embeddings are never there all at once."""
-    if choose_rows_per_group(sum(math.prod(feature.shape) for feature in group), len(group)) == 1:
-        pieces = ((round_mantissa(chunk, feature.mantissa_bits) for chunk in feature.pool()) for feature in group)
-        return encode_long_rows(facts, pieces)
-    return encode_part("frames", facts.append_column(FRAMES.field("embeddings"), _as_nested_lists(group)))
+def _pool_row_groups(rows: _FrameRows) -> Iterator[pa.Table]:
+    """Pool, round and yield one row group after the other."""
+    for group in plan_row_groups(len(frames) * feature.shape[1] for feature, frames in rows.sources):
+        yield rows.facts[group].append_column(FRAMES.field("embeddings"), _as_nested_lists(rows.sources[group]))
 
 
-def _as_nested_lists(group: Sequence[_Feature]) -> pa.Array:
-    """Return rounded frames as a list<list<float>> column, one row a track."""
-    embed_dim = group[0].shape[1]
-    ends = np.cumsum([0, *(feature.shape[0] for feature in group)])
+def _as_nested_lists(sources: Sequence[tuple[_Feature, range]]) -> pa.Array:
+    """Return pooled and rounded frames as a list<list<float>> column."""
+    embed_dim = sources[0][0].shape[1]
+    ends = np.cumsum([0, *(len(frames) for _, frames in sources)])
     vectors = np.empty((ends[-1], embed_dim), np.float32)
-    for feature, start, end in zip(group, ends[:-1], ends[1:], strict=True):
-        feature.round_into(vectors[start:end])
+    for (feature, frames), start, end in zip(sources, ends[:-1], ends[1:], strict=True):
+        feature.round_into(vectors[start:end], frames.start)
     offsets = np.arange(0, vectors.size + 1, embed_dim)  # Arrow refuses those that are no int32
     values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(vectors.reshape(-1)))
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from deltalake import DeltaTable, Transaction
@@ -21,7 +21,8 @@ from deltalake.transaction import AddAction
 from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.location import StoreLocation
 from pipeline.store.ledger import Actions
-from pipeline.store.tables import PUBLISHING_EVENTS, commit_actions, open_table, read_history, restore_table
+from pipeline.store.table_commits import commit_actions, restore_table
+from pipeline.store.tables import OLDER_FORMATS, PUBLISHING_EVENTS, STORE_FORMAT, open_table, read_history
 
 WRITER_APP_ID = "music-feature-store.writer"
 LEASE_S = 900.0  # a writer on another machine counts as dead after so long a silence
@@ -33,29 +34,31 @@ class StoreWriter:
     Args:
         store: Where the tables are; they exist.
         run_id: Identifier of the run, part of its files' names and of its commits.
+        formats: Formats that the tables may have.
 
     Raises:
         StorageError: The store cannot be read or written.
+        StoreFormatError: It has another format.
         UsageError: Another run is at work.
         RunError: Another run claimed the store at the same moment.
     """
 
-    def __init__(self, store: StoreLocation, run_id: str) -> None:
+    def __init__(self, store: StoreLocation, run_id: str, formats: Collection[int] = (STORE_FORMAT,)) -> None:
         self.store = store
         self.run_id = run_id
         self.bytes_written = 0
         self._claims: dict[str, int] = {}
         self._last_sign_s = time.monotonic()
-        self.tracks = open_table(store, "tracks")
+        self.tracks = open_table(store, "tracks", formats=formats)
         newest = next((commit for commit in read_history(self.tracks, 1)), {})
         _check_nobody_writes(store, newest)
         named_version = self._read_named_version()
         self.unclosed_run = self._find_unclosed_run()
         self._commit_to(self.tracks, "tracks", [], "open", {**_describe_self(), **_name_frames(named_version)})
         # Opened only now: what an older run adds to them from here on can no longer get into the ledger.
-        self.frames = open_table(store, "frames")
+        self.frames = open_table(store, "frames", formats=formats)
         self._claim_frames(named_version)
-        self.failures = open_table(store, "failures")
+        self.failures = open_table(store, "failures", formats=formats)
         self.commit("failures", [], "open")
 
     @property
@@ -165,7 +168,7 @@ class StoreWriter:
             for commit in read_history(self.tracks, limit):
                 if "frames_version" in commit:
                     return int(commit["frames_version"])
-        return open_table(self.store, "frames").version()
+        return open_table(self.store, "frames", formats=(STORE_FORMAT, *OLDER_FORMATS)).version()
 
     def _find_unclosed_run(self) -> str | None:
         """Return the run whose commits came after the last one that published; None if there is none."""

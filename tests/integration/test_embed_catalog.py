@@ -112,7 +112,7 @@ def test_stored_frames_are_the_published_latents_to_ten_bits(job: Job, tiny_chec
     store = FeatureStore(str(job.store))
     for name in ("clip_mp3.mp3", "clip_flac.flac", "long [live] *.flac"):
         waveform = decode_audio((job.audio / name).read_bytes()).waveform
-        stored = store.frames([Path(name).stem], "50hz").column("embeddings")[0].as_py()
+        stored = store.frames([name], "50hz").column("embeddings")[0].as_py()
         windows = [(0, 0)] if len(waveform) <= 720_000 else [(0, 0), (len(waveform) // 960 - 750, 750)]
         for start_frame, first_frame in windows:
             excerpt = waveform[start_frame * 960 : start_frame * 960 + 720_000]
@@ -142,7 +142,7 @@ def test_duckdb_reads_plain_vectors(job: Job) -> None:
 def test_polars_scans_plain_vectors(job: Job) -> None:
     frame = (
         pl.scan_delta(str(job.store / "frames"))
-        .filter(pl.col("resolution") == "0.5hz", pl.col("track_id") == "clip_wav")
+        .filter(pl.col("resolution") == "0.5hz", pl.col("track_id") == "clip_wav.wav")
         .select("num_frames", "embeddings")
         .collect()
     )

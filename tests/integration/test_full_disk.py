@@ -59,5 +59,5 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_store_sound(
         assert check_store.main(["--store", store, "--deep"]) == 0
     (small_disk / "filler").unlink()
     assert embed_catalog.main(arguments) == 0
-    assert FeatureStore(store).to_arrow("16hz").column("track_id").to_pylist() == ["first", "second"]
+    assert FeatureStore(store).to_arrow("16hz").column("track_id").to_pylist() == ["first.flac", "second.flac"]
     assert check_store.main(["--store", store, "--deep"]) == 0

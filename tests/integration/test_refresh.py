@@ -16,11 +16,11 @@ pytestmark = pytest.mark.slow
 
 NUM_TRACKS = 1000
 NUM_SAMPLES = 6_000  # a quarter of a second
-CHANGED, REMOVED, ADDED = "0300", "0700", "1000"
+CHANGED, REMOVED, ADDED = "0300.wav", "0700.wav", "1000.wav"
 
 
 def write_clip(folder: Path, track_id: str, samples: np.ndarray) -> None:
-    path = folder / f"{track_id}.wav"
+    path = folder / track_id
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 24_000, 0, "NONE", ""))
         file.writeframes((samples * 32_767).astype("<i2").tobytes())
@@ -42,7 +42,7 @@ def test_one_changed_one_removed_one_added_of_a_thousand(tmp_path: Path, tiny_ch
     audio, store = tmp_path / "music", str(tmp_path / "store")
     audio.mkdir()
     for number in range(NUM_TRACKS):
-        write_clip(audio, f"{number:04d}", take_clip(music, number))
+        write_clip(audio, f"{number:04d}.wav", take_clip(music, number))
 
     def refresh() -> Run:
         return run_command(
@@ -57,7 +57,7 @@ def test_one_changed_one_removed_one_added_of_a_thousand(tmp_path: Path, tiny_ch
     parts = set(DeltaTable(f"{store}/frames").file_uris())
     write_clip(audio, CHANGED, take_clip(music, 0)[::-1])
     write_clip(audio, ADDED, take_clip(music, 1)[::-1])
-    (audio / f"{REMOVED}.wav").unlink()
+    (audio / REMOVED).unlink()
     second = refresh()
     counts = {name: second.report[name] for name in ("embedded", "deleted", "unchanged", "failed")}
     assert counts == {"embedded": 2, "deleted": 1, "unchanged": NUM_TRACKS - 2, "failed": 0}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def look(browser: Any, report: Path, view: str, tmp_path: Path) -> dict[str, Any
     found: dict[str, Any] = page.evaluate("""() => {
       const box = (element) => element.getBoundingClientRect();
       const scale = (text) => box(text.ownerSVGElement).width / text.ownerSVGElement.viewBox.baseVal.width;
-      const drawn = [...document.querySelectorAll("svg text")];
+      const drawn = [...document.querySelectorAll("svg text")].filter((text) => text.checkVisibility());
       const seen = [...document.querySelectorAll("body *")].filter((element) => element.checkVisibility());
       const scrolled = (element) => element.closest(".scroll");
       return {
@@ -86,6 +87,7 @@ def look(browser: Any, report: Path, view: str, tmp_path: Path) -> dict[str, Any
           return texts.flatMap((a, i) => texts.slice(i + 1).filter((b) => a.left < b.right - 1
             && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1).map((b) => [a.said, b.said]));
         }),
+        names: drawn.filter((text) => text.closest(".map")).map((text) => text.textContent),
         text: document.body.innerText,
       };
     }""")
@@ -105,6 +107,7 @@ def test_every_panel_is_legible_and_full(
     assert found["beyond"] == 0
     assert found["smallest"] >= 10
     assert found["overlapping"] == []
+    assert len(found["names"]) >= (3 if run == "first" else 0)  # a map of 25 is small enough to name some
     assert {"Failures", "Where the time went", "The catalog", "Embedding health", "Map of the catalog"} <= set(
         found["headings"]
     )
@@ -126,6 +129,8 @@ def test_it_says_what_happened_and_what_to_do(browser: Any, reports: dict[str, P
     assert f"Take 3 {HOSTILE} · A copy" in said  # shown as text, and found to be one recording
     assert f"Drift of {NUM_CLIPS} new vectors against {NUM_CLIPS + 1} stored before" in said
     assert "cpu" in said
+    year = facts["written_time"][:4]
+    assert re.search(rf"^Run .*\n+\d+ \w+ {year}, \d\d:\d\d UTC · Store", said)
 
 
 def test_a_run_with_nothing_to_do_leaves_a_small_one(

@@ -11,7 +11,8 @@ from jobs.check_store import main
 from pipeline.location import StoreLocation
 from pipeline.schema import TRACKS
 from pipeline.store.parts import write_part
-from pipeline.store.tables import FORMAT_PROPERTY, commit_actions, open_table
+from pipeline.store.table_commits import commit_actions
+from pipeline.store.tables import FORMAT_PROPERTY, open_table
 from tests.stores import BAD, KnownStore, make_recipe
 
 SECRET = "hunter2-and-more"
@@ -77,7 +78,7 @@ def test_vectors_are_looked_at_only_when_told_to(known: KnownStore, capfd: pytes
         (["--store", "{}/none"], "no feature store at"),
         (["--store", "{}/store", "--storage-option", SECRET], "expected KEY=VALUE"),
         (["--store", "{}/store", "--depth"], "unrecognized arguments: --depth"),
-        (["--store", "{}/newer"], "has format 2"),
+        (["--store", "{}/newer"], "has format 3"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -85,7 +86,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     newer = KnownStore(StoreLocation(str(tmp_path / "newer")))
     newer.run({"a": "a 1"})
-    open_table(newer.location, "failures").alter.set_table_properties({FORMAT_PROPERTY: "2"}, False)
+    open_table(newer.location, "failures").alter.set_table_properties({FORMAT_PROPERTY: "3"}, False)
     try:
         exit_code = main([text.format(tmp_path) for text in arguments])
     except SystemExit as end:

@@ -7,7 +7,7 @@ from jobs import build_index, delete_tracks
 from pipeline.location import StoreLocation
 from pipeline.store.tables import create_tables
 from tests.rows import read_store
-from tests.runs import list_frames, run, sound
+from tests.runs import Track, list_frames, run, sound
 
 
 @pytest.fixture
@@ -69,3 +69,50 @@ def test_what_was_made_from_the_store_is_named(
     output = capsys.readouterr().out
     assert json.loads(output.splitlines()[-1])["derived"] == ["indexes"]
     assert "musicfm index --rebuild" in output
+
+
+def test_a_dry_run_says_what_would_go_and_what_is_not_there(
+    store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(store, sound("a", "b", "c") | {"copy": Track("/copy", "content of a", 1)}, run_id="run2")
+    (tmp_path / "ids.txt").write_text("a\nunknown\n")
+    arguments = ["--store", store.url, "--ids", str(tmp_path / "ids.txt")]
+    before = {path: path.stat().st_mtime_ns for path in Path(store.url).rglob("*")}
+    assert delete_tracks.main([*arguments, "--dry-run"]) == 0
+    planned = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {path: path.stat().st_mtime_ns for path in Path(store.url).rglob("*")} == before
+    assert delete_tracks.main(arguments) == 0
+    output = capsys.readouterr().out
+    done = json.loads(output.splitlines()[-1])
+    for name, value in {
+        "deleted": 1,
+        "withheld": 1,
+        "not_found": ["unknown"],
+        "same_content": ["copy"],
+    }.items():
+        assert planned[name] == done[name] == value
+    assert "not found: unknown" in output
+    assert "stays under other ids: copy" in output
+    assert {row["track_id"] for row in read_store(store, "tracks")} == {"b", "c", "copy"}
+
+
+def test_a_take_down_is_taken_back_by_id(
+    store: StoreLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids.txt").write_text("a\nc\n")
+    arguments = ["--store", store.url, "--ids", str(tmp_path / "ids.txt")]
+    assert delete_tracks.main([*arguments, "--reason", "a letter"]) == 0
+    assert delete_tracks.main(arguments) == 0, "once more changes nothing"
+    assert [(row["track_id"], row["reason"]) for row in read_store(store, "withheld")] == [
+        ("a", "a letter"),
+        ("c", "a letter"),
+    ]
+    (tmp_path / "ids.txt").write_text("c\nb\n")
+    capsys.readouterr()
+    for extra, left in ((["--dry-run"], {"a", "c"}), ([], {"a"})):
+        assert delete_tracks.main([*arguments, "--restore", *extra]) == 0
+        line = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (line["restored"], line["not_found"]) == (1, ["b"])
+        assert {row["track_id"] for row in read_store(store, "withheld")} == left
+    with pytest.raises(SystemExit):
+        delete_tracks.main([*arguments, "--restore", "--vacuum"])

@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
 from pipeline.run.run import RunReport
-from pipeline.store.commit import RunCounts
+from pipeline.store.books import RunCounts
 from pipeline.store.tables import FORMAT_PROPERTY, create_tables, open_table
 from tests.corpus import encode_clip, load_music
 
@@ -172,9 +172,9 @@ def test_two_files_that_claim_one_id_are_both_named(place: Place, call: Call) ->
 def test_a_store_of_a_newer_format_is_left_alone(extra: list[str], place: Place, call: Call) -> None:
     location = StoreLocation(str(place.store))
     create_tables(location)
-    open_table(location, "tracks").alter.set_table_properties({FORMAT_PROPERTY: "2"}, False)
+    open_table(location, "tracks").alter.set_table_properties({FORMAT_PROPERTY: "3"}, False)
     before = list_tree(place.store)
-    assert_refused(call([*place.arguments(), *extra]), "has format 2", "writes format 1", "another --store")
+    assert_refused(call([*place.arguments(), *extra]), "has format 3", "writes format 2", "another --store")
     assert list_tree(place.store) == before
 
 
@@ -291,7 +291,12 @@ def test_the_report_lists_failures_and_ends_with_json(call: Call) -> None:
         "embedded": 10,
         "unchanged": 5,
         "failed": 5,
+        "withheld": 0,
+        "moved": 0,
+        "copied": 0,
         "deleted": 2,
+        "not_pruned": 0,
+        "undecided": 0,
         "recipe": "r7",
         "recipes": {"r7": 7, "r4": 4},
         "store": "s3://bucket/features",
@@ -305,6 +310,23 @@ def test_the_report_lists_failures_and_ends_with_json(call: Call) -> None:
         "report": None,
     }
     assert len(lines) == 6
+
+
+def test_the_first_failures_are_named_and_what_is_special_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = RunCounts(20, 4, 9, 5, 0, {"truncated": 5}, withheld=2, moved=3, copied=1)
+    counts.not_pruned, counts.prune_refusal = 7, "--prune deleted none of the 7 tracks"
+    named = [{"track_id": f"{letter}.mp3", "message": f"{letter} is cut"} for letter in "ab"]
+    print_report(replace(make_report(counts), failures=named, num_undecided=6), "store", False)
+    out = capsys.readouterr().out
+    assert "5 failed, 2 withheld, 0 deleted" in out
+    assert "a.mp3: a is cut" in out
+    assert "and 3 more; musicfm failures --store store" in out
+    assert "3 moved and 1 copied" in out
+    assert "6 of those to embed were not looked into" in out
+    assert "--prune deleted none of the 7 tracks" in out
+    line = json.loads(out.splitlines()[-1])
+    assert line["planned"] == line["embedded"] + line["unchanged"] + line["failed"] + line["withheld"]
+    assert (line["moved"], line["copied"], line["not_pruned"], line["undecided"]) == (3, 1, 7, 6)
 
 
 def test_open_books_say_how_many_tracks_are_lost(capsys: pytest.CaptureFixture[str]) -> None:

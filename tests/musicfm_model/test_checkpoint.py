@@ -154,8 +154,8 @@ def test_safetensors_with_broken_statistics_are_refused(tmp_path: Path, tiny_che
             r"found linear.bias of shape \(2,\) where \(64,\) is expected",
         ),
         (
-            lambda c: c["state_dict"].update({"model.linear.bias": torch.ones(64).half()}),
-            "found linear.bias of torch.float16 where torch.float32 is expected",
+            lambda c: c["state_dict"].update({"model.linear.bias": torch.ones(64).double()}),
+            "found linear.bias of torch.float64 where torch.float32 is expected",
         ),
         (
             lambda c: c["state_dict"]["model.linear.bias"].fill_(float("inf")),
@@ -336,3 +336,15 @@ def test_the_converted_file_holds_the_published_names(tmp_path: Path, tiny_check
     save_checkpoint(tiny_checkpoint, str(tmp_path / "twin.safetensors"))
 
     assert load_file(tmp_path / "twin.safetensors").keys() == tiny_checkpoint.state_dict.keys()
+
+
+def test_weights_in_half_precision_are_read_as_the_float32_that_they_are(tmp_path: Path, tiny_path: Path) -> None:
+    exact = load_checkpoint(str(tiny_path))
+    url = change(
+        tiny_path,
+        tmp_path / "half.pt",
+        lambda c: c["state_dict"].update({"model.linear.weight": c["state_dict"]["model.linear.weight"].half()}),
+    )
+    half = load_checkpoint(url)
+    assert half.state_dict["linear.weight"].dtype == torch.float32
+    assert torch.equal(half.state_dict["linear.weight"], exact.state_dict["linear.weight"].half().float())

@@ -8,6 +8,7 @@ from typing import Any
 import fsspec
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import logging as hub_logging
 
 from musicfm_model.checkpoint_files import PUBLISHED, check_md5, find_stats, local_copy, read_stats
 from musicfm_model.errors import CheckpointError
@@ -61,6 +62,22 @@ def test_a_published_file_comes_from_the_hubs_cache(tmp_path: Path, monkeypatch:
         local_copy(PUBLISHED["fma"].url),
     ):
         pass
+
+
+def test_a_hub_that_is_not_reached_is_one_error_and_no_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}")
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits longer after each attempt
+    before = hub_logging.get_verbosity()
+    with pytest.raises(CheckpointError, match=r"cannot read hf://minzwon/MusicFM/fma_stats.json") as found:
+        read_stats(PUBLISHED["fma"].stats_url)
+    assert "\n" not in str(found.value)
+    assert "connection" in str(found.value)
+    assert capfd.readouterr() == ("", "")
+    assert hub_logging.get_verbosity() == before
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from musicfm_model import MusicFM25Hz
-from musicfm_model.checkpoint import Checkpoint
+from musicfm_model.checkpoint import Checkpoint, load_checkpoint
+from musicfm_model.config import infer_config
 from tests.checkpoints import STATS, TINY, write_random_checkpoint
 from tests.musicfm_model.oracles import relative_error
 from tests.musicfm_model.test_conformer import count_layers
@@ -319,3 +321,32 @@ def test_sizes_come_from_the_checkpoint(tmp_path: Path) -> None:
 
     assert model.codebook_size == TINY.codebook_size
     assert model.conformer.embed_positions.inv_freq.shape == (TINY.head_dim // 2,)
+
+
+def test_a_fresh_model_has_the_heads_and_the_width_that_were_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "stats.json").write_text(json.dumps({"melspec_2048_mean": 0.0, "melspec_2048_std": 1.0}))
+    model = MusicFM25Hz(
+        codebook_size=64,
+        conv_dim=4,
+        encoder_dim=24,
+        encoder_depth=1,
+        stat_path=str(tmp_path / "stats.json"),
+        model_path=None,
+        num_heads=3,
+        ffn_dim=40,
+    )
+    found = infer_config(model.state_dict())
+    assert (found.num_heads, found.ffn_dim, found.embed_dim) == (3, 40, 24)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_dropout_of_attention_is_the_modules_own(tiny_path: Path, wav: Tensor, attention: str) -> None:
+    model = MusicFM25Hz.from_checkpoint(load_checkpoint(str(tiny_path)), attention=attention).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    # Batch norms still go by the batch, the same one twice: nothing else is drawn.
+    once, again = (model.get_latent(wav, 1) for _ in range(2))
+    assert torch.equal(once, again)
+    model.conformer.layers[0].self_attn.dropout.p = 0.5
+    assert not torch.equal(once, model.get_latent(wav, 1))

@@ -12,8 +12,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import Reason, StorageError
-from pipeline.location import StoreLocation
-from pipeline.storage import honours_exclusive_writes
+from pipeline.location import StoreLocation, honours_exclusive_writes
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 
 ODD_NAMES = [
@@ -162,7 +161,24 @@ def test_a_local_name_that_is_not_utf8_is_listed_and_fails_alone(tmp_path: Path)
     assert listing["path"].to_pylist() == ["good.mp3", r"lat\udce9.mp3"]
     good, bad = storage.read_files(listing["uri"].to_pylist())
     assert good == b"1"
-    assert isinstance(bad, FileNotFoundError)
+    assert isinstance(bad, OSError)
+    assert not isinstance(bad, FileNotFoundError)
+    assert "name is not UTF-8" in str(bad)
+
+
+def test_a_key_of_s3_may_hold_what_looks_like_a_version(s3_server: S3Server) -> None:
+    options = s3_server.options(STORE)
+    url = f"s3://{STORE_BUCKET}/names/a.mp3?versionId=7.mp3"
+    storage.write_file(f"s3://{STORE_BUCKET}/names/a.mp3", b"another", options)
+    storage.write_file(url, b"this", options)
+    assert storage.read_files([url], options) == [b"this"]
+    (facts,) = storage.stat_files([url], options)
+    assert isinstance(facts, dict)
+    assert facts["size_bytes"] == 4
+    assert storage.list_files(f"s3://{STORE_BUCKET}/names", options)["path"].to_pylist() == [
+        "a.mp3",
+        "a.mp3?versionId=7.mp3",
+    ]
 
 
 def test_the_modified_time_is_the_file_systems(tmp_path: Path) -> None:

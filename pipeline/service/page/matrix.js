@@ -1,7 +1,7 @@
 // A self-similarity matrix as a picture to listen by.
 
 // Five stops of the palette viridis (matplotlib), which stays in order for colour-blind eyes and in grey.
-const STOPS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+export const STOPS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 
 export class Matrix {
   /**

@@ -71,7 +71,7 @@ def test_the_waveform_is_the_resampled_mean_of_the_source(
     encode_clip(tmp_path / f"clip{ending}", source, rate)
     audio = decode_audio((tmp_path / f"clip{ending}").read_bytes())
     assert (audio.codec, audio.num_channels) == (codec, num_channels)
-    assert audio.source_sample_rate_hz == rate
+    assert audio.source_sample_rate_hz == (48_000 if codec == "opus" else rate)  # opus knows no other
     assert audio.duration_s == pytest.approx(2.5, abs=0.12)
     if codec == "wmav2":  # FFmpeg drops the delay of Microsoft's encoder, 2048 samples more than its own has
         source = source[2048:]
@@ -152,7 +152,7 @@ def test_truncation_shows_in_every_container_that_libsndfile_writes(container: s
     assert decode_audio(data).duration_s == pytest.approx(4.0, abs=0.1)
     error = catch(data[: len(data) // 2])
     assert error.reason is Reason.TRUNCATED
-    assert "by the header, found" in error.message
+    assert "by the header and" in error.message
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.decode import resample as resample_module
-from pipeline.decode.resample import resample
+from pipeline.decode.resample import Resampler
 
 
 def make_noise(num_samples: int) -> NDArray[np.float32]:
     return np.random.default_rng(1).uniform(-1, 1, num_samples).astype(np.float32)
+
+
+def resample(waveform: NDArray[np.float32], rate: int, block_samples: int = 1_000) -> NDArray[np.float32]:
+    resampler = Resampler(rate)
+    for start in range(0, waveform.size, block_samples):
+        resampler.add(waveform[start : start + block_samples])
+    return resampler.finish()
 
 
 def resample_in_torchaudio(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
@@ -64,7 +71,31 @@ def test_length_is_the_exact_share_rounded_up(num_samples: int, rate: int) -> No
 
 def test_the_models_own_rate_is_left_alone() -> None:
     waveform = make_noise(100)
-    assert resample(waveform, 24_000) is waveform
+    np.testing.assert_array_equal(resample(waveform, 24_000), waveform)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_samples=st.integers(0, 9_000),
+    rate=st.sampled_from([8_000, 22_050, 24_000, 44_100, 44_101, 96_000]),
+    block_samples=st.integers(1, 9_000),
+    piece_samples=st.integers(8, 5_000),
+)
+def test_the_bits_do_not_depend_on_the_blocks(
+    num_samples: int, rate: int, block_samples: int, piece_samples: int
+) -> None:
+    waveform = make_noise(num_samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resample_module, "_PIECE_SAMPLES", piece_samples)
+        whole, by_blocks = (resample(waveform, rate, length) for length in (num_samples or 1, block_samples))
+    np.testing.assert_array_equal(by_blocks, whole)
+
+
+def test_what_is_resampled_is_not_kept() -> None:
+    resampler = Resampler(44_100)
+    for _ in range(100):
+        resampler.add(make_noise(65_536))
+    assert len(resampler._waiting) < 4 * 400_000
 
 
 def test_kernels_are_kept_for_the_next_track() -> None:

@@ -7,7 +7,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.decode.stated_length import asf_duration_s, find_present_share, mp3_duration_s
+from pipeline.decode.stated_length import asf_duration_s, compare_bytes, mp3_duration_s
 from tests.corpus import MUSIC
 from tests.encoders import encode_bytes, encode_mp3_without_length, make_id3_tag
 
@@ -59,25 +59,25 @@ def test_share_of_the_stated_bytes(container: str, share: float) -> None:
     data = encode_bytes(TONE, 44_100, format=container, subtype="PCM_16")
     num_audio_bytes = 2 * TONE.size
     cut = data[: round(len(data) - (1 - share) * num_audio_bytes)]
-    assert find_present_share(cut) == pytest.approx(share, abs=1e-3)
+    assert compare_bytes(cut) == pytest.approx(share, abs=1e-3)
 
 
 def test_chunks_before_the_audio_are_stepped_over() -> None:
     data = encode_bytes(TONE, 44_100, format="WAV", subtype="PCM_16")
     extra = b"LIST" + struct.pack("<I", 5) + b"data!" + b"\0"  # an odd size, padded
-    assert find_present_share(data[:36] + extra + data[36 : 36 + 8 + TONE.size]) == pytest.approx(0.5, abs=1e-3)
+    assert compare_bytes(data[:36] + extra + data[36 : 36 + 8 + TONE.size]) == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
 def test_sizes_that_pipes_leave_behind_state_nothing(size: int) -> None:
     data = bytearray(encode_bytes(TONE, 44_100, format="WAV", subtype="PCM_16"))
     struct.pack_into("<I", data, 40, size)
-    assert find_present_share(bytes(data)) == 1.0
+    assert compare_bytes(bytes(data)) == 1.0
 
 
 @pytest.mark.parametrize("name", ["caves.mp3", "desert.flac", "palace.m4a", "laboratory.wma"])
 def test_other_formats_state_nothing_in_bytes(name: str) -> None:
-    assert find_present_share((MUSIC / name).read_bytes()[:50_000]) == 1.0
+    assert compare_bytes((MUSIC / name).read_bytes()[:50_000]) == 1.0
 
 
 @settings(deadline=None)
@@ -88,12 +88,12 @@ def test_other_formats_state_nothing_in_bytes(name: str) -> None:
     rest=st.binary(max_size=400),
 )
 def test_rubbish_is_survived(magic: bytes, rest: bytes) -> None:
-    assert 0 <= find_present_share(magic + rest) <= 1
+    assert 0 <= compare_bytes(magic + rest) <= 1
     assert (mp3_duration_s(magic + rest) or 1) > 0
     assert asf_duration_s(magic + rest) is None
 
 
 def test_soundfile_still_hides_that_a_wav_was_cut() -> None:
-    # The reason why find_present_share exists: if this fails one day, it may go.
+    # The reason why compare_bytes exists: if this fails one day, it may go.
     data = encode_bytes(TONE, 44_100, format="WAV", subtype="PCM_16")
     assert soundfile.info(io.BytesIO(data[: len(data) // 2])).frames == pytest.approx(15_000, abs=50)

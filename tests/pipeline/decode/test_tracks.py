@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.decode import tracks as decode_module
 from pipeline.decode.audio import DecodedAudio, decode_audio
+from pipeline.decode.known_content import is_known, list_prefixes
 from pipeline.decode.tracks import decode_tracks
 from pipeline.errors import Reason, Stage, TrackError
 from pipeline.schema import DECODED, PLAN, SOURCE_FIELDS
@@ -210,3 +212,49 @@ def test_waveforms_enter_arrow_without_a_copy() -> None:
     array = decode_module._to_list_array(waveform)
     assert array.values.buffers()[1].address == waveform.ctypes.data
     assert array.to_pylist() == [waveform.tolist()]
+
+
+def test_another_file_never_takes_a_stored_tracks_id() -> None:
+    own = [f"{name}@{HASH}" for name in WANTED]
+    other = [f"{name}@{'0' * 64}" for name in WANTED]
+    owners = ["/music/a/01 Intro.mp3", "/music/a/01 Intro.mp3", None]
+    taken, moved, changed = decode_to_rows(make_plan([CLIP] * 3, held=[other, own, other], owner_uri=owners))
+    assert (taken["stage"], taken["error_type"]) == ("catalog", "id_taken")
+    assert "that of /music/a/01 Intro.mp3" in taken["error_message"]
+    assert "--catalog NAME" in taken["error_message"]
+    assert (moved["stage"], moved["wanted"], moved["waveform"]) == (None, [], None)
+    assert (changed["stage"], changed["wanted"]) == (None, WANTED)
+
+
+def test_known_content_is_not_decoded_whatever_its_id() -> None:
+    plan = make_plan([CLIP])
+    for known, is_decoded in (([HASH, "f" * 64], False), (["f" * 64], True), ([], True)):
+        (row,) = decode_to_rows(plan, known=list_prefixes(pa.array(known, pa.string())))
+        assert row["stage"] is None
+        assert row["content_hash"] == HASH
+        assert (row["wanted"], row["waveform"] is not None) == (WANTED if is_decoded else [], is_decoded)
+
+
+@given(st.lists(st.binary(max_size=3), max_size=30), st.binary(max_size=3))
+def test_a_hash_is_known_when_it_is_among_those_listed(contents: list[bytes], content: bytes) -> None:
+    hashes = [hashlib.sha256(each).hexdigest() for each in contents]
+    known = list_prefixes(pa.array([*hashes, None, "no hash"], pa.string()))
+    assert is_known(hashlib.sha256(content).hexdigest(), known) == (content in contents)
+
+
+def test_a_files_tags_stand_where_the_catalog_says_nothing(tmp_path: Path) -> None:
+    with av.open(CLIP) as source, av.open(tmp_path / "tagged.mka", "w") as target:
+        target.metadata.update({"title": "Théme", "artist": "Björk", "genre": "Jazz"})
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    rows = decode_to_rows(
+        make_plan([tmp_path / "tagged.mka"] * 2, title=["As the list has it", None], artist=[None, None])
+    )
+    names = ("title", "artist", "album", "genre")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        ("As the list has it", "Björk", None, "Jazz"),
+        ("Théme", "Björk", None, "Jazz"),
+    ]

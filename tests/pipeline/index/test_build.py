@@ -163,7 +163,7 @@ def test_of_two_recipes_one_has_to_be_named(known: KnownStore) -> None:
         build_index(known.location, IndexSettings())
     assert build_index(known.location, IndexSettings(recipe=make_recipe(4).recipe_id)).num_tracks == 20
     assert build_index(known.location, IndexSettings(recipe=RECIPE)).num_tracks == 20
-    with pytest.raises(UsageError, match="name a recipe"):
+    with pytest.raises(UsageError, match="name one with --recipe"):
         VectorIndex.open(known.location)
 
 

@@ -140,7 +140,7 @@ def test_an_index_is_found_by_its_resolution_and_recipe(location: IndexLocation)
 def test_where_two_recipes_are_indexed_one_has_to_be_named(location: IndexLocation) -> None:
     publish(location, make_manifest())
     publish(replace(location, recipe="musicfm-l4-y"), make_manifest())
-    with pytest.raises(UsageError, match=r"musicfm-l4-y, musicfm-l7-x.*name a recipe"):
+    with pytest.raises(UsageError, match=r"musicfm-l4-y, musicfm-l7-x.*name one with --recipe"):
         find_index(location.store, "global")
     assert find_index(location.store, "global", "musicfm-l4-y").recipe == "musicfm-l4-y"
 

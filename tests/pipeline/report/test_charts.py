@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.charts import choose_ticks, draw_bars, draw_course, draw_histogram, draw_points
+from pipeline.report.charts import (
+    NAME_SIZES,
+    WIDTH,
+    choose_ticks,
+    draw_bars,
+    draw_course,
+    draw_histogram,
+    draw_points,
+)
 from pipeline.report.health import summarise
 
 HOSTILE = "<script>alert('1')</script> & \"x\""
@@ -74,3 +82,25 @@ def test_a_map_has_a_point_a_track_and_a_key_a_group() -> None:
     assert [circle.get("class") for circle in circles[:4]] == ["g0", "g1", "other", "g0"]
     assert len(circles) == 40
     assert [item.text for item in drawn.iter(f"{SVG}li")] == ["rock", "jazz", "other"]
+
+
+def test_a_small_map_names_its_points_without_overlap() -> None:
+    points = np.random.default_rng(1).normal(size=(12, 2)).astype(np.float32)
+    titles = [f"Title {number} {HOSTILE}" if number % 2 else f"曲 {number}" for number in range(12)]
+    drawn = parse(draw_points(points, [None] * 12, titles))
+    for screen, size in NAME_SIZES.items():
+        texts = [text for text in drawn.iter(f"{SVG}text") if text.get("class") == screen]
+        assert len(texts) >= (10 if screen == "broad" else 3)
+        boxes = []
+        for text in texts:
+            length = size * 0.5 * len(text.text or "")  # narrower than any font's: what overlaps so, overlaps
+            start = float(text.get("x", "0")) - (length if text.get("text-anchor") == "end" else 0)
+            boxes.append((start, start + length, float(text.get("y", "0"))))
+        for i, (start, stop, y) in enumerate(boxes):
+            assert 0 <= start < stop <= WIDTH
+            assert not any(a < stop and start < b and abs(y - v) < size for a, b, v in boxes[i + 1 :])
+
+
+def test_a_large_map_is_not_written_over() -> None:
+    points = np.random.default_rng(1).normal(size=(200, 2)).astype(np.float32)
+    assert "<text" not in draw_points(points, [None] * 200, ["a"] * 200)

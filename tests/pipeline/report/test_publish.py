@@ -14,11 +14,11 @@ import pytest
 from pipeline.errors import Reason
 from pipeline.location import StoreLocation
 from pipeline.report.advice import ADVICE
-from pipeline.report.page import build_page, say_bytes, say_time
+from pipeline.report.page import build_page
 from pipeline.report.plan_file import save_plan
 from pipeline.report.publish import RunFacts, gather_facts, publish_report, remove_reports_of
 from pipeline.storage import read_file
-from pipeline.store.commit import RunCounts
+from pipeline.store.books import RunCounts
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 from tests.stores import BAD, KnownStore, make_features, make_recipe
 
@@ -150,6 +150,31 @@ def test_the_page_is_whole_and_harmless(store: KnownStore) -> None:
     assert facts["placement"]["embed"]["10.0.0.2/bb"]["num_tracks"] == 27
 
 
+@pytest.mark.parametrize("num_tracks", [1, 2])
+def test_few_tracks_are_counted_in_words_that_fit_and_judged_by_nothing(tmp_path: Path, num_tracks: int) -> None:
+    store = KnownStore(StoreLocation(str(tmp_path / "store")))
+    committer = store.run({f"a{number}": f"content {number}" for number in range(num_tracks)}, [R7])
+    facts = (committer.run_id, {R7.recipe_id: 7}, vars(committer.counts), committer.store_version, 1, True, 9.0)
+    stage = work(num_tracks)
+    placement = {name: {"10.0.0.1/aa": stage} for name in ("decode", "embed", "write")}
+    course = {"bucket_s": 2.0, "tracks": [num_tracks], "audio_s": [60.0]}
+    run = RunFacts(store.location, *facts, throughput=course, books={"placement": placement, "devices": {}})
+    found = gather_facts(run)
+    page = build_page(found)
+    text = " ".join(re.sub("<[^>]*>", " ", page.partition("<body>")[2]).split())
+    assert found["counts"]["embedded"] == num_tracks
+    assert f", {found['written_time'][11:16]} UTC · Store" in text[:200]
+    if num_tracks == 1:
+        assert re.findall(r"\b1 (?:global )?(?:tracks|vectors|dimensions|groups|are)\b", text) == []
+        assert "the one track has an outcome" in text
+        assert "The store's one track." in text
+        assert "✓" not in text  # a vector alone tells nothing
+    else:
+        assert "All 2 tracks of the store." in text
+        assert "– Near-duplicates cannot be told" in text
+        assert "– No drift to tell" in text
+
+
 def test_a_run_without_work_reads_nothing(tmp_path: Path) -> None:
     """There is no store to read: any look at it would fail."""
     store = StoreLocation(str(tmp_path / "nowhere"))
@@ -199,8 +224,3 @@ def test_a_report_lies_beside_tables_on_an_object_store(s3_server: S3Server) -> 
 def test_every_reason_has_its_advice() -> None:
     assert set(ADVICE) == set(Reason)
     assert all(text.endswith(".") and len(text) < 120 for text in ADVICE.values())
-
-
-def test_amounts_are_written_as_people_do() -> None:
-    assert [say_time(s) for s in (1.23, 150, 9000)] == ["1.2 s", "2.5 min", "2.5 h"]
-    assert [say_bytes(n) for n in (12, 1234, 5.5e6, 2e12)] == ["12 bytes", "1.23 kB", "5.5 MB", "2 TB"]

@@ -1,3 +1,5 @@
+import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -253,7 +255,7 @@ def never_ends(data: bytes, max_duration_s: float) -> DecodedAudio:
 
 
 def decode_impatiently(data: bytes, max_duration_s: float) -> DecodedAudio:
-    """Decode in a worker, or its child, whose decoder may not end and has a second for it."""
+    """Decode in a worker whose decoder may not end and has a second for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(isolation, "DECODE_TIMEOUT_S", 1.0)
         patch.setattr(isolation, "decode_audio", never_ends)
@@ -261,9 +263,14 @@ def decode_impatiently(data: bytes, max_duration_s: float) -> DecodedAudio:
 
 
 def decode_impatiently_apart(data: bytes, max_duration_s: float) -> DecodedAudio:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(isolation, "decode_audio_in_time", decode_impatiently)
-        return isolation.decode_audio_apart(data, max_duration_s)
+    child = isolation._keep_child()
+    child.timeout_s = 1.0
+    child.start()
+    if len(data) > 100_000:
+        assert child._process is not None
+        assert child._process.pid is not None
+        os.kill(child._process.pid, signal.SIGSTOP)
+    return isolation.decode_audio_apart(data, max_duration_s)
 
 
 @pytest.mark.ray

@@ -92,7 +92,9 @@ def test_every_track_has_the_outcome_that_a_plain_reading_of_the_rules_gives(
         if all(settled):
             unchanged.add(track_id)
             moved = any(
-                (row[name] or "") != (ledger[track_id][name] or "") for ledger, _ in stored for name in LABELS
+                row[name] is not None and row[name] != (ledger[track_id][name] or "")
+                for ledger, _ in stored
+                for name in LABELS
             )
             if moved or any(track_id in failures for _, failures in stored):
                 relabeled.add(track_id)
@@ -129,6 +131,9 @@ def test_every_track_has_the_outcome_that_a_plain_reading_of_the_rules_gives(
             for name in ledger[track_id]["resolutions"]
         ]
         assert row.pop("stored") == []
+        owners = [ledger[track_id]["uri"] for ledger, _ in stored if track_id in ledger]
+        owner = next((uri for uri in owners if uri is not None), None)
+        assert row.pop("owner_uri") == (owner if row["uri"] is not None and owner != row["uri"] else None)
         assert row == catalog[track_id]
     for i, (ledger, failures) in enumerate(stored):
         assert plan.departed[f"r{i}"] == sorted((set(ledger) | set(failures)) - set(catalog))

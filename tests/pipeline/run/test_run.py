@@ -96,7 +96,7 @@ def life(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, local_
 
 
 pytestmark = pytest.mark.ray
-NAMES = {*"abcdefghij", "long"}
+NAMES = {*(f"{letter}.wav" for letter in "abcdefghij"), "long.flac"}
 
 
 def count(step: Step) -> tuple[int, int, int, int, int]:
@@ -127,9 +127,9 @@ def test_each_recipe_holds_its_own_layer_and_window(life: Life, tiny_checkpoint:
         waveform = decode_audio(data).waveform
         num_frames = len(waveform) // 960
         for recipe, layer in life.steps["first"].report.recipes.items():
-            stored = store.frames([Path(name).stem], "25hz", recipe=recipe)
+            stored = store.frames([name], "25hz", recipe=recipe)
             row = store.tracks(recipe=recipe).filter(
-                np.array(store.tracks(["track_id"], recipe=recipe).column("track_id")) == Path(name).stem
+                np.array(store.tracks(["track_id"], recipe=recipe).column("track_id")) == name
             )
             assert row.column("content_hash").to_pylist() == [hashlib.sha256(data).hexdigest()]
             found = np.array(stored.column("embeddings")[0].as_py(), np.float32)
@@ -159,14 +159,14 @@ def test_a_refresh_costs_what_changed(life: Life) -> None:
     assert len(after.frame_files - before.frame_files) == 2 * 3
     for layer in (1, 3):
         old, new = before.rows(layer), after.rows(layer)
-        assert set(new) == NAMES - {"d"} | {"new"}
+        assert set(new) == NAMES - {"d.wav"} | {"new.wav"}
         for name, row in new.items():
-            if name not in ("c", "e", "new"):
+            if name not in ("c.wav", "e.wav", "new.wav"):
                 assert row == old[name]
-        assert new["c"]["content_hash"] != old["c"]["content_hash"]
-        assert new["c"]["embedding"] != old["c"]["embedding"]
-        assert new["e"].pop("modified_time") > old["e"].pop("modified_time")
-        assert new["e"] == old["e"]
+        assert new["c.wav"]["content_hash"] != old["c.wav"]["content_hash"]
+        assert new["c.wav"]["embedding"] != old["c.wav"]["embedding"]
+        assert new["e.wav"].pop("modified_time") > old["e.wav"].pop("modified_time")
+        assert new["e.wav"] == old["e.wav"]
 
 
 def test_a_preview_says_what_a_run_would_look_at_and_writes_nothing(life: Life, tmp_path: Path) -> None:
@@ -183,11 +183,16 @@ def test_a_preview_says_what_a_run_would_look_at_and_writes_nothing(life: Life, 
     wider = preview(audio, replace(settings, resolutions=("0.5hz",)))
     assert (wider.counts.embedded, wider.counts.unchanged, wider.counts.failed) == (11, 0, 1)
     again = preview(audio, replace(settings, retry_failures=True))
-    assert (again.counts.embedded, again.counts.unchanged, again.counts.failed) == (1, 11, 0)
+    assert (again.counts.embedded, again.counts.unchanged, again.counts.failed) == (0, 11, 1)
+    (failure,) = again.failures
+    assert (failure["track_id"], failure["reason"]) == ("broken.mp3", "unreadable")
     other = preview(audio, replace(settings, precision="bfloat16"))
-    assert (other.counts.embedded, other.counts.unchanged, other.counts.failed) == (12, 0, 0)
+    assert (other.counts.embedded, other.counts.unchanged, other.counts.failed) == (11, 0, 1)
     moved = preview(life.audio, replace(settings, prune=True))
-    assert (moved.counts.planned, moved.counts.embedded, moved.counts.deleted) == (12, 12, 1)
+    # The folder of before under another name: one file has left the store since, and one is another by now.
+    assert (moved.counts.embedded, moved.counts.unchanged, moved.counts.failed) == (1, 9, 2)
+    assert moved.counts.failures_by_reason == {"unreadable": 1, "id_taken": 1}
+    assert (moved.counts.planned, moved.counts.deleted, moved.num_undecided) == (12, 1, 0)
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
 
 

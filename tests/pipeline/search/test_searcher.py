@@ -10,7 +10,8 @@ from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
-from pipeline.search.searcher import Hit, Searcher
+from pipeline.search.hits import Hit
+from pipeline.search.searcher import Searcher
 from tests.indexes import draw_tracks, make_index
 from tests.stores import KnownStore
 

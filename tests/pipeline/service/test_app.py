@@ -1,7 +1,9 @@
 import base64
+import io
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +12,16 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import soundfile
 from starlette.testclient import TestClient
 
+from jobs import delete_tracks
 from pipeline.index.manifest import list_indexes, remove_index
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
-from pipeline.service.app import PAGE_FOLDER, create_app
+from pipeline.service.app import create_app
 from pipeline.service.guard import Access
+from pipeline.service.page_files import PAGE_FOLDER
 from pipeline.service.similarity import compare_with_itself
 from pipeline.service.state import ServiceSettings, ServiceState
 from pipeline.store.maintain import compact_store, vacuum_store
@@ -223,8 +228,22 @@ def test_the_facts_of_a_track_name_its_audio(client: TestClient) -> None:
         assert facts["duration_s"] > 0
         audio = client.get(facts["audio_url"])
         assert audio.status_code == 200
-        assert audio.content == (MUSIC / track["file"]).read_bytes()
+        own = client.get(f"/tracks/{quote(track['track_id'], safe='')}/audio").content
+        assert own == (MUSIC / track["file"]).read_bytes()
+        assert audio.content[:4] == b"fLaC" if track["file"].endswith(".wma") else audio.content == own
         assert audio.headers["content-type"].startswith("audio/")
+
+
+def test_any_track_comes_as_a_copy_that_every_browser_plays(client: TestClient) -> None:
+    whole = client.get("/tracks/ivory-tower/audio", params={"format": "flac"})
+    assert whole.headers["content-type"] == "audio/flac"
+    samples, rate_hz = soundfile.read(io.BytesIO(whole.content))
+    assert len(samples) / rate_hz == pytest.approx(get(client, "/tracks/ivory-tower")["duration_s"], abs=0.1)
+    headers = {"range": "bytes=5000-5999", "if-range": whole.headers["etag"]}
+    part = client.get("/tracks/ivory-tower/audio", params={"format": "flac"}, headers=headers)
+    assert (part.status_code, part.content) == (206, whole.content[5000:6000])
+    assert client.get("/tracks/ivory-tower/audio", params={"format": "exe"}).status_code == 422
+    assert client.get("/tracks/nobody/audio", params={"format": "flac"}).status_code == 404
 
 
 def test_a_player_can_seek(client: TestClient) -> None:
@@ -467,3 +486,48 @@ def test_a_picture_outlives_the_files_that_maintenance_removes(
     assert after is not None
     np.testing.assert_array_equal(after.values, before.values)
     assert state.compare_with_itself("nobody") is None
+
+
+def test_a_taken_down_track_is_returned_by_nothing_from_the_moment_on_at_which_the_command_has_returned(
+    changing: tuple[StoreLocation, Callable[..., None]], tmp_path: Path
+) -> None:
+    store, _ = changing
+    (tmp_path / "ids.txt").write_text("desert\n")
+    arguments = ["--store", store.url, "--ids", str(tmp_path / "ids.txt")]
+    state = ServiceState(ServiceSettings(store, poll_interval_s=0.05))
+    is_down, is_over = threading.Event(), threading.Event()
+    seen: list[tuple[bool, set[str]]] = []
+
+    def ask(client: TestClient) -> None:
+        while not is_over.is_set():
+            was_down = is_down.is_set()
+            found = set(ids_of(get(client, "/search/track/caves", k=10)))
+            for path in ("/tracks?prefix=des", "/map"):
+                found |= {track["track_id"] for track in get(client, path)["tracks"]}
+            found |= {"desert"} if client.get("/tracks/desert").status_code != 404 else set()
+            seen.append((was_down, found))
+
+    with TestClient(create_app(state)) as client, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, client) for _ in range(8)]
+        try:
+            wait_until(lambda: len(seen) > 8)
+            assert delete_tracks.main(arguments) == 0
+            is_down.set()
+            num_before = len(seen)
+            wait_until(lambda: len(seen) > num_before + 24)
+        finally:
+            is_over.set()
+        for future in asked:
+            future.result()
+        assert any("desert" in found for was_down, found in seen if not was_down)
+        assert not any("desert" in found for was_down, found in seen if was_down)
+        assert sum(was_down for was_down, _ in seen) >= 8
+        assert delete_tracks.main([*arguments, "--restore"]) == 0
+        assert "desert" in ids_of(get(client, "/search/track/caves", k=10))
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    until_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)

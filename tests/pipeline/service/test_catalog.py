@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,12 +14,15 @@ ROWS = [
 ]
 
 
+def show_all(table: pa.Table) -> TrackNames:
+    return TrackNames(table, lambda: np.ones(table.num_rows, np.bool_))
+
+
 @pytest.fixture(scope="module")
 def names() -> TrackNames:
     columns = zip(*ROWS, strict=True)
-    return TrackNames(
-        pa.table(dict(zip(("track_id", "title", "artist", "map_x", "map_y"), map(list, columns), strict=True)))
-    )
+    table = pa.table(dict(zip(("track_id", "title", "artist", "map_x", "map_y"), map(list, columns), strict=True)))
+    return show_all(table)
 
 
 def suggest(names: TrackNames, text: str, limit: int = 10) -> list[str]:
@@ -79,8 +83,22 @@ def test_a_large_map_is_thinned_out_evenly() -> None:
             "map_y": [0.0] * 1000,
         }
     )
-    places, num_tracks = TrackNames(table).sample_map(100)
+    places, num_tracks = show_all(table).sample_map(100)
     assert num_tracks == 1000
     assert len(set(places)) == 100
     assert (places[0], places[-1]) == (0, 999)
     assert {after - before for before, after in pairwise(places)} <= {10, 11}
+
+
+def test_of_what_was_taken_down_nobody_is_told() -> None:
+    columns = zip(*ROWS, strict=True)
+    table = pa.table(dict(zip(("track_id", "title", "artist", "map_x", "map_y"), map(list, columns), strict=True)))
+    shown = np.ones(len(ROWS), np.bool_)
+    names = TrackNames(table, lambda: shown)
+    assert suggest(names, "song") == ["a1", "a2"]
+    shown[0] = False
+    assert suggest(names, "song") == ["a2"]
+    assert names.find("a1") is None
+    assert names.find("a2") == 1
+    assert suggest(names, "") == ["a2", "b/1 %.mp3", "c9"]
+    assert names.sample_map(10) == ([1, 2], 2)

@@ -17,7 +17,10 @@ from pipeline.schema import TABLES
 from pipeline.store import ledger
 from pipeline.store.check import check_store
 from pipeline.store.parts import write_part
-from pipeline.store.tables import FORMAT_PROPERTY, commit_actions, create_tables, open_table
+from pipeline.store.table_commits import commit_actions
+from pipeline.store.tables import FORMAT_PROPERTY, create_tables, open_table
+from pipeline.store.withheld import withhold
+from pipeline.store.writer import StoreWriter
 from tests.stores import BAD, EMBED_DIM, KnownStore, make_recipe
 
 SEVEN, FOUR = make_recipe(7), make_recipe(4)
@@ -29,6 +32,9 @@ LATER = {**CONTENTS, "b": "b 2", "bad": BAD}
 def template(tmp_path_factory: pytest.TempPathFactory) -> KnownStore:
     known = KnownStore(StoreLocation(str(tmp_path_factory.mktemp("check") / "store")))
     known.run(CONTENTS)
+    writer = StoreWriter(known.location, "takedown")
+    withhold(writer, pa.table({"track_id": ["gone"], "content_hash": ["gone 1"]}), "asked to")
+    writer.commit_ledger([], "delete")
     known.run(LATER, [SEVEN, FOUR], ["16hz", "8hz", "global"])
     return known
 
@@ -305,7 +311,7 @@ def test_a_run_that_is_at_work_is_no_problem(known: KnownStore) -> None:
 
 
 def raise_format(location: StoreLocation) -> None:
-    open_table(location, "frames").alter.set_table_properties({FORMAT_PROPERTY: "2"}, False)
+    open_table(location, "frames").alter.set_table_properties({FORMAT_PROPERTY: "3"}, False)
 
 
 def remove_table(location: StoreLocation) -> None:
@@ -316,7 +322,7 @@ def remove_table(location: StoreLocation) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (raise_format, StoreFormatError, "has format 2, this version reads and writes format 1"),
+        (raise_format, StoreFormatError, "has format 3, this version reads and writes format 2"),
         (remove_table, StorageError, "no feature store at .*expected a Delta table at .*/recipes, found none"),
     ],
 )

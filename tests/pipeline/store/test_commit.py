@@ -286,6 +286,11 @@ def test_closing_publishes_the_counts_and_the_recipes(store: StoreLocation) -> N
         "failed": 2,
         "deleted": 0,
         "failures_by_reason": {"permission_denied": 1, "object_missing": 1},
+        "withheld": 0,
+        "moved": 0,
+        "copied": 0,
+        "not_pruned": 0,
+        "prune_refusal": None,
     }
 
 

@@ -14,7 +14,8 @@ from pipeline.location import StoreLocation
 from pipeline.schema import CATALOG, TABLES, TRACKS
 from pipeline.store.ledger import extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.store.parts import write_part
-from pipeline.store.tables import commit_actions, create_tables, open_table
+from pipeline.store.table_commits import commit_actions
+from pipeline.store.tables import create_tables, open_table
 from tests.rows import at_second, build_catalog, read_store
 
 Row = dict[str, Any]

@@ -12,11 +12,11 @@ from pipeline.store.maintain import (
     delete_tracks,
     drop_recipe,
     find_stored_ids,
-    report_store,
     vacuum_store,
 )
 from pipeline.store.read import FeatureStore
 from pipeline.store.tables import create_tables, open_table
+from pipeline.store.usage import report_store
 from pipeline.store.writer import LEASE_S, StoreWriter
 from tests.rows import fake_features, read_store
 from tests.runs import R4, R7, Track, list_frames, open_run, run, sound, write_result

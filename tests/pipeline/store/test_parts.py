@@ -1,4 +1,7 @@
 import io
+import itertools
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.schema import FRAMES, TRACKS
-from pipeline.store.parts import encode_part, from_ipc, round_mantissa, to_ipc, write_part
+from pipeline.store import parts
+from pipeline.store.parts import from_ipc, plan_row_groups, round_mantissa, to_ipc, write_part
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100)
 
@@ -50,6 +54,7 @@ def build_frames(num_tracks: int, num_frames: int, embed_dim: int) -> pa.Table:
         "resolution": ["8hz"] * num_tracks,
         "track_id": [f"track{i:04d}" for i in range(num_tracks)],
         "content_hash": ["00"] * num_tracks,
+        "start_frame": [0] * num_tracks,
         "event_time": [0] * num_tracks,
         "num_frames": [num_frames] * num_tracks,
         "frame_rate_hz": [8.0] * num_tracks,
@@ -58,25 +63,48 @@ def build_frames(num_tracks: int, num_frames: int, embed_dim: int) -> pa.Table:
     return pa.table({name: pa.array(columns[name], FRAMES.field(name).type) for name in FRAMES.names})
 
 
+def encode_part(rows: pa.Table) -> bytes:
+    """Write rows as a part; return the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        part = write_part(rows, "frames", folder, {}, "run1")
+        return (Path(folder) / part.path).read_bytes()
+
+
 def test_a_part_reads_back_as_plain_lists_without_partition_columns() -> None:
     rows = build_frames(5, 7, 8)
-    read = pq.read_table(io.BytesIO(encode_part("frames", rows)))
+    read = pq.read_table(io.BytesIO(encode_part(rows)))
     assert read.schema.names == [name for name in FRAMES.names if name not in ("recipe", "resolution")]
     assert read.column("embeddings").to_pylist() == rows.column("embeddings").to_pylist()
     assert b"ARROW:schema" not in (read.schema.metadata or {})
 
 
 def test_a_row_group_holds_one_read_of_tracks() -> None:
-    one_each = pq.ParquetFile(io.BytesIO(encode_part("frames", build_frames(3, 1500, 1024))))
+    one_each = pq.ParquetFile(io.BytesIO(encode_part(build_frames(3, 1500, 1024))))
     assert one_each.num_row_groups == 3
-    many = pq.ParquetFile(io.BytesIO(encode_part("frames", build_frames(40, 15, 1024))))
+    many = pq.ParquetFile(io.BytesIO(encode_part(build_frames(40, 15, 1024))))
     assert many.num_row_groups == 1
+
+
+@given(
+    num_values=st.lists(st.integers(0, 12), max_size=40), at_once=st.integers(1, 30), max_rows=st.integers(1, 9)
+)
+def test_row_groups_are_as_full_as_they_may_be(num_values: list[int], at_once: int, max_rows: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "ROW_GROUP_VALUES", at_once)
+        patch.setattr(parts, "MAX_ROWS_PER_GROUP", max_rows)
+        groups = [num_values[group] for group in plan_row_groups(num_values)]
+    assert [row for group in groups for row in group] == num_values
+    for group in groups:
+        assert 1 <= len(group) <= max_rows
+        assert len(group) == 1 or sum(group) <= at_once
+    for group, following in itertools.pairwise(groups):
+        assert len(group) == max_rows or sum(group) + following[0] > at_once
 
 
 def test_vectors_are_split_by_byte_and_compressed() -> None:
     rows = build_frames(2, 200, 256)
-    data = encode_part("frames", rows)
-    chunk = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(5)
+    data = encode_part(rows)
+    chunk = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(6)
     assert chunk.path_in_schema == "embeddings.list.element.list.element"
     assert "BYTE_STREAM_SPLIT" in chunk.encodings
     assert chunk.compression == "ZSTD"
@@ -84,9 +112,10 @@ def test_vectors_are_split_by_byte_and_compressed() -> None:
 
 
 def test_only_what_finds_a_track_has_statistics() -> None:
-    group = pq.ParquetFile(io.BytesIO(encode_part("frames", build_frames(3, 4, 8)))).metadata.row_group(0)
+    group = pq.ParquetFile(io.BytesIO(encode_part(build_frames(3, 4, 8)))).metadata.row_group(0)
     statistics = {group.column(i).path_in_schema: group.column(i).statistics for i in range(group.num_columns)}
     assert (statistics["track_id"].min, statistics["track_id"].max) == ("track0000", "track0002")
+    assert (statistics["start_frame"].min, statistics["start_frame"].max) == (0, 0)
     assert statistics["embeddings.list.element.list.element"] is None
 
 

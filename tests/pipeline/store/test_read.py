@@ -21,7 +21,8 @@ from pipeline.errors import StorageError, StoreFormatError, UsageError
 from pipeline.location import StoreLocation
 from pipeline.schema import TRACKS
 from pipeline.store.maintain import compact_store, vacuum_store
-from pipeline.store.read import FeatureStore, take_rows
+from pipeline.store.read import FeatureStore
+from pipeline.store.segments import take_rows
 from pipeline.store.tables import FORMAT_PROPERTY, open_table
 from pipeline.store.writer import StoreWriter
 from tests.stores import BAD, EMBED_DIM, KnownStore, Matrix, make_recipe
@@ -391,6 +392,6 @@ def test_what_is_no_store_is_told(tmp_path: Path) -> None:
 def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
     known = KnownStore(StoreLocation(str(tmp_path / "store")))
     known.run(FIRST)
-    open_table(known.location, "tracks").alter.set_table_properties({FORMAT_PROPERTY: "2"}, False)
-    with pytest.raises(StoreFormatError, match="has format 2, this version reads and writes format 1"):
+    open_table(known.location, "tracks").alter.set_table_properties({FORMAT_PROPERTY: "3"}, False)
+    with pytest.raises(StoreFormatError, match="has format 3, this version reads and writes format 2"):
         FeatureStore(known.location.url)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from pipeline.config import RESOLUTIONS
 from pipeline.schema import EMBEDDED, FAILURES, RESULTS, TRACKS, UNCHANGED
-from pipeline.store.parts import ROW_GROUP_BYTES, from_ipc
+from pipeline.store.parts import ROW_GROUP_VALUES, from_ipc
+from pipeline.store.segments import SEGMENT_S
 from pipeline.store.write import WriteSettings, write_parts
 from tests.rows import EMBED_DIM, fake_features, pool
 
@@ -88,12 +89,13 @@ def test_each_recipe_and_resolution_has_one_part_of_nested_lists_sorted_by_track
 
 
 @pytest.mark.parametrize(
-    ("num_seconds", "row_group_bytes"), [(4, ROW_GROUP_BYTES), (400, ROW_GROUP_BYTES), (400, 1)]
+    ("num_seconds", "row_group_values"),
+    [(4, ROW_GROUP_VALUES), (400, ROW_GROUP_VALUES), (400, 1), (2 * SEGMENT_S, 1)],
 )
 def test_frames_are_pooled_and_rounded_to_each_resolution_that_is_wanted_of_them(
-    tmp_path: Path, num_seconds: int, row_group_bytes: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, num_seconds: int, row_group_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.store.parts.ROW_GROUP_BYTES", row_group_bytes)  # at 1 all rows are long ones
+    monkeypatch.setattr("pipeline.store.parts.ROW_GROUP_VALUES", row_group_values)
     frames = np.random.default_rng(1).standard_normal((num_seconds * 25, EMBED_DIM), dtype=np.float32)
     rates_hz = {"50hz": 50.0, "25hz": 25.0, "16hz": 16.0, "8hz": 8.0, "0.5hz": 0.5}
     wanted = [f"r1/{name}" for name in (*rates_hz, "global")] + ["r2/16hz"]
@@ -102,9 +104,14 @@ def test_frames_are_pooled_and_rounded_to_each_resolution_that_is_wanted_of_them
     for (recipe, name), table in written["stored"].items():
         num_bins = round(num_seconds * rates_hz[name])
         expected = F.adaptive_avg_pool1d(torch.from_numpy(frames.T), num_bins).numpy().T
-        (row,) = table.to_pylist()
-        found = np.array(row["embeddings"], np.float32)
-        assert row["num_frames"] == num_bins
+        rows = table.to_pylist()
+        assert len(rows) == -(-num_seconds // SEGMENT_S)
+        found = np.array([vector for row in rows for vector in row["embeddings"]], np.float32)
+        lengths = [row["num_frames"] for row in rows]
+        assert lengths == [len(row["embeddings"]) for row in rows]
+        assert [row["start_frame"] for row in rows] == [sum(lengths[:index]) for index in range(len(rows))]
+        assert max(lengths) <= SEGMENT_S * rates_hz[name]
+        assert sum(lengths) == num_bins
         np.testing.assert_allclose(found, expected, rtol=2**-11 if recipe == "r1" else 1e-6, atol=1e-6)
         if recipe == "r1":
             assert not np.any(found.view(np.uint32) & (2**13 - 1)), "of 23 mantissa bits 10 are kept"

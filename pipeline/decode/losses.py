@@ -1,0 +1,121 @@
+"""How much of a recording a decoder never gave: three lengths of one file, and what lies between them.
+
+A header can lie, so what it states is held against what the packets state while they are decoded, and both against
+what came out.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.errors import Reason, Stage, TrackError
+
+MISSING_S = 1.0
+"""Less than this may be missing, at a cut end or of damaged packets: FFmpeg steps over those as over padding."""
+
+NO_TIME = -(2**63)
+"""In place of the time of a frame that has none of its own, such as the second one of a packet."""
+
+# Containers round their packets' times to a millisecond, and Vorbis blocks that are counted back from the end of
+# a page come some 10 ms early and late in turn: that evens out. A clock that runs back by more starts anew, as
+# where recordings are chained.
+_JITTER_S = 0.005
+_RESTART_S = 1.0
+
+
+def _make_log() -> array[int]:
+    return array("q")
+
+
+@dataclass
+class PacketLog:
+    """What the packets of a stream tell while they are decoded, in lists: to append costs next to nothing.
+
+    Args:
+        sizes_bytes: Size of each packet; of one that cannot be decoded, below 0.
+        durations: Duration of each packet that is to be heard, in ticks of the stream.
+        times: Time of each decoded frame in the ticks of frames, or ``NO_TIME``.
+        num_samples: Samples of each decoded frame.
+        links: Numbers of frames at which another recording begins, with a clock of its own.
+        end_bytes: Where in the file the last packet ends.
+    """
+
+    sizes_bytes: array[int] = field(default_factory=_make_log)
+    durations: array[int] = field(default_factory=_make_log)
+    times: array[int] = field(default_factory=_make_log)
+    num_samples: array[int] = field(default_factory=_make_log)
+    links: list[int] = field(default_factory=list)
+    end_bytes: int = 0
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether there are packets that cannot be decoded."""
+        return min(self.sizes_bytes, default=0) < 0
+
+    def count_bytes(self) -> tuple[int, int, int, int]:
+        """Return the sizes of packets that decode, and of those that do not: before, between and behind them."""
+        sizes = np.asarray(self.sizes_bytes)
+        good = np.flatnonzero(sizes > 0)
+        if not good.size:
+            return 0, 0, 0, -int(sizes.sum())
+        parts = np.split(sizes, [good[0], good[-1] + 1])
+        before, between, behind = (-int(part[part < 0].sum()) for part in parts)
+        return int(sizes[good].sum()), before, between, behind
+
+    def sum_gaps(self, tick_s: float, sample_rate_hz: int) -> float:
+        """Return how many seconds are missing between decoded frames by their own clock.
+
+        Args:
+            tick_s: Unit of ``times``.
+            sample_rate_hz: Rate of the decoded frames.
+        """
+        times, num_samples = np.asarray(self.times), np.asarray(self.num_samples)
+        is_known = times != NO_TIME
+        decoded_s = (np.cumsum(num_samples) - num_samples) / sample_rate_hz
+        ahead_s = times[is_known] * tick_s - decoded_s[is_known]
+        recordings = np.searchsorted(self.links, np.flatnonzero(is_known), side="right")
+        jumps_s = np.diff(ahead_s)[np.diff(recordings) == 0]
+        return float(jumps_s[(np.abs(jumps_s) > _JITTER_S) & (jumps_s > -_RESTART_S)].sum())
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of one file.
+
+    Args:
+        decoded_s: What came out.
+        packets_s: What the packets state, with what is missing between them.
+        stated_s: What the header states, if it does.
+        present_share: How many of the bytes that the header states are there; over 1 where there are more.
+        lost_share: Size of what stands for music and cannot be decoded, by the size of what can.
+    """
+
+    decoded_s: float
+    packets_s: float = 0.0
+    stated_s: float | None = None
+    present_share: float = 1.0
+    lost_share: float = 0.0
+
+    def require_agreement(self) -> None:
+        """Hold header, packets and what was decoded against each other.
+
+        Raises:
+            TrackError: More than ``MISSING_S`` is missing.
+        """
+        stated_s = self.stated_s
+        if self.present_share != 1:
+            stated_s = max(stated_s or 0.0, self.decoded_s / min(self.present_share, 1.0))
+        packets_s = max(self.packets_s, self.decoded_s * self.present_share)
+        if max(stated_s or 0.0, packets_s) - self.decoded_s > MISSING_S:
+            stated = "no length" if stated_s is None else f"{stated_s:.1f} s"
+            found = f"found {self.decoded_s:.1f} s: the file is cut short or damaged"
+            message = f"expected {stated} by the header and {packets_s:.1f} s by its packets, {found}"
+            raise TrackError(Stage.DECODE, Reason.TRUNCATED, message)
+        lost_s = self.decoded_s * self.lost_share
+        is_confirmed = stated_s is not None and abs(stated_s - self.decoded_s) <= MISSING_S
+        if lost_s > MISSING_S and not is_confirmed:
+            message = f"some {lost_s:.1f} s of the music are damaged: as many bytes are in no packet that decodes"
+            raise TrackError(Stage.DECODE, Reason.UNREADABLE, message)

@@ -1,0 +1,105 @@
+"""What stands around a recording in its file: tags, other recordings, the traces of a transfer."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.errors import Reason, Stage, TrackError
+
+# How other recordings begin, in eight bytes or more: shorter marks turn up in audio by chance.
+_BEGINNING = re.compile(
+    rb"RIFF.{4}(?:WAVE|AVI )|RIFX.{4}WAVE|(?:RF64|BW64)\xff{4}WAVE|FORM.{4}AIF[FC]|FRM8.{8}DSD |DSD \x1c\0{7}"
+    rb"|caff\0\x01\0\0desc|riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb|fLaC[\0\x80]\0\0\x22|OggS\0\x02.{8}|TTA1[\x01\x02]\0.\0"
+    rb"|\0\0\0.ftyp.{4}|\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9|FLV\x01.\0\0\0\x09|Creative Voice File\x1a"
+    rb"|wvpk.{4}[\x02-\x10]\x04.{6}\0{4}|MPCKSH|MAC .\x0f\0\0",
+    re.DOTALL,
+)
+
+_NUM_LINE_ENDS = 32  # so many with a carriage return each: in binary data one of 256 has one
+
+
+def skip_leading_tags(data: bytes) -> int:
+    """Return where the audio starts behind any number of ID3v2 and APEv2 tags."""
+    start = 0
+    while True:
+        if data[start : start + 3] == b"ID3" and len(data) >= start + 10:
+            size = 0
+            for byte in data[start + 6 : start + 10]:  # 28 bits in four bytes (ID3v2.3.0, section 3.1)
+                size = size << 7 | byte & 0x7F
+            has_footer = data[start + 5] & 0x10
+            start += 10 + size + (10 if has_footer else 0)
+        elif data[start : start + 8] == b"APETAGEX" and len(data) >= start + 32:
+            start += 32 + int.from_bytes(data[start + 12 : start + 16], "little")
+        else:
+            return start
+
+
+def cut_tags(data: bytes) -> bytes:
+    """Cut off tags before and behind a recording.
+
+    FFmpeg looks behind small ones only, and plays some of those that follow; libsndfile misses as much at the end.
+    """
+    start, end = skip_leading_tags(data), find_trailing_tags(data)
+    return data[start:end] if start < end else data
+
+
+def find_trailing_tags(data: bytes) -> int:
+    """Return where the tags at a file's end begin: ID3v1, Lyrics3, APEv2; the file's size where there are none."""
+    end = len(data)
+    while True:
+        if data[end - 128 : end - 125] == b"TAG":
+            end -= 128
+        elif data[end - 9 : end] == b"LYRICS200" and data[end - 15 : end - 9].isdigit():
+            end -= 15 + int(data[end - 15 : end - 9])
+        elif data[max(0, end - 32) : max(0, end - 24)] == b"APETAGEX":
+            has_header = data[end - 9] & 0x80
+            end -= int.from_bytes(data[end - 20 : end - 16], "little") + (32 if has_header else 0)
+        else:
+            return max(0, end)
+
+
+def require_alone(data: bytes, end: int) -> None:
+    """Refuse a file in which another recording follows the one that was read.
+
+    Args:
+        data: The whole file.
+        end: Where the last packet that was read ends.
+
+    Raises:
+        TrackError: Another recording begins behind it.
+    """
+    found = _BEGINNING.search(data, max(end, 1))
+    if found:
+        message = (
+            f"expected one recording, found another that begins at byte {found.start()} of {len(data)} and would "
+            "be left out; take the file apart"
+        )
+        raise TrackError(Stage.DECODE, Reason.UNREADABLE, message)
+
+
+def require_binary(data: bytes) -> None:
+    """Refuse a file whose line ends were converted: noise to any decoder that does not refuse it itself.
+
+    Raises:
+        TrackError: Each byte that could be a line feed has a carriage return before it.
+    """
+    num_line_ends = data.count(b"\r\n")
+    if num_line_ends >= _NUM_LINE_ENDS and num_line_ends == data.count(b"\n"):
+        message = (
+            f"all {num_line_ends} line ends have a carriage return: the file was sent as text; send it as binary"
+        )
+        raise TrackError(Stage.DECODE, Reason.UNREADABLE, message)
+
+
+def find_adts_start(data: bytes) -> int:
+    """Return where three frames of raw AAC follow each other for the first time; 0 where they never do."""
+    for found in re.finditer(rb"\xff[\xf0\xf1\xf8\xf9]", data):
+        position = found.start()
+        for _ in range(3):
+            header = data[position : position + 7]
+            if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
+                break
+            position += max(7, (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5)
+        else:
+            return found.start()
+    return 0

@@ -1,0 +1,114 @@
+"""What a store weighs: every recipe and resolution, and how much of each part of ``frames`` is alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from pipeline.location import StoreLocation
+from pipeline.store.ledger import join_keys, list_table_files, read_live_keys, read_rows
+from pipeline.store.tables import open_table, read_columns
+
+
+@dataclass(frozen=True)
+class PartitionReport:
+    """What one recipe's features at one resolution weigh.
+
+    Args:
+        recipe: Recipe id.
+        resolution: Resolution.
+        num_parts: Files.
+        num_rows: Rows in them.
+        num_dead_rows: Rows that no ledger row names.
+        size_bytes: Bytes of the files.
+        num_values: Stored float32 values.
+    """
+
+    recipe: str
+    resolution: str
+    num_parts: int
+    num_rows: int
+    num_dead_rows: int
+    size_bytes: int
+    num_values: int
+
+    @property
+    def bytes_per_value(self) -> float:
+        """Bytes on disk per stored float32 value."""
+        return self.size_bytes / max(1, self.num_values)
+
+
+@dataclass(frozen=True)
+class PartState:
+    """A file of ``frames`` and how much of it is alive."""
+
+    file: dict[str, Any]
+    num_rows: int
+    num_live_rows: int
+
+    @property
+    def dead_share(self) -> float:
+        """Share of its rows that no ledger row names."""
+        return 1 - self.num_live_rows / max(1, self.num_rows)
+
+
+def report_store(store: StoreLocation) -> list[PartitionReport]:
+    """Measure every recipe and resolution of ``frames``, as committed last.
+
+    Args:
+        store: The store; nothing is claimed or written.
+
+    Returns:
+        One report per partition, sorted by recipe and resolution.
+
+    Raises:
+        StorageError: There is no store, or it cannot be read.
+    """
+    tracks, frames = open_table(store, "tracks"), open_table(store, "frames")
+    reports = []
+    for recipe, resolution in list_partitions(frames):
+        live = read_live_keys(tracks, recipe)
+        states = inspect_parts(store, frames, recipe, resolution, live)
+        rows = read_columns(frames, ["resolution", "num_frames"], recipe)
+        rows = rows.filter(pc.equal(rows.column("resolution"), resolution))
+        num_rows = sum(state.num_rows for state in states)
+        reports.append(
+            PartitionReport(
+                recipe,
+                resolution,
+                len(states),
+                num_rows,
+                num_rows - sum(state.num_live_rows for state in states),
+                sum(int(state.file["size_bytes"]) for state in states),
+                pc.sum(rows.column("num_frames")).as_py() * _read_embed_dim(store, states[0].file),
+            )
+        )
+    return reports
+
+
+def list_partitions(frames: DeltaTable) -> list[tuple[str, str]]:
+    """List the recipes and resolutions of ``frames``, sorted."""
+    files = list_table_files(frames, "frames")
+    return sorted({(file["partition.recipe"], file["partition.resolution"]) for file in files})
+
+
+def inspect_parts(
+    store: StoreLocation, frames: DeltaTable, recipe: str, resolution: str, live: pa.Array
+) -> list[PartState]:
+    """Count the live rows of each part, reading ids and hashes alone; sorted by track id."""
+    states = []
+    for file in list_table_files(frames, "frames", recipe):
+        if file["partition.resolution"] == resolution:
+            rows = read_rows("frames", store, file, ["track_id", "content_hash"])
+            num_live = pc.sum(pc.is_in(join_keys(rows), live)).as_py() or 0
+            states.append(PartState(file, rows.num_rows, num_live))
+    return sorted(states, key=lambda state: str(state.file["min.track_id"]))
+
+
+def _read_embed_dim(store: StoreLocation, file: dict[str, Any]) -> int:
+    rows = read_rows("frames", store, file, ["embeddings"]).slice(0, 1)
+    return len(rows.column("embeddings")[0].values[0]) if rows.num_rows else 0

@@ -1,0 +1,231 @@
+"""Holds what the pipeline decodes of a damaged file against FFmpeg's own decode, and against the music itself."""
+
+from __future__ import annotations
+
+import functools
+import io
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import av
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from pipeline.config import SAMPLE_RATE_HZ
+from pipeline.decode.audio import DecodedAudio, decode_audio
+from pipeline.decode.isolation import DecoderProcess
+from pipeline.decode.resample import Resampler
+from pipeline.errors import Reason, TrackError
+from tests.fuzz import mutations
+from tests.fuzz.recordings import Recording
+
+Waveform = NDArray[np.float32]
+
+TIMEOUT_S = 60.0
+LENGTH_S, CORRELATION = 0.05, 0.99  # what still counts as equal
+MISSING_S = 1.2  # what a file may lose, with the padding of two encoders
+
+# These harm nothing: a file so changed must be decoded, and as before.
+HARMLESS = (mutations.leave, mutations.put_tag_before, mutations.put_tag_behind)
+
+# Kinds of which a decoder cannot know that a part is gone: their packets say nothing of those that are not there.
+STATES_NO_LENGTH = ("libmp3lame-write_xing", "mp2", "adts", "ac3", "live", "mpegts", "nut", "avi", "voc", "flv")
+STATES_NO_LENGTH_AT_ITS_END = (*STATES_NO_LENGTH, "ogg", "OGG")
+IN_ONE_PIECE = (mutations.flip_bits, mutations.overwrite, mutations.zero)
+HAS_CHECKSUMS = ("flac", "FLAC", "wavpack", "tta")
+
+
+class Verdict(StrEnum):
+    """What became of a file."""
+
+    REFUSED = "refused"
+    EQUAL = "equal"
+    DEVIATES = "deviates where FFmpeg is wrong"
+    CRASHED = "crashed or hung"
+    REFUSED_SOUND = "sound and yet refused"
+    SILENT = "silently wrong"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict and its reason."""
+
+    verdict: Verdict
+    name: str
+    detail: str
+    data: bytes
+
+
+class Judge:
+    """Makes files and judges what the pipeline decodes of them.
+
+    Args:
+        recordings: What is damaged.
+        seed: Of all choices.
+        oracle: ``library`` asks the FFmpeg in PyAV, ``program`` the one on the ``PATH``.
+    """
+
+    def __init__(self, recordings: Sequence[Recording], seed: int, oracle: str) -> None:
+        self.recordings = recordings
+        self.seed = seed
+        self.oracle = decode_by_program if oracle == "program" else decode_by_library
+        self._child = DecoderProcess(TIMEOUT_S)
+
+    def stop(self) -> None:
+        """End the child process that decodes."""
+        self._child.stop()
+
+    def judge(self, number: int) -> Outcome:
+        """Make file ``number`` and judge it."""
+        random = np.random.default_rng([self.seed, number])
+        recording = self.recordings[int(random.integers(len(self.recordings)))]
+        mutation = mutations.MUTATIONS[random.integers(len(mutations.MUTATIONS))]
+        data = mutation(recording, random)
+        verdict, detail = self._compare(recording, mutation, data)
+        return Outcome(verdict, f"{mutation.__name__} of {recording.name}", detail, data)
+
+    def _compare(self, recording: Recording, mutation: mutations.Mutation, data: bytes) -> tuple[Verdict, str]:
+        try:
+            found = self._child.decode(data, 3600.0)
+        except TrackError as error:
+            if error.reason is Reason.WORKER_CRASHED:
+                return Verdict.CRASHED, error.message
+            is_sound = mutation in HARMLESS or data == recording.data
+            return (Verdict.REFUSED_SOUND if is_sound else Verdict.REFUSED), f"{error.reason}: {error.message}"
+        fault = find_fault(recording, mutation, data, found)
+        if fault:
+            return Verdict.SILENT, fault
+        expected = self.oracle(data)
+        difference = find_difference(found.waveform, expected)
+        if not difference:
+            return Verdict.EQUAL, ""
+        if not find_difference(found.waveform, decode_clean(recording)):
+            return Verdict.DEVIATES, f"as the undamaged file, and FFmpeg not: {difference}"
+        return Verdict.SILENT, f"beside FFmpeg: {difference}"
+
+
+def find_fault(recording: Recording, mutation: mutations.Mutation, data: bytes, found: DecodedAudio) -> str | None:
+    """Say what is wrong with what was decoded by what is known of the music; None where nothing is."""
+    clean = decode_clean(recording)
+    if mutation in HARMLESS:
+        return find_difference(found.waveform, clean)
+    if (found.source_sample_rate_hz, found.num_channels) != describe(recording):
+        return None  # it is read as something else, as FFmpeg reads it
+    whole_s = clean.size / SAMPLE_RATE_HZ
+    if mutation in (mutations.join, mutations.join_itself):
+        whole_s += whole_s if mutation is mutations.join_itself else decode_other(recording).size / SAMPLE_RATE_HZ
+    missing_s = whole_s - found.duration_s
+    unknown = STATES_NO_LENGTH if mutation in IN_ONE_PIECE else STATES_NO_LENGTH_AT_ITS_END
+    is_known = mutation in (mutations.join, mutations.join_itself) or not any(
+        part in recording.name for part in unknown
+    )
+    if missing_s > MISSING_S and is_known and mutation is not mutations.cut_start:
+        return f"{missing_s:.1f} of {whole_s:.1f} s are left out"
+    if mutation in IN_ONE_PIECE and any(part in recording.name for part in HAS_CHECKSUMS):
+        bad = find_bad_seconds(found.waveform, clean)
+        if len(bad) > 2 and abs(missing_s) < LENGTH_S:
+            return f"noise in seconds {bad}"
+    return None
+
+
+def find_difference(found: Waveform, expected: Waveform) -> str | None:
+    """Say where two waveforms differ; None where they are equal enough."""
+    difference_s = (found.size - expected.size) / SAMPLE_RATE_HZ
+    if abs(difference_s) > LENGTH_S:
+        return f"{found.size / SAMPLE_RATE_HZ:.2f} s instead of {expected.size / SAMPLE_RATE_HZ:.2f} s"
+    bad = find_bad_seconds(found, expected)
+    return f"seconds {bad} are not the same" if bad else None
+
+
+def find_bad_seconds(found: Waveform, expected: Waveform) -> list[int]:
+    """Return the seconds in which two waveforms do not correlate."""
+    num_samples = min(found.size, expected.size)
+    bad = []
+    for start in range(0, num_samples, SAMPLE_RATE_HZ):
+        one, other = (
+            waveform[start : min(start + SAMPLE_RATE_HZ, num_samples)].astype(np.float64)
+            for waveform in (found, expected)
+        )
+        with np.errstate(all="ignore"):
+            difference, power = np.mean((one - other) ** 2), np.sqrt(np.mean(one**2) * np.mean(other**2))
+            correlation = np.mean(one * other) / power
+        if not (correlation > CORRELATION or difference < 1e-9):
+            bad.append(start // SAMPLE_RATE_HZ)
+    return bad
+
+
+@functools.cache
+def _decode_once(data: bytes) -> DecodedAudio:
+    return decode_audio(data)
+
+
+def decode_clean(recording: Recording) -> Waveform:
+    """Return what is decoded of the undamaged file."""
+    return _decode_once(recording.data).waveform
+
+
+def decode_other(recording: Recording) -> Waveform:
+    """Return what is decoded of the other piece."""
+    return _decode_once(recording.other).waveform
+
+
+def describe(recording: Recording) -> tuple[int, int]:
+    """Return rate and channels of the undamaged file."""
+    clean = _decode_once(recording.data)
+    return clean.source_sample_rate_hz, clean.num_channels
+
+
+def decode_by_library(data: bytes) -> Waveform:
+    """Return all that the FFmpeg in PyAV decodes of the first audio stream, damaged packets left out."""
+    try:
+        container = av.open(io.BytesIO(data), "r", metadata_errors="ignore")
+    except av.FFmpegError:
+        return np.zeros(0, np.float32)
+    blocks, rate = [], 0
+    with container:
+        packets = container.demux(container.streams.audio[:1])
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.FFmpegError):
+                break
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                continue
+            for frame in frames:
+                rate = frame.sample_rate
+                blocks.append(_mix(frame))
+    mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    return resample(mono, rate) if rate else mono
+
+
+def decode_by_program(data: bytes) -> Waveform:
+    """Return what the program ``ffmpeg`` decodes."""
+    command = ["ffmpeg", "-v", "quiet", "-i", "-", "-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "-"]
+    done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=TIMEOUT_S)
+    if not done.stdout:
+        return np.zeros(0, np.float32)
+    samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
+    return resample(samples.mean(axis=1), rate)
+
+
+def resample(waveform: Waveform, rate: int) -> Waveform:
+    """Return a waveform at 24 kHz."""
+    resampler = Resampler(rate)
+    resampler.add(waveform)
+    return resampler.finish()
+
+
+def _mix(frame: av.AudioFrame) -> Waveform:
+    samples = frame.to_ndarray()
+    samples = samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+    if samples.dtype == np.uint8:
+        samples = samples.astype(np.float32) / 128 - 1
+    elif samples.dtype.kind == "i":
+        samples = samples / np.float32(2 ** (8 * samples.itemsize - 1))
+    mono: Waveform = samples.mean(axis=0, dtype=np.float32)
+    return mono
