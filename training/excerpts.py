@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def read_excerpts(folder: Path, tracks: Iterable[Mapping[str, str]]) -> dict[str
         int16 waveforms of (N, 240000): ``reference``, ``background`` and the ``QUERIES``; ``track_ids``.
     """
     parts: dict[str, list[NDArray[np.int16]]] = {name: [] for name in ("reference", "background", *QUERIES)}
-    track_ids = []
+    track_ids: list[str] = []
     num_trained_on = 0
     for track in tracks:
         duration_s, path = float(track["duration_s"]), str(folder / track["uri"])
@@ -81,7 +82,7 @@ def shift_pitch(samples: Samples, semitones: int) -> Samples:
     """Shift pitch at the same tempo: played faster or slower, then stretched back (FFmpeg's ``atempo``)."""
     ratio = 2 ** (semitones / 12)
     graph = av.filter.Graph()
-    source = graph.add_abuffer(sample_rate=RATE, format="flt", layout="mono", time_base=f"1/{RATE}")
+    source = graph.add_abuffer(sample_rate=RATE, format="flt", layout="mono", time_base=Fraction(1, RATE))
     chain = [
         source,
         graph.add("asetrate", str(round(RATE * ratio))),
@@ -110,7 +111,8 @@ def pull_frames(graph: Any) -> Iterable[Any]:
 def filter_band(samples: Samples) -> Samples:
     """Let through what a telephone lets through."""
     sections = butter(4, BAND_HZ, "bandpass", fs=RATE, output="sos")
-    return sosfilt(sections, samples).astype(np.float32)
+    filtered: Samples = sosfilt(sections, samples).astype(np.float32)
+    return filtered
 
 
 def compress(samples: Samples) -> Samples:
@@ -123,8 +125,8 @@ def compress(samples: Samples) -> Samples:
         frame.sample_rate, frame.pts = RATE, 0
         container.mux([packet for part in (frame, None) for packet in stream.encode(part)])
     file.seek(0)
-    with av.open(file) as container:
-        decoded = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+    with av.open(file, "r") as source:
+        decoded = [frame.to_ndarray()[0] for frame in source.decode(audio=0)]
     return fit(np.concatenate(decoded).astype(np.float32))
 
 

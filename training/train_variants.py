@@ -25,6 +25,7 @@ from musicfm_model.config import ModelConfig
 from pipeline.training.corpus import HELD_OUT, TRAIN, Corpus, join_corpora, open_corpus
 from pipeline.training.export import export_checkpoint
 from pipeline.training.loop import Intervals, TrainingRun, build_model
+from pipeline.training.objectives import Pretraining
 from pipeline.training.recipe import NANO, Augmentation, Recipe
 
 # The parent's, for all variants: the machine has one monotonic clock.
@@ -241,10 +242,10 @@ def train_to_deadline(
     print(f"{progress.next_step} of {recipe.num_steps} steps in {time.monotonic() - start_s:.1f} s", flush=True)
 
 
-def use_channels_last(model: torch.nn.Module, device: torch.device) -> None:
+def use_channels_last(model: Pretraining, device: torch.device) -> None:
     """Let the front end's convolutions run with channels last, which is faster in half precision on a GPU."""
     if device.type == "cuda":
-        model.musicfm.conv.to(memory_format=torch.channels_last)  # type: ignore[union-attr]
+        model.musicfm.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def describe(line: dict[str, float]) -> str:

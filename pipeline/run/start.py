@@ -145,6 +145,8 @@ def call_aside(function: Callable[[], Result]) -> Future[Result]:
             future.set_result(function())
         except BaseException as error:
             future.set_exception(error)
+        # Ray's processes are told to end with the thread that started them, not with the process: it stays.
+        threading.Event().wait()
 
     threading.Thread(target=call, daemon=True, name=f"aside {getattr(function, '__name__', '')}".strip()).start()
     return future

@@ -19,7 +19,7 @@ from musicfm_model.log_mel import LogMel
 from pipeline.decode.isolation import decode_audio_in_time
 from pipeline.decode.tracks import decode_tracks
 from pipeline.errors import RunError
-from pipeline.run.dataflow import start_ray
+from pipeline.run.cluster import quiet_ray, set_up, start_ray
 from pipeline.schema import CATALOG, PLAN
 from pipeline.storage import Options
 from pipeline.training.corpus import HELD_OUT, TRACKS_FILE, TRAIN, CorpusWriter, compute_log_mel
@@ -119,7 +119,9 @@ def compute_rows(catalog: pa.Table, n_mels: int, options: Options | None) -> Ite
         batch_format="pyarrow",
         num_cpus=DECODE_CPUS,
     )
-    yield from dataset.iter_rows()
+    set_up(dataset)
+    with quiet_ray():
+        yield from dataset.iter_rows()
 
 
 def transform_tracks(plan: pa.Table, n_mels: int, options: Options | None) -> Iterator[pa.Table]:

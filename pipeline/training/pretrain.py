@@ -18,7 +18,7 @@ from torch import nn
 
 from musicfm_model.config import ModelConfig
 from pipeline.errors import FeatureStoreError, RunError, UsageError
-from pipeline.run.dataflow import start_ray
+from pipeline.run.cluster import start_ray
 from pipeline.storage import Options
 from pipeline.training.corpus import HELD_OUT, TRAIN, open_corpus
 from pipeline.training.export import export_checkpoint

@@ -17,7 +17,8 @@ def play(pitch_hz: float) -> torch.Tensor:
     time_s = torch.arange(24_000) / 24_000
     tone = sum(torch.sin(2 * torch.pi * number * pitch_hz * time_s) / number for number in range(1, 4))
     noise = torch.randn(24_000, generator=torch.Generator().manual_seed(0))
-    return LogMel()((0.1 * torch.as_tensor(tone) + 1e-3 * noise)[None]).transpose(1, 2)
+    log_mel: torch.Tensor = LogMel()((0.1 * torch.as_tensor(tone) + 1e-3 * noise)[None])
+    return log_mel.transpose(1, 2)
 
 
 @pytest.mark.parametrize("semitones", [-2.0, 1.0, 2.0])

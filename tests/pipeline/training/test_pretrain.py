@@ -2,12 +2,14 @@
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.training.corpus import HELD_OUT, open_corpus
@@ -22,7 +24,8 @@ def train_part(rank: int, num_workers: int, corpus_folder: str, folder: str, por
     torch.set_num_threads(1)
     train = open_train(Path(corpus_folder))
     model = build_model(SIZES, SHARED, train.measure_stats(), Path(folder) / f"worker-{rank}")
-    wrapped, combine = model, dict
+    wrapped: torch.nn.Module = model
+    combine: Callable[[dict[str, float]], dict[str, float]] = dict
     if num_workers > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         dist.init_process_group("gloo", rank=rank, world_size=num_workers)
@@ -49,7 +52,7 @@ def test_two_workers_are_as_one(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     train_part(0, 1, str(corpus_folder), str(tmp_path / "one"), port)
     arguments = (2, str(corpus_folder), str(tmp_path / "two"), port)
-    torch.multiprocessing.spawn(train_part, arguments, nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(train_part, arguments, nprocs=2)  # type: ignore[no-untyped-call]
     one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("one", "two"))
     losses = [[line["cross_entropy"] for line in state["curve"]] for state in (one, two)]
     print(losses)
