@@ -195,8 +195,13 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         print(f"the books do not close: {counts.num_lost} tracks have no outcome; run the same command again")
     if report.page is not None:
         print(f"report: {report.page}")
-    recipe_ids = list(report.recipes)
-    line = {
+    print(json.dumps(summarise_report(report, store, dry_run)), flush=True)
+
+
+def summarise_report(report: RunReport, store: str, dry_run: bool) -> dict[str, object]:
+    """Return what the last line on standard output says, ready for JSON."""
+    counts = report.counts
+    return {
         "planned": counts.planned,
         "embedded": counts.embedded,
         "unchanged": counts.unchanged,
@@ -207,7 +212,7 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         "deleted": counts.deleted,
         "not_pruned": counts.not_pruned,
         "undecided": report.num_undecided,
-        "recipe": recipe_ids[0],
+        "recipe": next(iter(report.recipes)),
         "recipes": report.recipes,
         "store": store,
         "store_version": report.store_version,
@@ -220,7 +225,6 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         "report": report.page,
         **({"estimate": asdict(report.estimate)} if report.estimate is not None else {}),
     }
-    print(json.dumps(line), flush=True)
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

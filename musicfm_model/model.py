@@ -85,11 +85,7 @@ class MusicFM25Hz(nn.Module):
         ffn_dim: int = ModelConfig.ffn_dim,
     ) -> None:
         super().__init__()
-        if list(features) != [FEATURE]:
-            raise ValueError(f"unknown features {list(features)}: expected [{FEATURE!r}]")
-        if is_flash and attention == "eager":
-            raise ValueError("is_flash asks for fused attention, attention='eager' for none: leave one out")
-        check_attention(attention, precision)
+        _check_arguments(features, is_flash, attention, precision)
         dtype = compute_dtype(precision)
         config = ModelConfig(
             num_codebooks=num_codebooks,
@@ -288,3 +284,12 @@ class MusicFM25Hz(nn.Module):
 
     def _normalize(self, mel: Tensor) -> Tensor:
         return (mel - self.stat[MEAN_KEY]) / self.stat[STD_KEY]
+
+
+def _check_arguments(features: Sequence[str], is_flash: bool, attention: str, precision: str) -> None:
+    """Raise ``ValueError`` for features that are not the published ones, or a back end that cannot work."""
+    if list(features) != [FEATURE]:
+        raise ValueError(f"unknown features {list(features)}: expected [{FEATURE!r}]")
+    if is_flash and attention == "eager":
+        raise ValueError("is_flash asks for fused attention, attention='eager' for none: leave one out")
+    check_attention(attention, precision)

@@ -28,7 +28,7 @@ ONLY = {
     ("training", "run"): {"training.prepare", "training.pretrain"},
 }
 KNOW_RAY = {"run", "training.prepare", "training.pretrain", "index.dataflow", "service.serve"}
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 330, 70
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 
 def list_imports(path: Path) -> set[str]:
@@ -121,7 +121,7 @@ def test_nobody_imports_the_commands(package: str) -> None:
         assert "jobs" not in {name.split(".")[0] for name in list_imports(path)}
 
 
-@pytest.mark.parametrize("package", ["pipeline", "musicfm_model", "jobs"])
+@pytest.mark.parametrize("package", ["pipeline", "musicfm_model", "jobs", "training"])
 def test_files_and_functions_stay_readable(package: str) -> None:
     for path in list_files(package):
         assert len(path.read_text().splitlines()) <= MAX_FILE_LINES, path

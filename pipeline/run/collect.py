@@ -17,10 +17,11 @@ import ray.data
 import ray.exceptions
 
 from pipeline.config import RunSettings
-from pipeline.errors import RunError
+from pipeline.errors import Reason, RunError, Stage
 from pipeline.run.placement import Placement, describe_stall
 from pipeline.run.ray_private import LeaveSwitch, attach_switch
 from pipeline.run.watch import ProgressLine, RunWatch
+from pipeline.schema import EMBEDDED
 from pipeline.store.commit import RunCommitter
 
 logger = logging.getLogger(__name__)
@@ -159,3 +160,20 @@ class Collector:
 
     def _describe_standstill(self) -> str:
         return str(self.watch.books.get("standstill", "the stages do not say how far they are"))
+
+
+def mark_as_crashed(rows: pa.Table) -> pa.Table:
+    """Return planned rows as embedded rows that failed because their workers died."""
+    failure = {
+        "stage": Stage.EMBED.value,
+        "error_type": Reason.WORKER_CRASHED.value,
+        "error_message": "the worker died on this track each time it was tried, at last alone: out of memory, or "
+        "a fault in native code",
+    }
+    columns = {
+        field.name: rows.column(field.name)
+        if field.name in rows.column_names
+        else pa.array([failure.get(field.name)] * rows.num_rows, field.type)
+        for field in EMBEDDED
+    }
+    return pa.table(columns, schema=EMBEDDED)

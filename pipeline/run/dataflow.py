@@ -29,14 +29,14 @@ from pipeline.config import Recipe, RunSettings
 from pipeline.decode.isolation import decode_audio_apart, decode_audio_in_time
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
-from pipeline.errors import DeviceError, Reason, RunError, Stage, StorageError
+from pipeline.errors import DeviceError, RunError, StorageError
 from pipeline.run.cluster import quiet_ray, set_up, start_ray, take_turn
-from pipeline.run.collect import Collector
+from pipeline.run.collect import Collector, mark_as_crashed
 from pipeline.run.metrics import Turn, measure, name_node, name_worker, start_monitor
 from pipeline.run.placement import Placement, place_actors
 from pipeline.run.ray_private import map_blocks
 from pipeline.run.watch import ProgressLine, RunWatch
-from pipeline.schema import EMBEDDED, RESULTS
+from pipeline.schema import RESULTS
 from pipeline.store.commit import RunCommitter
 from pipeline.store.write import WriteSettings, keep_mantissa_bits, write_parts
 
@@ -284,23 +284,6 @@ def process_tracks(
                 )
             write_settings = build_write_settings(recipes, settings, committer.run_id)
             collector.accept(write_parts(mark_as_crashed(rows), write_settings))
-
-
-def mark_as_crashed(rows: pa.Table) -> pa.Table:
-    """Return planned rows as embedded rows that failed because their workers died."""
-    failure = {
-        "stage": Stage.EMBED.value,
-        "error_type": Reason.WORKER_CRASHED.value,
-        "error_message": "the worker died on this track each time it was tried, at last alone: out of memory, or "
-        "a fault in native code",
-    }
-    columns = {
-        field.name: rows.column(field.name)
-        if field.name in rows.column_names
-        else pa.array([failure.get(field.name)] * rows.num_rows, field.type)
-        for field in EMBEDDED
-    }
-    return pa.table(columns, schema=EMBEDDED)
 
 
 def write_or_refuse(embedded: pa.Table, settings: WriteSettings) -> pa.Table:

@@ -55,18 +55,7 @@ def preview_catalog(
     recipes = build_recipes(checkpoint, settings)
     exists = has_tables(settings.store)
     plan = plan_run(catalog, settings, recipes, exists)
-    counts = RunCounts(
-        planned=plan.num_tracks,
-        embedded=plan.to_process.num_rows,
-        unchanged=plan.num_unchanged,
-        failed=plan.num_known_failures,
-        failures_by_reason=dict(plan.known_failures_by_reason),
-        withheld=plan.num_withheld,
-    )
-    if settings.prune:
-        counts.not_pruned = count_refused(plan, settings.prune_limit)
-        counts.deleted = 0 if counts.not_pruned else plan.num_departed
-        counts.prune_refusal = describe_refusal(plan, settings.prune_limit) if counts.not_pruned else None
+    counts = count_plan(plan, settings)
     version = open_table(settings.store, "tracks").version() if exists else None
     layers, setup_s = list_layers(recipes), watch.age_s()
     if not plan.to_process.num_rows:
@@ -87,6 +76,23 @@ def preview_catalog(
         failures=found.trial.failures[:NUM_NAMED_FAILURES],
         num_undecided=plan.to_process.num_rows - found.trial.num_files,
     )
+
+
+def count_plan(plan: Plan, settings: RunSettings) -> RunCounts:
+    """Return a plan's books, with all tracks to look at among the ``embedded``."""
+    counts = RunCounts(
+        planned=plan.num_tracks,
+        embedded=plan.to_process.num_rows,
+        unchanged=plan.num_unchanged,
+        failed=plan.num_known_failures,
+        failures_by_reason=dict(plan.known_failures_by_reason),
+        withheld=plan.num_withheld,
+    )
+    if settings.prune:
+        counts.not_pruned = count_refused(plan, settings.prune_limit)
+        counts.deleted = 0 if counts.not_pruned else plan.num_departed
+        counts.prune_refusal = describe_refusal(plan, settings.prune_limit) if counts.not_pruned else None
+    return counts
 
 
 def enter_trial(counts: RunCounts, plan: Plan, trial: Trial) -> None:

@@ -120,17 +120,9 @@ def embed_catalog(
         raise RunError(f"{error}; what was committed before is kept: run the same command again") from error
     page = publish_report(gather_run(committer, settings, watch, base_version, closed))
     logger.info("run ended", extra={"seconds": watch.age_s(), "store_version": committer.store_version})
-    return RunReport(
-        committer.run_id,
-        committer.counts,
-        list_layers(recipes),
-        committer.store_version,
-        watch.age_s(),
-        committer.bytes_written,
-        closed,
-        page=page,
-        failures=name_failures(committer),
-    )
+    layers, failures = list_layers(recipes), name_failures(committer)
+    done = committer.run_id, committer.counts, layers, committer.store_version
+    return RunReport(*done, watch.age_s(), committer.bytes_written, closed, page=page, failures=failures)
 
 
 def name_failures(committer: RunCommitter) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,12 @@ def run(tmp_path: Path, names: list[str], until_s: float = float("inf")) -> dict
     return steps
 
 
-def test_every_step_gives_figures(tmp_path: Path) -> None:
-    steps = run(tmp_path, list(STEPS.keys() - EXTERNAL))
-    assert steps.keys() == STEPS.keys() - EXTERNAL
+def test_every_step_gives_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for name in STEPS if name not in EXTERNAL]
+    for name in names:
+        monkeypatch.setitem(STEPS, name, replace(STEPS[name], limit_s=600))  # a busy processor is no lent GPU
+    steps = run(tmp_path, names)
+    assert list(steps) == names
     for name, figures in steps.items():
         assert "failed" not in figures, (name, figures)
         assert len(figures) > 2

@@ -17,12 +17,11 @@ from pipeline.decode import isolation
 from pipeline.decode.audio import DecodedAudio, decode_audio
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
-from pipeline.run.collect import Collector
+from pipeline.run.collect import Collector, mark_as_crashed
 from pipeline.run.dataflow import (
     EmbedderActor,
     EmbedderStart,
     choose_placement,
-    mark_as_crashed,
     process_tracks,
     share_plan,
     write_or_refuse,
