@@ -22,10 +22,10 @@ import numpy as np
 import soundfile
 
 from pipeline.config import SAMPLE_RATE_HZ, WindowPolicy, list_window_lengths_s
-from pipeline.embed.batch import FULL_WINDOW_MEL, count_mel, form_batches
+from pipeline.embed.batch import FULL_WINDOW_MEL, Item, count_mel, form_batches
 from pipeline.embed.device import WINDOWS_ON_CUDA
 from pipeline.embed.embedder import WINDOWS_PER_GROUP_ON_CUDA
-from pipeline.embed.track import FrontendInput, ModelInput, Track, list_frontend_inputs, list_inputs
+from pipeline.embed.track import ModelInput, Track, list_frontend_inputs, list_inputs
 from pipeline.run.placement import TRACKS_PER_BLOCK_GPU
 
 RESOLUTIONS = ("50hz", "16hz", "8hz", "0.5hz", "global")
@@ -91,12 +91,10 @@ def measure(lengths_s: list[float], windows: WindowPolicy, batch_size: int) -> d
     }
 
 
-def _count_fills(
-    items: Sequence[FrontendInput] | Sequence[ModelInput], batch_size: int
-) -> list[tuple[float, int]]:
+def _count_fills(items: Sequence[Item], batch_size: int) -> list[tuple[float, int]]:
     """Return how full each batch is, and the mel frames that go through it."""
     full = batch_size * FULL_WINDOW_MEL
-    batches = form_batches(items, lambda: full)  # type: ignore[type-var]
+    batches = form_batches(items, lambda: full)
     found = []
     for batch in batches:
         size = max(1, full // count_mel(batch[0]))

@@ -192,7 +192,7 @@ def _fetch_from_hub(path: str, token: str | bool | None) -> Path:
 
     owner, name, filename = path.split("/", 2)
     verbosity = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         return Path(hf_hub_download(f"{owner}/{name}", filename, token=token))
     finally:

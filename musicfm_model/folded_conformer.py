@@ -54,4 +54,5 @@ def fold_conformer(conformer: Conformer, dtype: torch.dtype) -> None:
         dtype: What it is to compute in.
     """
     for layer in conformer.layers:
+        assert isinstance(layer.conv_module, ConvModule)
         layer.conv_module = FoldedConvModule(layer.conv_module, dtype)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from musicfm_model.conformer import ConformerLayer
 from musicfm_model.cpu.packed_linear import pack_linears
 from musicfm_model.folded_conformer import fold_conformer
 from musicfm_model.folded_frontend import FoldedFrontend
@@ -39,6 +40,7 @@ def optimize(model: MusicFM25Hz, device: torch.device, attention: str) -> None:
         model.conv = FusedFrontend(model.conv, exact=model.precision == "float32")
     fold_conformer(model.conformer, dtype)
     for layer in model.conformer.layers:
+        assert isinstance(layer, ConformerLayer)
         layer.self_attn.attention = attention
     model.to(dtype)
     if packs:

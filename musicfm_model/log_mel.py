@@ -37,7 +37,7 @@ class LogMel(Float32Module):
         self.mel_stft.spectrogram.power = None  # complex: torchaudio would take a root, only to square it
         self.amplitude_to_db = AmplitudeToDB()
         self._group_bands()
-        self.register_load_state_dict_post_hook(_regroup)
+        self.register_load_state_dict_post_hook(_regroup)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def forward(self, wav: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Log:
     dtypes: dict[str, set[torch.dtype]] = field(default_factory=dict)
 
 
-class Observer(TorchDispatchMode):
+class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator that touches the GPU.
 
     Args:
@@ -82,7 +82,7 @@ class Observer(TorchDispatchMode):
     """
 
     def __init__(self, log: Log) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
 
     def __torch_dispatch__(
@@ -126,7 +126,7 @@ def put_on_fake_gpu(mode: FakeTensorMode, model: MusicFM25Hz) -> MusicFM25Hz:
     """Move a model of ``build_on_processor`` to a GPU that is not there."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
-        return model._apply(lambda tensor: mode.from_tensor(tensor).to(CUDA))
+        return model._apply(lambda tensor: mode.from_tensor(tensor).to(CUDA))  # type: ignore[no-any-return, no-untyped-call]
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
 
@@ -154,14 +154,14 @@ def _cudnn() -> Iterator[None]:
         assert found.shape == side.shape
         return found
 
-    library = torch.library.Library("aten", "IMPL", "Meta")
+    library = torch.library.Library("aten", "IMPL", "Meta")  # type: ignore[no-untyped-call]
     implementations: dict[str, Callable[..., Tensor]] = {
         "cudnn_convolution_relu": convolve_relu,
         "cudnn_convolution_add_relu": convolve_add_relu,
     }
     for name, implementation in implementations.items():
-        library.impl(name, implementation)
+        library.impl(name, implementation)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        library._destroy()
+        library._destroy()  # type: ignore[no-untyped-call]

@@ -45,7 +45,7 @@ def main() -> int:
     if flags.command == "prepare":
         with (flags.corpus / "manifest.csv").open(newline="", encoding="utf-8") as file:
             tracks = list(csv.DictReader(file))
-        np.savez(flags.excerpts, **read_excerpts(flags.corpus, tracks))
+        np.savez(flags.excerpts, **read_excerpts(flags.corpus, tracks))  # type: ignore[arg-type]
         return 0
     excerpts = dict(np.load(flags.excerpts))
     features = {"log-mel": embed(flags.excerpts, "log-mel", None, excerpts)}
@@ -70,7 +70,7 @@ def embed(excerpts_path: Path, name: str, checkpoint: str | None, excerpts: dict
     cache = excerpts_path.with_name(f"{excerpts_path.stem}.{name}.npz")
     if cache.exists():
         return dict(np.load(cache))
-    frames_of = open_log_mel() if checkpoint is None else open_model(checkpoint)
+    frames_of = open_log_mel() if checkpoint is None else open_model(checkpoint)  # type: ignore[no-untyped-call]
     features: dict[str, list[Array]] = {}
     for part in ("reference", "background", *QUERIES):
         for start in range(0, len(excerpts[part]), BATCH):

@@ -38,6 +38,7 @@ def main() -> None:
     flags.out.mkdir(parents=True, exist_ok=True)
     figures = flags.out / "gpu.json"
     if not flags.rehearse and not torch.cuda.is_available():
+        assert __spec__ is not None
         print(f"no GPU here: nothing is measured; where there is one: python -m {__spec__.parent} --minutes 8")
         print(json.dumps({"machine": None}))
         return

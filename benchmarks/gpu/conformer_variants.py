@@ -30,6 +30,7 @@ def measure_conformers(setting: Setting, put: Callable[[str, Any], None]) -> Non
         dtype = compute_dtype(precision)
         model = MusicFM25Hz.from_checkpoint(setting.checkpoint, precision=precision).to(setting.device)
         layer = model.conformer.layers[0]
+        assert isinstance(layer, ConformerLayer)
         num_frames = setting.num_samples // 960
         x = setting.draw(setting.batch_size, num_frames, setting.config.embed_dim, precision=precision)
         rotary = tuple(table.to(dtype) for table in model.conformer.embed_positions(num_frames))
@@ -93,7 +94,7 @@ def capture(setting: Setting, call: Callable[[], Any]) -> Callable[[], Any]:
     """Return a call that replays a CUDA graph of it; a rehearsal calls it as it is."""
     if not setting.is_gpu:
         return call
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.gpu.setting import Setting, cudnn_tries
-from musicfm_model.folded_frontend import FoldedFrontend
+from musicfm_model.folded_frontend import FoldedBlock, FoldedFrontend
 from musicfm_model.frontend import ConvFrontend
 from musicfm_model.model import MusicFM25Hz
 from musicfm_model.precision import compute_dtype, float32_arithmetic
@@ -72,6 +72,7 @@ class VariedFrontend(nn.Module):
         memory_format = torch.channels_last if way.layout == "NHWC" else torch.contiguous_format
         self.blocks = []
         for block in folded.conv:
+            assert isinstance(block, FoldedBlock)
             count = block.channels
             weights = block.entry_weight[:count], block.entry_weight[count:], block.exit_weight
             biases = block.entry_bias[:count], block.entry_bias[count:], block.exit_bias
@@ -173,7 +174,7 @@ def measure_frontends(setting: Setting, put: Callable[[str, Any], None]) -> None
             name = str(way) if way else "NHWC, one convolution, cut in two"
             try:
                 frontend = build_frontend(setting, precision, way) if way else folded
-                row = _time_way(setting, frontend, mel, expected, precision, tried)
+                row: dict[str, Any] = _time_way(setting, frontend, mel, expected, precision, tried)
                 row["milliseconds a window"] /= num_windows
             except RuntimeError as error:
                 row = {"failed": str(error)[:300]}

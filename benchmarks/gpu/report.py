@@ -14,7 +14,7 @@ from benchmarks.gpu.setting import PRECISIONS
 
 def describe_device(rehearse: bool) -> dict[str, Any]:
     """Return what a figure needs beside it."""
-    found = {"torch": torch.__version__, "cores": os.cpu_count(), "cudnn": torch.backends.cudnn.version()}
+    found = {"torch": torch.__version__, "cores": os.cpu_count(), "cudnn": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
     if rehearse:
         return {"name": "a rehearsal on the processor: no figure means anything", **found}
     query = [

@@ -117,7 +117,7 @@ class FusedFrontend(nn.Module):
         source = frontend.linear
         channels = second.conv2.out_channels
         self.linear = nn.Linear(source.in_features, source.out_features, device="meta")
-        weight = source.weight.detach().unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)
+        weight = source.weight.detach().unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)  # type: ignore[no-untyped-call]
         self.linear.weight = nn.Parameter(weight, requires_grad=False)
         self.linear.bias = nn.Parameter(source.bias.detach(), requires_grad=False)
 

@@ -65,7 +65,7 @@ def build_rows(
     columns = {name: decoded.column(name) for name in decoded.column_names if name != "waveform"}
     errors = [track.error if track else None for track in tracks]
     if any(errors):
-        failures = [error and (error.stage.value, error.reason.value, error.message) for error in errors]
+        failures = [(error.stage.value, error.reason.value, error.message) if error else None for error in errors]
         for place, field in enumerate(FAILURE_FIELDS):
             before = columns[field.name].to_pylist()
             after = [failure[place] if failure else known for failure, known in zip(failures, before, strict=True)]

@@ -63,6 +63,8 @@ class Transfer:
         self.device = device
         # A tensor may claim to be on CUDA where there is none: the tests follow it so through the model.
         self.is_real = device.type == "cuda" and torch.cuda.is_available()
+        self._inward: torch.cuda.Stream | None
+        self._outward: torch.cuda.Stream | None
         self._inward, self._outward = (
             (torch.cuda.Stream(device), torch.cuda.Stream(device)) if self.is_real else (None, None)  # type: ignore[no-untyped-call]
         )
@@ -86,7 +88,9 @@ class Transfer:
         return [
             part.view(count, length)
             for part, (count, length) in zip(
-                flat.split([count * length for count, length in runs]), runs, strict=True
+                flat.split([count * length for count, length in runs]),  # type: ignore[no-untyped-call]
+                runs,
+                strict=True,
             )
         ]
 

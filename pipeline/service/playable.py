@@ -111,6 +111,7 @@ def make_copy(audio: AudioFile) -> PlayableCopy:
 
 def _write_flac(source: BinaryIO, target: BinaryIO) -> None:
     with av.open(source, metadata_errors="ignore") as container, av.open(target, "w", format="flac") as output:
+        assert isinstance(container, av.container.InputContainer)
         frames = _decode(container, container.streams.audio[0])
         first = next(frames, None)
         if first is None:

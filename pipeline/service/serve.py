@@ -95,7 +95,7 @@ def run_service(
             max_ongoing_requests=MAX_ONGOING_REQUESTS,
             ray_actor_options={
                 "num_cpus": 0,  # the machine is shared out by threads, below
-                "num_gpus": share_gpus(settings, num_replicas, ray.cluster_resources().get("GPU", 0)),
+                "num_gpus": share_gpus(settings, num_replicas, ray.cluster_resources().get("GPU", 0)),  # type: ignore[no-untyped-call]
                 "runtime_env": {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": shared_folder}},
             },
         )

@@ -40,6 +40,7 @@ def test_statistics_of_a_norm_are_not_rounded_to_half_types(
     expected = module(x)
     module.batch_norm.to(dtype)
     assert module.batch_norm.running_mean is not None
+    assert module.batch_norm.running_var is not None
     assert module.batch_norm.running_mean.dtype == torch.float32
     assert relative_error(module(x), expected) == 0.0
     folded = FoldedConvModule(module, dtype)

@@ -16,6 +16,7 @@ from torch import Tensor
 from musicfm_model import MusicFM25Hz
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.config import infer_config
+from musicfm_model.conformer import ConformerLayer
 from tests.checkpoints import STATS, TINY, write_random_checkpoint
 from tests.musicfm_model.oracles import relative_error
 from tests.musicfm_model.test_conformer import count_layers
@@ -348,5 +349,7 @@ def test_dropout_of_attention_is_the_modules_own(tiny_path: Path, wav: Tensor, a
     # Batch norms still go by the batch, the same one twice: nothing else is drawn.
     once, again = (model.get_latent(wav, 1) for _ in range(2))
     assert torch.equal(once, again)
-    model.conformer.layers[0].self_attn.dropout.p = 0.5
+    layer = model.conformer.layers[0]
+    assert isinstance(layer, ConformerLayer)
+    layer.self_attn.dropout.p = 0.5
     assert not torch.equal(once, model.get_latent(wav, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.cost import max_windows
 from musicfm_model.model import MusicFM25Hz
-from pipeline.config import PRECISIONS, RESOLUTIONS, SAMPLE_RATE_HZ, WindowPolicy
+from pipeline.config import PRECISIONS, RESOLUTIONS, SAMPLE_RATE_HZ, Precision, WindowPolicy
 from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.embed.transfer import Departure
 from pipeline.schema import DECODED
@@ -52,7 +53,7 @@ def build_block(seconds: list[float], wanted: list[str]) -> pa.Table:
 def embed(
     checkpoint: Checkpoint,
     patch: pytest.MonkeyPatch,
-    precision: str,
+    precision: Precision,
     windows: WindowPolicy,
     seconds: list[float],
     names: list[str],
@@ -89,7 +90,7 @@ def embed(
 def test_everything_stays_on_the_gpu_but_the_copies(
     checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
-    precision: str,
+    precision: Precision,
     windows: WindowPolicy,
     seconds: list[float],
     names: list[str],
@@ -109,7 +110,7 @@ def test_everything_stays_on_the_gpu_but_the_copies(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_kernels_of_a_batch_do_not_become_more(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, precision: str
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
     few, _ = embed(checkpoint, monkeypatch, precision, "shared", [30.0] * 4, ["25hz"])
     print(few.kernels.total(), few.kernels.most_common())
@@ -144,7 +145,7 @@ def test_norms_and_tables_are_in_float32_in_every_precision(checkpoint: Checkpoi
     kept: Iterator[torch.Tensor] = iter(
         [
             *model.conformer.embed_positions(10),
-            *(layer.conv_module.batch_norm.running_var for layer in model.conformer.layers),
+            *(layer.conv_module.batch_norm.running_var for layer in cast(Any, model.conformer.layers)),
             model.preprocessor_melspec_2048.mel_stft.mel_scale.fb,
         ]
     )

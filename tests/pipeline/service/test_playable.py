@@ -27,6 +27,7 @@ def write_with_ffmpeg(path: Path, codec: str, sample_format: str, samples: NDArr
     """Encode stereo at 44.1 kHz."""
     with av.open(str(path), "w") as output:
         stream = output.add_stream(codec, rate=44_100, layout="stereo", format=sample_format, bit_rate=192_000)
+        assert isinstance(stream, av.AudioStream)
         whole = (samples * 32767).astype(np.int16).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(whole, "s16", "stereo")
         frame.sample_rate = 44_100
@@ -80,7 +81,7 @@ def test_much_of_both_becomes_what_browsers_take(tmp_path: Path) -> None:
 
 def test_a_copy_is_answered_range_by_range_and_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr(playable, "make_copy", lambda audio: made.append(audio.uri) or make_copy(audio))
+    monkeypatch.setattr(playable, "make_copy", lambda audio: made.append(audio.uri) or make_copy(audio))  # type: ignore[func-returns-value]
     audio = AudioFile(str(MUSIC / "laboratory.wma"))
 
     async def ask() -> tuple[bytes, bytes]:
