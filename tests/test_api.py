@@ -101,7 +101,10 @@ def test_a_run_returns_what_it_did_and_leaves_no_trace(
     again = embed_catalog(rows, store=tmp_path / "store", checkpoint=tiny_checkpoint, layers=2, resolutions="8hz")
     assert (again.counts.unchanged, again.counts.embedded) == (1, 1)
     titles = FeatureStore(str(tmp_path / "store")).tracks(["track_id", "title"]).to_pylist()
-    assert {row["track_id"]: row["title"] for row in titles} == {"a": "A", "b": None, "c": None, "d": "D"}
+    assert {row["track_id"]: row["title"] for row in titles} == {
+        **{f"{music}/a.wav": "A", f"{music}/d.wav": "D"},  # a table has no folder that its files lie in
+        **{"a.wav": None, "b.wav": None, "c.wav": None},
+    }
 
 
 @pytest.mark.ray
