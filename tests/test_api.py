@@ -102,8 +102,11 @@ def test_a_run_returns_what_it_did_and_leaves_no_trace(
     assert (again.counts.unchanged, again.counts.embedded) == (1, 1)
     titles = FeatureStore(str(tmp_path / "store")).tracks(["track_id", "title"]).to_pylist()
     assert {row["track_id"]: row["title"] for row in titles} == {
-        **{f"{music}/a.wav": "A", f"{music}/d.wav": "D"},  # a table has no folder that its files lie in
-        **{"a.wav": None, "b.wav": None, "c.wav": None},
+        f"{music}/a.wav": "A",
+        f"{music}/d.wav": "D",  # a table has no folder that its files lie in
+        "a.wav": None,
+        "b.wav": None,
+        "c.wav": None,
     }
 
 

@@ -150,7 +150,7 @@ def find_index(store: StoreLocation, resolution: str, recipe: str | None = None)
         raise UsageError(
             f"the store at {store.url} has indexes of {', '.join(recipes)} at {wanted}; name one with --recipe"
         )
-    if not has_tables(store):
+    if not found and not has_tables(store):
         raise UsageError(
             f"no index for {wanted}: there is no feature store at {store.url}; make one with musicfm embed, and "
             "its index with musicfm index"

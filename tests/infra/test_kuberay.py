@@ -15,6 +15,8 @@ import pytest
 import ray
 import yaml
 
+import pipeline
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra" / "kuberay"
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "kuberay.json").read_text())
@@ -102,7 +104,7 @@ def first_container(group: dict[str, Any]) -> dict[str, Any]:
 def test_versions_and_images_fit_together(kind: str) -> None:
     cluster = CLUSTERS[kind]
     assert cluster["rayVersion"] == ray.__version__
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = pipeline.__version__
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         wanted = "gpu" if group.get("groupName") == "gpu" else "cpu"
         assert first_container(group)["image"].endswith(f"/music-feature-store:{version}-{wanted}")

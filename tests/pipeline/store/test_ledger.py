@@ -218,7 +218,10 @@ def test_relabelling_takes_all_the_catalog_says_and_leaves_the_features(order: l
         for track_id in order
     ]
     found = relabel_track_rows(pa.Table.from_pylist(rows, schema=TRACKS), build_catalog(catalog))
-    facts = {row["track_id"]: {name: row.get(name) for name in CATALOG.names} for row in catalog}
+    # What the catalog says nothing of came from the file's tags, and stays.
+    facts = {
+        row["track_id"]: {name: row.get(name) for name in CATALOG.names} | {"title": "old"} for row in catalog
+    }
     assert found.schema == TRACKS
     assert found.to_pylist() == [
         {name: row.get(name) for name in TRACKS.names} | facts[row["track_id"]] for row in rows

@@ -1,6 +1,7 @@
 """A store that version 0.1.0 wrote, by ``KnownStore.run`` over ``FIRST`` and then ``SECOND``: tests/data."""
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -20,7 +21,7 @@ from tests.stores import BAD, EMBED_DIM, KnownStore, make_features, make_recipe
 ARCHIVE = Path(__file__).parents[2] / "data" / "store_format_1.tar.gz"
 FIRST = {"a": "one", "b": "long mix", "c": "two", "d": BAD, "e": "three"}
 SECOND = {**FIRST, "a": "one, anew", "f": "four"}
-RECIPES = (make_recipe(), make_recipe(4))
+RECIPES = tuple(replace(make_recipe(layer), maths_version=1) for layer in (7, 4))  # of the code that wrote it
 RESOLUTIONS = ("8hz", "0.5hz", "global")
 
 
@@ -49,7 +50,7 @@ def assert_holds_all(store: StoreLocation) -> None:
 
 def test_it_is_refused_with_what_to_do(old: StoreLocation) -> None:
     for use in (lambda: FeatureStore(old.url), lambda: create_tables(old), lambda: check_store(old)):
-        with pytest.raises(StoreFormatError, match=r"has format 1.*bring it up to date with jobs/maintain_store"):
+        with pytest.raises(StoreFormatError, match=r"has format 1.*bring it up to date with musicfm maintain"):
             use()
 
 
