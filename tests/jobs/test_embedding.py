@@ -162,9 +162,9 @@ def test_a_folder_without_audio_is_told(place: Place, call: Call) -> None:
 
 
 def test_two_files_that_claim_one_id_are_both_named(place: Place, call: Call) -> None:
-    clip = (place.root / "music" / "a.wav").read_bytes()
-    (place.root / "music" / "a.mp3").write_bytes(clip)
-    assert_refused(call(place.arguments()), "'a'", "/music/a.mp3", "/music/a.wav")
+    manifest = place.root / "music" / "list.csv"
+    manifest.write_text("track_id,uri\na,a.wav\nb,b.flac\na,c.wav\n")
+    assert_refused(call(place.arguments(audio=str(manifest))), "'a'", "/music/a.wav", "/music/c.wav")
     assert not place.store.exists()
 
 
