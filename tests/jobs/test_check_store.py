@@ -37,7 +37,7 @@ def test_a_sound_store_gives_its_figures(known: KnownStore, capfd: pytest.Captur
     assert report["num_frame_rows"] == {f"{recipe}/8hz": 2}
     assert (report["num_dead_rows"], report["num_failures"]) == (0, 1)
     assert report["last_run"]["planned"] == 3
-    assert set(report["size_bytes"]) == {"tracks", "frames", "failures", "recipes"}
+    assert set(report["size_bytes"]) == {"tracks", "frames", "failures", "recipes", "withheld"}
     assert err == ""
     assert SECRET not in out
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs import convert_checkpoint, search
+from jobs import convert_checkpoint, pretrain, search
 from jobs.arguments import OneLineParser
 from jobs.configuration import HIDDEN, describe_flags, hide_credentials
 from jobs.embedding import build_embed_parser, run_embed_command
@@ -191,11 +191,12 @@ def test_a_flag_on_the_line_takes_the_place_of_one_that_excludes_it(write: Calla
 @pytest.mark.parametrize("module", COMMANDS.values(), ids=COMMANDS)
 def test_every_command_takes_a_file(module: Any, write: Callable[[str], str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
-        module.main(["--config", write("stor = 'x'")])
+        module.main(["--config", write("stor = 'x'" if module is not pretrain else "audi = 'x'")])
     assert caught.value.code == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert f"the nearest is '{'stats' if module is convert_checkpoint else 'store'}'" in message
+    nearest = {convert_checkpoint: "stats", pretrain: "audio"}.get(module, "store")
+    assert f"the nearest is '{nearest}'" in message
 
 
 def test_the_effective_flags_are_kept_without_secrets(
@@ -207,7 +208,7 @@ def test_the_effective_flags_are_kept_without_secrets(
         kept.append(run_settings)
         raise SystemExit(0)
 
-    monkeypatch.setattr("pipeline.run.run.preview_catalog", run)
+    monkeypatch.setattr("jobs.embedding.start_preview", run)
     text = WHOLE_FILE + f"token = '{SECRET}'\n[audio-option]\npassword = '{SECRET}'\n"
     line = ["--config", write(text), "--layers", "3,1", "--stats", f"https://me:{SECRET}@host/s.json?sig={SECRET}"]
     with pytest.raises(SystemExit):
