@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -71,18 +72,15 @@ def run_service(
     port = claim_port(host, port)
     say(f"opening the index of {settings.store.url}")
     find_locations(settings)  # that there is none is told at once
-    starting = threading.Thread(target=start_ray, daemon=True, name="start Ray")
-    starting.start()
-    try:
-        say(
-            "opening the index" if settings.checkpoint is None else f"loading the checkpoint {settings.checkpoint}"
-        )
+    if settings.checkpoint is not None:
+        say(f"loading the checkpoint {settings.checkpoint}")
+    with ThreadPoolExecutor(1) as aside:
         # A mistake is told here, in one line; a replica would tell it in a hundred, three times.
         # On the processor: the GPUs are the replicas'.
-        ServiceState(replace(settings, device="cpu"))
+        opened = aside.submit(ServiceState, replace(settings, device="cpu"))
         say("starting Ray")
-    finally:
-        starting.join()
+        start_ray()  # in this thread: Ray's processes end with the one that started them
+        opened.result()
     ended = threading.Event()
     with start_serve(host, port) as shared_folder:
         say(f"starting {num_replicas} {'process' if num_replicas == 1 else 'processes'} to answer")
