@@ -210,5 +210,6 @@ def test_the_service_runs_on_object_storage(s3_server: S3Server, tmp_path: Path,
         part = client.get("/tracks/caves/audio", headers={"range": "bytes=100-199"})
         assert (part.status_code, part.content) == (206, clip[100:200])
         follow("caves.mp3", "desert.flac")
-        assert sorted(state.refresh()) == ["0.5hz", "global"]
+        state.refresh()
+        assert state.refresh() == []  # both are taken over, here or by the service's own look
         assert [hit["track_id"] for hit in client.get("/search/track/caves").json()["results"]] == ["desert"]
