@@ -40,6 +40,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     *words, line = errors.splitlines()
     assert text in line
     assert all(word.startswith("opening the index") for word in words)
+    assert len(words) <= 1
 
 
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
