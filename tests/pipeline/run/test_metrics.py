@@ -3,6 +3,7 @@
 import re
 import time
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -145,24 +146,24 @@ def test_tasks_are_measured_and_exported() -> None:
     assert books["devices"] == {"node1": "cpu"}
     (write,) = books["placement"]["write"].values()
     assert (write["num_tasks"], write["num_tracks"]) == (1, 0)  # what failed is not left as running
-    text = scrape("run42")
-    for pattern in (
+    patterns = (
         r'ray_musicfm_stage_tracks_total\{[^}]*run="run42"[^}]*stage="decode"[^}]*\} 5.0',
         r'ray_musicfm_tracks_total\{[^}]*outcome="embedded"[^}]*run="run42"[^}]*\} 4.0',
         r'ray_musicfm_failures_total\{[^}]*reason="silent"[^}]*run="run42"[^}]*stage="decode"[^}]*\} 1.0',
         r'ray_musicfm_planned_tracks\{[^}]*run="run42"[^}]*\} 5.0',
         r'ray_musicfm_task_seconds_count\{[^}]*run="run42"[^}]*stage="decode"[^}]*\} 1.0',
-    ):
-        assert re.search(pattern, text), pattern
+    )
+    assert find_missing(patterns) == []
 
 
-def scrape(wanted: str) -> str:
-    """Read the node's metrics until some have arrived: workers report them every few seconds."""
+def find_missing(patterns: Sequence[str]) -> list[str]:
+    """Read the node's metrics until all patterns are there (every process reports its own, every few seconds)."""
     port = next(node["MetricsExportPort"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-    deadline_s = time.monotonic() + 40
-    text = ""
-    while wanted not in text and time.monotonic() < deadline_s:
+    deadline_s = time.monotonic() + 60
+    missing = list(patterns)
+    while missing and time.monotonic() < deadline_s:
         time.sleep(1.0)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
-    return text
+        missing = [pattern for pattern in patterns if not re.search(pattern, text)]
+    return missing
