@@ -95,11 +95,11 @@ def _count_fills(items: Sequence[Item], batch_size: int) -> list[tuple[float, in
     """Return how full each batch is, and the mel frames that go through it."""
     full = batch_size * FULL_WINDOW_MEL
     batches = form_batches(items, lambda: full)
-    found = []
+    fills = []
     for batch in batches:
         size = max(1, full // count_mel(batch[0]))
-        found.append((len(batch) / size, sum(map(count_mel, batch))))
-    return found
+        fills.append((len(batch) / size, sum(map(count_mel, batch))))
+    return fills
 
 
 def print_report(report: dict[str, Any], batch_size: int) -> None:

@@ -133,12 +133,12 @@ def summarise(
 ) -> dict[str, Any]:
     """Return ratios, seconds by way and number of files, and the stages alone; there is a trial for each model."""
     trial = trials[0]
-    seconds = {name: float(np.median([run["seconds"] for run in found])) for name, found in runs.items()}
+    seconds = {name: float(np.median([run["seconds"] for run in timed])) for name, timed in runs.items()}
     steady_s = {way: seconds[f"{way}, many"] - seconds[f"{way}, one"] for way in ("job", "script")}
     num_cores, audio_s = os.cpu_count() or 1, (num_tracks - 1) * trial.audio_s_per_file
     cpu_stages_s = audio_s * (trial.decode_core_s + trial.write_core_s) / num_cores
     model_s = audio_s / sum(1 / each.model_s_per_audio_s for each in trials)
-    spilled = [run["spilled_bytes"] for found in runs.values() for run in found if "spilled_bytes" in run]
+    spilled = [run["spilled_bytes"] for timed in runs.values() for run in timed if "spilled_bytes" in run]
     return {
         "machine": platform.processor() or platform.machine(),
         "cores": num_cores,

@@ -74,8 +74,8 @@ def load_model(checkpoint: Path, reference: Path | None) -> Callable[[Tensor], T
     if reference is not None:
         published = load_published(reference, checkpoint).to(device)
         return lambda waveform: published.get_latent(waveform, layer_ix=LAYER)
-    own = MusicFM25Hz.from_checkpoint(load_checkpoint(str(checkpoint))).to(device)
-    return lambda waveform: own.get_predictions(waveform)[1][LAYER]
+    model = MusicFM25Hz.from_checkpoint(load_checkpoint(str(checkpoint))).to(device)
+    return lambda waveform: model.get_predictions(waveform)[1][LAYER]
 
 
 def pool(frames: Tensor, duration_s: float) -> dict[str, np.ndarray]:

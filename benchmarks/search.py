@@ -167,7 +167,7 @@ def measure_faiss(
             latency_ms.append((time.perf_counter() - start_s) * 1000)
     rows = np.concatenate(found)
     pairs = zip(np.maximum(rows, 0), vectors, strict=True)
-    exact = np.array([index.vectors_at(own) @ vector for own, vector in pairs])
+    exact = np.array([index.vectors_at(place) @ vector for place, vector in pairs])
     scores, _ = leave_out(exact, rows, queries)
     with tempfile.NamedTemporaryFile() as file:
         _faiss.write_index(plain, file.name)

@@ -51,8 +51,8 @@ def make_isotropic(num_rows: int, seed: int) -> Matrix:
     """Draw vectors from 1,000 isotropic Gaussians that overlap: the hard case, of full dimension."""
     centres = np.random.default_rng(54321).standard_normal((1000, EMBED_DIM), dtype=np.float32)
     random = np.random.default_rng(seed)
-    own = np.float32(0.35) * centres[random.integers(1000, size=num_rows)]
-    return own + random.standard_normal((num_rows, EMBED_DIM), dtype=np.float32)
+    offsets = np.float32(0.35) * centres[random.integers(1000, size=num_rows)]
+    return offsets + random.standard_normal((num_rows, EMBED_DIM), dtype=np.float32)
 
 
 def count_participation(vectors: Matrix) -> float:

@@ -82,7 +82,7 @@ def measure(model: MusicFM25Hz, waveform: np.ndarray, rounds: int, batch_size: i
             frames[way] = compute()
             times_s[way].append(read_clock(model) - start_s)
     expected = frames["task, each window on its own"]
-    error = max(compare(found, expected[window_s]) for window_s, found in frames["task"].items())
+    error = max(compare(latent, expected[window_s]) for window_s, latent in frames["task"].items())
     shared_s = min(times_s["shared"])
     return [
         {

@@ -73,7 +73,7 @@ def read_configuration(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {url}: expected TOML, found {error}") from error
     keys = {name: flag for name, flag in table.name_keys().items() if flag.dest not in NOT_KEPT}
-    found: dict[str, tuple[argparse.Action, str, object]] = {}
+    settings: dict[str, tuple[argparse.Action, str, object]] = {}
     for key, value in content.items():
         flag = keys.get(key) or keys.get(key.replace("_", "-"))
         if flag is None:
@@ -81,10 +81,10 @@ def read_configuration(
             raise UsageError(
                 f"--config {url}: expected names of flags of {program}, found {key!r}; the nearest is {nearest!r}"
             )
-        if flag.dest in found:
-            raise UsageError(f"--config {url}: {found[flag.dest][1]!r} and {key!r} set the same flag; keep one")
-        found[flag.dest] = (flag, key, value)
-    return list(found.values())
+        if flag.dest in settings:
+            raise UsageError(f"--config {url}: {settings[flag.dest][1]!r} and {key!r} set the same flag; keep one")
+        settings[flag.dest] = (flag, key, value)
+    return list(settings.values())
 
 
 def describe_flags(table: FlagTable, flags: argparse.Namespace) -> dict[str, object]:

@@ -84,9 +84,9 @@ def restore_or_preview(
     from pipeline.store.takedown import preview_take_down, restore_tracks
 
     if not flags.restore:
-        found = preview_take_down(store, track_ids)
-        tell(found.not_found, found.same_content)
-        return asdict(found)
+        preview = preview_take_down(store, track_ids)
+        tell(preview.not_found, preview.same_content)
+        return asdict(preview)
     restored, missing = restore_tracks(store, track_ids, flags.dry_run)
     tell(missing)
     if restored and not flags.dry_run:
@@ -114,9 +114,9 @@ def delete(
     from pipeline.store.takedown import take_down
 
     store = writer.store
-    found = take_down(writer, track_ids, reason)
-    tell(found.not_found, found.same_content)
-    line: dict[str, object] = {"ids": len(set(track_ids)), **asdict(found)}
+    outcome = take_down(writer, track_ids, reason)
+    tell(outcome.not_found, outcome.same_content)
+    line: dict[str, object] = {"ids": len(set(track_ids)), **asdict(outcome)}
     line["store_version"] = writer.store_version
     if vacuum:
         line["files_removed"] = vacuum_store(writer, 0)
@@ -142,12 +142,12 @@ def list_derived(store: StoreLocation) -> list[str]:
     """List what lies beside the tables and was made from them: indexes, neighbours."""
     from pipeline.storage import list_files
 
-    found = []
+    derived = []
     for name in DERIVED:
         with suppress(StorageError):  # there is none
             if list_files(store.table_url(name), store.options).num_rows:
-                found.append(name)
-    return found
+                derived.append(name)
+    return derived
 
 
 if __name__ == "__main__":

@@ -111,10 +111,10 @@ def search_by_audio(parser: OneLineParser, searcher: Searcher, flags: argparse.N
     data = read_file(flags.audio, dict(flags.audio_option))
     model = AudioQuery.load(flags.checkpoint, manifest.recipe, manifest.definition, flags.stats, flags.device)
     try:
-        heard = model.embed(data, manifest.resolution, searcher.holds_content(data))
+        query = model.embed(data, manifest.resolution, searcher.holds_content(data))
     except TrackError as error:
         raise UsageError(f"cannot search by {flags.audio}: {error.message}") from error
-    return searcher.search_heard(heard, flags.k, flags.filter)
+    return searcher.search_heard(query, flags.k, flags.filter)
 
 
 def print_hits(hits: Sequence[Hit]) -> None:

@@ -98,10 +98,10 @@ def check_md5(local: Path, url: str, expected: str | None) -> None:
     if expected is None:
         return
     with local.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if digest != expected:
         raise CheckpointError(
-            f"{url}: expected the published file with MD5 {expected}, found {found}: "
+            f"{url}: expected the published file with MD5 {expected}, found {digest}: "
             "the copy is damaged or the file was replaced; delete it from the Hugging Face cache and try "
             "again, or name the file by its URL to use it as it is"
         )

@@ -8,12 +8,8 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
+from musicfm_model.constants import MEL_FRAMES_PER_TOKEN, N_FFT
 from musicfm_model.errors import CheckpointError
-
-SAMPLE_RATE = 24_000  # Hz
-N_FFT = 2048
-HOP_LENGTH = 240  # samples between mel frames: 100 Hz
-MEL_FRAMES_PER_TOKEN = 4  # the two strided convolutions leave every fourth mel frame: 25 Hz
 
 DROPOUT = 0.1
 """Activation, attention, hidden and convolution dropout in training.
@@ -209,5 +205,5 @@ def _read_shape(state_dict: Mapping[str, Tensor], name: str, num_dims: int) -> t
 
 def _count(state_dict: Mapping[str, Tensor], pattern: str) -> int:
     """Return one more than the highest index that the pattern's group finds among the names."""
-    found = (re.match(pattern, name) for name in state_dict)
-    return 1 + max(int(match[1]) for match in found if match)
+    matches = (re.match(pattern, name) for name in state_dict)
+    return 1 + max(int(match[1]) for match in matches if match)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, SAMPLE_RATE, ModelConfig
+from musicfm_model.config import ModelConfig
+from musicfm_model.constants import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, SAMPLE_RATE
 
 WINDOW_S = 30  # the pretraining length (paper, section 3.1)
 

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
-from musicfm_model.config import HOP_LENGTH, N_FFT, SAMPLE_RATE
+from musicfm_model.constants import HOP_LENGTH, MIN_SAMPLES, N_FFT, SAMPLE_RATE
 from musicfm_model.precision import Float32Module, float32_arithmetic
 
 BANDS_AT_ONCE = 16  # mel bands that are summed up together, from no more bins than they reach over
 FRAMES_IN_CACHE = 128  # spectra that are there at once: a whole window's would be 37 MB of fresh memory
-MIN_SAMPLES = N_FFT // 2 + 1  # the STFT reflects n_fft / 2 samples at each end, and needs one more than that
 
 
 class LogMel(Float32Module):

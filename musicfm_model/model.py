@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from musicfm_model.attention import check_attention
 from musicfm_model.checkpoint import Checkpoint, resolve_checkpoint
 from musicfm_model.checkpoint_files import MEAN_KEY, STD_KEY, read_stats
-from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, ModelConfig, check_sizes, resolve_layer
+from musicfm_model.config import ModelConfig, check_sizes, resolve_layer
 from musicfm_model.conformer import Conformer
+from musicfm_model.constants import HOP_LENGTH, MEL_FRAMES_PER_TOKEN
 from musicfm_model.folded_frontend import FoldedFrontend
 from musicfm_model.frontend import ConvFrontend
 from musicfm_model.gpu.fused_frontend import FusedFrontend

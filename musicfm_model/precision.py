@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+from musicfm_model.constants import Precision
 
 _DTYPES = {
     "float32": torch.float32,

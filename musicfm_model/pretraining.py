@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from musicfm_model.config import MEL_FRAMES_PER_TOKEN, SAMPLE_RATE
+from musicfm_model.constants import MEL_FRAMES_PER_TOKEN, SAMPLE_RATE
 
 NOISE_STD = 0.1
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicfm_model.config import MEL_FRAMES_PER_TOKEN, ModelConfig
+from musicfm_model.config import ModelConfig
+from musicfm_model.constants import MEL_FRAMES_PER_TOKEN
 from musicfm_model.precision import Float32Module, float32_arithmetic
 
 QUANTIZER_SEED = 142

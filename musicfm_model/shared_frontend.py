@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from musicfm_model.config import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, N_FFT
+from musicfm_model.constants import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, N_FFT, SAMPLES_PER_TOKEN
 from musicfm_model.model import MusicFM25Hz
 
-SAMPLES_PER_FRAME = MEL_FRAMES_PER_TOKEN * HOP_LENGTH
 STRETCH_FRAMES = 750  # 30 s: a track is taken in such stretches, so that a long one needs no more memory
 
 _CONVOLUTIONS = ((3, 2), (3, 1)) * 2  # kernel and stride along time of the longest path through the two blocks
@@ -141,11 +140,11 @@ def plan_window(track_samples: int, start_sample: int, num_samples: int) -> Wind
         num_samples: Its length.
     """
     num_frames = count_frames(num_samples)
-    num_before = min(num_frames, -(-REACH_SAMPLES // SAMPLES_PER_FRAME)) if start_sample else 0
+    num_before = min(num_frames, -(-REACH_SAMPLES // SAMPLES_PER_TOKEN)) if start_sample else 0
     stop = num_frames
     if start_sample + num_samples < track_samples:
-        stop = max(num_before, min(num_frames, (num_samples - REACH_SAMPLES) // SAMPLES_PER_FRAME + 1))
-    first_frame = start_sample // SAMPLES_PER_FRAME
+        stop = max(num_before, min(num_frames, (num_samples - REACH_SAMPLES) // SAMPLES_PER_TOKEN + 1))
+    first_frame = start_sample // SAMPLES_PER_TOKEN
     return WindowParts(
         first_frame + num_before,
         first_frame + stop,

@@ -6,23 +6,25 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
+
+from musicfm_model import constants
+from musicfm_model.constants import Precision as Precision
 
 if TYPE_CHECKING:  # these bring Arrow, for which whoever only asks for names need not wait
     from pipeline.location import StoreLocation
     from pipeline.storage import Options
 
-SAMPLE_RATE_HZ = 24_000
-HOP_LENGTH = 240  # samples between mel frames: 100 Hz
-SAMPLES_PER_FRAME = 4 * HOP_LENGTH  # the two strided convolutions leave every fourth mel frame: 25 Hz, 40 ms
+SAMPLE_RATE_HZ = constants.SAMPLE_RATE
+HOP_LENGTH = constants.HOP_LENGTH
+SAMPLES_PER_FRAME = constants.SAMPLES_PER_TOKEN
 FRAME_RATE_HZ = SAMPLE_RATE_HZ / SAMPLES_PER_FRAME
-MIN_SAMPLES = 1025  # the STFT reflects n_fft / 2 = 1024 samples at each end, and needs one more than that
+MIN_SAMPLES = constants.MIN_SAMPLES
 
 SHARED_WINDOW_S = 30.0  # the pretraining length (paper, section 3.1)
 
 WindowPolicy = Literal["shared", "task"]
-Precision = Literal["float32", "tf32", "bfloat16", "float16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16", "float16")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 MATHS_VERSION = 2
 """Raised whenever the same input would give other stored values: part of every recipe.

@@ -15,7 +15,7 @@ def find_local_files(folder: str) -> dict[str, dict[str, Any]]:
 
     fsspec lists a link to a folder as if it were a file, and would lose the music in it.
     """
-    found: dict[str, dict[str, Any]] = {}
+    files: dict[str, dict[str, Any]] = {}
 
     def scan(folder: str, above: frozenset[tuple[int, int]]) -> None:
         with os.scandir(folder) as entries:
@@ -23,11 +23,11 @@ def find_local_files(folder: str) -> dict[str, dict[str, Any]]:
                 try:
                     facts = entry.stat()
                 except OSError:  # a link that leads nowhere, or round in a circle
-                    found[_spell(entry.path)] = {}
+                    files[_spell(entry.path)] = {}
                     continue
                 inode = (facts.st_dev, facts.st_ino)
                 if stat.S_ISREG(facts.st_mode):
-                    found[_spell(entry.path)] = {"size": facts.st_size, "mtime": facts.st_mtime}
+                    files[_spell(entry.path)] = {"size": facts.st_size, "mtime": facts.st_mtime}
                 elif stat.S_ISDIR(facts.st_mode) and inode not in above and entry.name != "lost+found":
                     try:
                         scan(entry.path, above | {inode})
@@ -38,7 +38,7 @@ def find_local_files(folder: str) -> dict[str, dict[str, Any]]:
 
     top = os.stat(folder)
     scan(folder, frozenset([(top.st_dev, top.st_ino)]))
-    return found
+    return files
 
 
 def require_regular(path: str) -> None:
@@ -51,7 +51,7 @@ def require_regular(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        if os.path.lexists(_SPELLED_BYTE.sub(lambda found: chr(int(found[1], 16)), path)):
+        if os.path.lexists(_SPELLED_BYTE.sub(lambda escape: chr(int(escape[1], 16)), path)):
             matter = "is there, but its name is not UTF-8, the only encoding that a table of tracks can hold"
             raise OSError(f"{path} {matter}; rename it (convmv does so for whole folders)") from None
         raise

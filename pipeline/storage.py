@@ -106,20 +106,20 @@ def list_files(root: str, options: Options | None = None) -> pa.Table:
     try:
         is_folder = fs.isdir(path)
         if not is_folder:
-            found = {path: fs.info(path)}  # raises the scheme's own error where there is nothing
+            infos_by_path = {path: fs.info(path)}  # raises the scheme's own error where there is nothing
             if is_local(fs):
                 require_regular(path)
         elif is_local(fs):
-            found = find_local_files(path)
+            infos_by_path = find_local_files(path)
         else:
-            found = fs.find(path, detail=True)
+            infos_by_path = fs.find(path, detail=True)
     except Exception as error:
         raise _whole_store_error(root, error) from error
     finally:
         fs.invalidate_cache()  # s3fs would answer later questions, sizes included, from this listing
     prefix = (path if is_folder else fs._parent(path)).rstrip("/") + "/"
-    names = sorted(name for name in found if not name.endswith("/"))  # those are S3's marks of folders
-    infos = [found[name] for name in names]
+    names = sorted(name for name in infos_by_path if not name.endswith("/"))  # those are S3's marks of folders
+    infos = [infos_by_path[name] for name in names]
     return pa.table(
         {
             "uri": [fs.unstrip_protocol(name) for name in names] if "://" in root else names,
@@ -190,7 +190,7 @@ def read_files(uris: Sequence[str], options: Options | None = None) -> list[byte
     positions: defaultdict[str | None, list[int]] = defaultdict(list)
     for position, uri in enumerate(uris):
         positions[split_protocol(uri)[0]].append(position)
-    found: dict[int, bytes | Exception] = {}
+    bodies_by_position: dict[int, bytes | Exception] = {}
     for protocol, group in positions.items():
         fs, _ = open_filesystem(uris[group[0]], options)
         asked = []
@@ -201,14 +201,14 @@ def read_files(uris: Sequence[str], options: Options | None = None) -> list[byte
                     require_regular(path)
                 asked.append((position, path))
             except (OSError, ValueError) as error:  # the latter of a NUL in a name
-                found[position] = error
+                bodies_by_position[position] = error
         paths = [path for _, path in asked]
         whole = [None] * len(paths)
         # One stream an object: to split it into several, s3fs would first ask for every object's size.
         streams = {"max_concurrency": 1} if protocol in _S3 else {}
         bodies = fs.cat_ranges(paths, whole, whole, on_error="return", **streams)
-        found.update(zip((position for position, _ in asked), bodies, strict=True))
-    return [found[position] for position in range(len(uris))]
+        bodies_by_position.update(zip((position for position, _ in asked), bodies, strict=True))
+    return [bodies_by_position[position] for position in range(len(uris))]
 
 
 def classify_read_error(error: Exception) -> Reason:

@@ -100,7 +100,7 @@ def fetch_package(folder: Path, review: Review, package: str) -> list[tuple[Trac
     version = require_version(file, paragraphs)
     if not audio.exists():
         extract_audio(file, paragraphs, audio)
-    found = []
+    listed = []
     for path in sorted(audio.rglob("*")):
         name = path.relative_to(audio).as_posix()
         names = {name, name.removesuffix(path.suffix)}  # an ending may have been given to it
@@ -116,8 +116,8 @@ def fetch_package(folder: Path, review: Review, package: str) -> list[tuple[Trac
                 "licence": terms.licence,
                 "source": terms.source,
             }
-            found.append((track, path))
-    return found
+            listed.append((track, path))
+    return listed
 
 
 def describe_track(track: Track, recording: Recording, review: Review) -> Track:

@@ -30,15 +30,15 @@ def download_package(package: str, cache: Path) -> Path:
     Raises:
         CorpusError: There is no apt here, or it has no such package.
     """
-    if found := sorted(cache.glob(f"{package}_*.deb")):
-        return found[-1]
+    if packages := sorted(cache.glob(f"{package}_*.deb")):
+        return packages[-1]
     # Into a folder of its own first: a download that was cut short must not look like a package.
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         _call(["apt-get", "--quiet", "download", package], f"download {package}", Path(folder))
         for file in Path(folder).glob("*.deb"):
             file.rename(cache / file.name)
-    if found := sorted(cache.glob(f"{package}_*.deb")):
-        return found[-1]
+    if packages := sorted(cache.glob(f"{package}_*.deb")):
+        return packages[-1]
     raise CorpusError(f"expected apt-get to download {package}, but no package came; run apt-get update first")
 
 
@@ -77,11 +77,11 @@ def extract_audio(file: Path, paragraphs: Sequence[Paragraph], target: Path) -> 
         _call(["dpkg-deb", "-x", str(file), str(whole)], f"unpack {file}", Path(scratch))
         for paragraph in paragraphs:
             _open_zip_files(whole, paragraph.folder)
-        found = {path.relative_to(whole).as_posix(): path for path in sorted(whole.rglob("*")) if _is_file(path)}
+        files = {path.relative_to(whole).as_posix(): path for path in sorted(whole.rglob("*")) if _is_file(path)}
         for paragraph in paragraphs:
-            if not any(paragraph.covers(name) for name in found):
+            if not any(paragraph.covers(name) for name in files):
                 raise CorpusError(f"{file} has nothing that fits {paragraph.files} in {paragraph.folder}")
-        for name, path in found.items():
+        for name, path in files.items():
             if any(paragraph.covers(name) for paragraph in paragraphs):
                 place = kept / (name if path.suffix else name + _guess_ending(path))
                 place.parent.mkdir(parents=True, exist_ok=True)

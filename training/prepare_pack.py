@@ -23,7 +23,7 @@ import soundfile
 import torch
 import torchaudio
 
-from musicfm_model.config import SAMPLE_RATE
+from musicfm_model.constants import SAMPLE_RATE
 from musicfm_model.log_mel import LogMel
 from pipeline.training.corpus import HELD_OUT, TRAIN, CorpusWriter, compute_log_mel
 

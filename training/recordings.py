@@ -91,10 +91,10 @@ def measure_chroma(waveform: NDArray[np.float32], sample_rate_hz: int) -> NDArra
     frames = np.lib.stride_tricks.sliding_window_view(waveform, frame_length)[::hop_length][:NUM_FRAMES]
     spectrum = np.abs(np.fft.rfft(frames * np.hanning(frame_length).astype(np.float32), axis=1))
     frequencies_hz = np.fft.rfftfreq(frame_length, 1 / sample_rate_hz)
-    heard = (frequencies_hz > 100) & (frequencies_hz < 2_000)
-    pitch_class = np.round(12 * np.log2(frequencies_hz[heard] / 440)).astype(int) % 12
+    in_band = (frequencies_hz > 100) & (frequencies_hz < 2_000)
+    pitch_class = np.round(12 * np.log2(frequencies_hz[in_band] / 440)).astype(int) % 12
     # The root keeps one loud chord from outweighing all else.
-    values = np.sqrt(spectrum[:, heard]) @ np.eye(12)[pitch_class]
+    values = np.sqrt(spectrum[:, in_band]) @ np.eye(12)[pitch_class]
     values -= values.mean(axis=0)
     chroma[: len(values)] = values / max(float(np.linalg.norm(values)), 1e-9)
     return chroma

@@ -63,11 +63,11 @@ def run_end_to_end(setting: Setting, put: Callable[[str, Any], None]) -> None:
 
 def feed(setting: Setting, embedder: Embedder, blocks: Sequence[pa.Table]) -> dict[str, float]:
     """Give an embedder all clips in blocks, from as many threads as an actor has, and time it."""
-    turn = threading.Lock()
+    lock = threading.Lock()
 
     def embed(block: pa.Table) -> int:
         rows = 0
-        for table in embedder.embed_rows(block, turn):
+        for table in embedder.embed_rows(block, lock):
             assert table.column("stage").null_count == table.num_rows, table.column("error_message")
             rows += table.num_rows
         return rows

@@ -24,12 +24,12 @@ def measure_kernels(setting: Setting, put: Callable[[str, Any], None]) -> None:
                 model.get_latent(waveforms, setting.layer)
             setting.wait()
             activities = [ProfilerActivity.CUDA] if setting.is_gpu else [ProfilerActivity.CPU]
-            with profile(activities=activities) as found:
+            with profile(activities=activities) as profiled:
                 start_s = time.perf_counter()
                 model.get_latent(waveforms, setting.layer)
                 setting.wait()
                 wall_us = 1e6 * (time.perf_counter() - start_s)
-        put(precision, _list_kernels(found.key_averages(), setting.is_gpu, wall_us))
+        put(precision, _list_kernels(profiled.key_averages(), setting.is_gpu, wall_us))
 
 
 def _list_kernels(averages: Any, is_gpu: bool, wall_us: float) -> dict[str, Any]:

@@ -53,7 +53,8 @@ from pipeline.index.segments import (
 )
 from pipeline.index.vector_index import VectorIndex, mark_rows
 from pipeline.location import StoreLocation
-from pipeline.store.source import NoVectorsError, Source, open_source
+from pipeline.store.snapshot import NoVectorsError
+from pipeline.store.source import Source, open_source
 
 logger = logging.getLogger(__name__)
 

@@ -43,11 +43,11 @@ def list_failures(
         return []
     rows = read_columns(table, list(COLUMNS), track_ids=chosen)
     position = {track_id: number for number, track_id in enumerate(chosen)}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    described: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows.to_pylist():
         if row["track_id"] in position and (recipes is None or row["recipe"] in recipes):
-            found.setdefault((row["track_id"], row["error_type"]), _describe(row))
-    return sorted(found.values(), key=lambda row: position[row["track_id"]])
+            described.setdefault((row["track_id"], row["error_type"]), _describe(row))
+    return sorted(described.values(), key=lambda row: position[row["track_id"]])
 
 
 def _describe(row: dict[str, Any]) -> dict[str, Any]:

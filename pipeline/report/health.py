@@ -184,6 +184,6 @@ def draw_map(vectors: Matrix) -> tuple[Matrix, float]:
 def _score(unit: Matrix, start: int) -> Matrix:
     """Return cosines of some rows with all; of a row with itself -1."""
     scores = unit[start : start + BLOCK_ROWS] @ unit.T
-    own = np.arange(len(scores))
-    scores[own, start + own] = -1.0
+    rows = np.arange(len(scores))
+    scores[rows, start + rows] = -1.0
     return scores

@@ -191,7 +191,7 @@ def _draw_plan(plan: Facts | None) -> str:
 
 def _draw_placement(facts: Facts) -> str:
     placement = facts["placement"]
-    nodes = sorted({node for own in placement.values() for node in own})
+    nodes = sorted({node for nodes_of_stage in placement.values() for node in nodes_of_stage})
     rows = []
     for node in nodes:
         row = [node, facts["devices"].get(node, "–")]
@@ -206,12 +206,12 @@ def _draw_placement(facts: Facts) -> str:
     return f'{note}<div class="scroll" tabindex="0">{_draw_table(head, rows)}</div>'
 
 
-def _draw_catalog(found: Facts | None) -> str:
-    if not found:
+def _draw_catalog(catalog: Facts | None) -> str:
+    if not catalog:
         return ""
     charts = [
-        (found["duration_s"], "Durations", "seconds"),
-        (found["loudness_dbfs"], "Loudness (RMS)", "dBFS"),
+        (catalog["duration_s"], "Durations", "seconds"),
+        (catalog["loudness_dbfs"], "Loudness (RMS)", "dBFS"),
     ]
     cards = [
         f'<div class="card"><h3>{name}</h3>{draw_histogram(summary, name.lower(), unit)}</div>'
@@ -220,11 +220,11 @@ def _draw_catalog(found: Facts | None) -> str:
     ]
     rates = [
         (f"{int(rate) / 1000:g} kHz" if rate.isdigit() else rate, float(n), f"{n:,}")
-        for rate, n in found["sample_rates_hz"]
+        for rate, n in catalog["sample_rates_hz"]
     ]
-    codecs = [(name, float(n), f"{n:,}") for name, n in found["codecs"]]
-    clipped = say_number(found["num_clipped"], "track clips", "tracks clip")
-    silent = say_number(found["num_half_silent"], "is", "are")
+    codecs = [(name, float(n), f"{n:,}") for name, n in catalog["codecs"]]
+    clipped = say_number(catalog["num_clipped"], "track clips", "tracks clip")
+    silent = say_number(catalog["num_half_silent"], "is", "are")
     odd = (
         f'<p class="note">{clipped} in over a thousandth of the samples; '
         f"{silent} silent for over half of the length.</p>"
@@ -232,23 +232,27 @@ def _draw_catalog(found: Facts | None) -> str:
     cards.append(
         f'<div class="card"><h3>Sample rates and codecs</h3>{draw_bars(rates)}<hr>{draw_bars(codecs)}{odd}</div>'
     )
-    total = found["num_total"]
-    if found["num_sampled"] < total:
-        note = f"A sample: {say_number(found['num_sampled'], 'track')}, spread evenly over {total:,} of the store."
+    total = catalog["num_total"]
+    if catalog["num_sampled"] < total:
+        note = (
+            f"A sample: {say_number(catalog['num_sampled'], 'track')}, spread evenly over {total:,} of the store."
+        )
     else:
         note = "The store's one track." if total == 1 else f"All {total:,} tracks of the store."
     note += " The upright line of a histogram marks the median."
     return f'<h2>The catalog</h2><p class="note">{note}</p><div class="grid">{"".join(cards)}</div>'
 
 
-def _draw_map(found: Facts | None) -> str:
-    if not found:
+def _draw_map(summary: Facts | None) -> str:
+    if not summary:
         return ""
-    chart = draw_points(np.asarray(found["points"], np.float32), found["groups"], found["titles"])
-    colour = f"coloured by {found['colour']}" if found["colour"] else "no genre or artist is known to colour it by"
+    chart = draw_points(np.asarray(summary["points"], np.float32), summary["groups"], summary["titles"])
+    colour = (
+        f"coloured by {summary['colour']}" if summary["colour"] else "no genre or artist is known to colour it by"
+    )
     note = (
-        f"{say_number(len(found['points']), 'track')} on the two directions in which their vectors differ most "
-        f"({found['share']:.0%} of the variance), {colour}. Near means alike to the model."
+        f"{say_number(len(summary['points']), 'track')} on the two directions in which their vectors differ most "
+        f"({summary['share']:.0%} of the variance), {colour}. Near means alike to the model."
     )
     return (
         f'<h2>Map of the catalog</h2><p class="note">{escape(note)}</p>'

@@ -241,10 +241,10 @@ def _describe_health(
     run: RunFacts, recipe: str, vectors: npt.NDArray[np.float32], rows: pa.Table
 ) -> dict[str, Any]:
     finite = np.isfinite(vectors).all(axis=1)
-    found = find_clusters(vectors[finite])
+    clusters = find_clusters(vectors[finite])
     names = rows.filter(pa.array(finite)).select(["track_id", "title", "artist"]).to_pylist()
-    found["clusters"] = [[names[row] for row in cluster] for cluster in found["clusters"]]
-    return {**measure_health(vectors), "near_duplicates": found, "drift": _describe_drift(run, recipe)}
+    clusters["clusters"] = [[names[row] for row in cluster] for cluster in clusters["clusters"]]
+    return {**measure_health(vectors), "near_duplicates": clusters, "drift": _describe_drift(run, recipe)}
 
 
 def _describe_drift(run: RunFacts, recipe: str) -> dict[str, Any] | None:
@@ -264,7 +264,7 @@ def _describe_map(vectors: npt.NDArray[np.float32], rows: pa.Table) -> dict[str,
     points, share = draw_map(vectors[chosen])
     rows = rows.take(pa.array(chosen))
     groups: dict[str, list[str | None]] = {name: rows.column(name).to_pylist() for name in ("genre", "artist")}
-    colour = next((name for name, own in groups.items() if _tells_apart(own)), None)
+    colour = next((name for name, labels in groups.items() if _tells_apart(labels)), None)
     return {
         "share": share,
         "colour": colour,

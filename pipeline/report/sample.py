@@ -111,13 +111,14 @@ def summarise_failures(store: StoreLocation, recipes: Sequence[str], run_id: str
     """
     table = open_table(store, "failures")
     facts = read_columns(table, ["recipe", "track_id", "stage", "error_type", "run_id"])
-    found: dict[tuple[str, str], dict[str, bool]] = {}
+    is_new_by_failure: dict[tuple[str, str], dict[str, bool]] = {}
     for row in facts.to_pylist():
         if row["recipe"] in recipes:
-            own = found.setdefault((row["stage"], row["error_type"]), {})
-            own[row["track_id"]] = own.get(row["track_id"], False) or row["run_id"] == run_id
+            is_new = is_new_by_failure.setdefault((row["stage"], row["error_type"]), {})
+            is_new[row["track_id"]] = is_new.get(row["track_id"], False) or row["run_id"] == run_id
     chosen = {
-        key: sorted(own, key=lambda name: (not own[name], name))[:MAX_EXAMPLES] for key, own in found.items()
+        key: sorted(is_new, key=lambda name: (not is_new[name], name))[:MAX_EXAMPLES]
+        for key, is_new in is_new_by_failure.items()
     }
     wanted = sorted({track_id for ids in chosen.values() for track_id in ids})
     columns = ["track_id", "stage", "error_type", "uri", "error_message"]
@@ -127,13 +128,13 @@ def summarise_failures(store: StoreLocation, recipes: Sequence[str], run_id: str
         {
             "stage": stage,
             "reason": reason,
-            "number": len(own),
-            "num_new": sum(own.values()),
+            "number": len(is_new),
+            "num_new": sum(is_new.values()),
             "examples": [
                 {"track_id": track_id, "uri": row["uri"], "message": row["error_message"]}
                 for track_id in chosen[stage, reason]
                 if (row := messages.get((stage, reason, track_id)))
             ],
         }
-        for (stage, reason), own in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        for (stage, reason), is_new in sorted(is_new_by_failure.items(), key=lambda item: (-len(item[1]), item[0]))
     ]

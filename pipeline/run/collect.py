@@ -143,7 +143,7 @@ class Collector:
         """
         began_s, timeout_s, warned = time.monotonic(), self.settings.stall_timeout_s, False
         while (left_s := began_s + timeout_s - time.monotonic()) > 0:
-            self.committer.writer.hold()
+            self.committer.writer.renew_lease()
             try:
                 return results.get(timeout=min(POLL_INTERVAL_S, left_s))
             except queue.Empty:

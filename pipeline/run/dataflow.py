@@ -260,7 +260,7 @@ def process_tracks(
     placement = choose_placement(settings, checkpoint.config).fit(rows.num_rows)
     start = EmbedderStart.share(checkpoint, recipes, settings, placement)
     num_planned = rows.num_rows
-    with take_turn(committer.writer.hold), quiet_ray():
+    with take_turn(committer.writer.renew_lease), quiet_ray():
         watch.enter("starting the model", f"{num_planned:,} tracks to embed: starting the model")
         watch.work_began_s = watch.age_s()
         shared = None if known is None else ray.put(known)

@@ -61,9 +61,11 @@ def preview_catalog(
     if not plan.to_process.num_rows:
         return RunReport("dry-run", counts, layers, version, watch.age_s(), 0, counts.closes, RunEstimate())
     known = list_prefixes(plan.known_hashes)
-    found = run_cluster_trial(plan.to_process, checkpoint, recipes, settings, known)
-    enter_trial(counts, plan, found.trial)
-    estimate = _estimate(found, plan.to_process, checkpoint, recipes, settings, prices or Prices(), gpu, setup_s)
+    cluster_trial = run_cluster_trial(plan.to_process, checkpoint, recipes, settings, known)
+    enter_trial(counts, plan, cluster_trial.trial)
+    estimate = _estimate(
+        cluster_trial, plan.to_process, checkpoint, recipes, settings, prices or Prices(), gpu, setup_s
+    )
     return RunReport(
         "dry-run",
         counts,
@@ -73,8 +75,8 @@ def preview_catalog(
         0,
         counts.closes,
         estimate,
-        failures=found.trial.failures[:NUM_NAMED_FAILURES],
-        num_undecided=plan.to_process.num_rows - found.trial.num_files,
+        failures=cluster_trial.trial.failures[:NUM_NAMED_FAILURES],
+        num_undecided=plan.to_process.num_rows - cluster_trial.trial.num_files,
     )
 
 
@@ -113,11 +115,11 @@ def enter_trial(counts: RunCounts, plan: Plan, trial: Trial) -> None:
         pc.is_in(plan.to_process.column("track_id"), pa.array(list(hashes), pa.string()))
     )
     in_order = pa.array([hashes[track_id] for track_id in rows.column("track_id").to_pylist()], pa.string())
-    own, recognised = split_by_id(rows.append_column("content_hash", in_order))
+    renewed, recognised = split_by_id(rows.append_column("content_hash", in_order))
     is_withheld = pc.is_in(recognised.column("content_hash"), pa.array(sorted(plan.withheld_hashes), pa.string()))
     num_withheld = int(pc.sum(is_withheld).as_py() or 0)
     counts.withheld += num_withheld
-    counts.unchanged += own.num_rows + recognised.num_rows - num_withheld
+    counts.unchanged += renewed.num_rows + recognised.num_rows - num_withheld
     departed = set(plan.departed_tracks.column("track_id").to_pylist())
     matches = match_sources(recognised.filter(pc.invert(is_withheld)), plan.sources, departed)
     counts.moved = sum(match.is_move for match in matches)
@@ -125,7 +127,7 @@ def enter_trial(counts: RunCounts, plan: Plan, trial: Trial) -> None:
 
 
 def _estimate(
-    found: ClusterTrial,
+    cluster_trial: ClusterTrial,
     planned: pa.Table,
     checkpoint: Checkpoint,
     recipes: Mapping[str, Recipe],
@@ -134,8 +136,9 @@ def _estimate(
     gpu: str | None,
     setup_s: float,
 ) -> RunEstimate:
-    start_s = setup_s + found.ray_start_s + found.pipeline_start_s
-    trial, cluster = found.trial, Cluster(found.num_cpus, found.placement.num_actors, start_s)
+    start_s = setup_s + cluster_trial.ray_start_s + cluster_trial.pipeline_start_s
+    trial = cluster_trial.trial
+    cluster = Cluster(cluster_trial.num_cpus, cluster_trial.placement.num_actors, start_s)
     if gpu is not None and trial.model_s_per_audio_s:
         layer = max(recipe.layer for recipe in recipes.values())
         trial = transfer_trial(

@@ -106,7 +106,7 @@ class WorkBook:
 
     def count_tracks(self, stage: str) -> int:
         """Return how many tracks left a stage."""
-        return sum(work.num_tracks for (own, _), work in self.work.items() if own == stage)
+        return sum(work.num_tracks for (stage_of_work, _), work in self.work.items() if stage_of_work == stage)
 
     def count_waiting(self, stage: str) -> int:
         """Return how many tracks left the stage before and were not yet taken by this one; 0 for the first."""

@@ -100,13 +100,13 @@ def run_cluster_trial(
     asked_time = time.time()
     threading.Thread(target=pull, daemon=True, name="trial").start()
     try:
-        found = results.get(timeout=settings.stall_timeout_s)
+        outcome = results.get(timeout=settings.stall_timeout_s)
     except queue.Empty:
         raise RunError(f"the trial found no room on the cluster for {settings.stall_timeout_s:g} s") from None
-    if isinstance(found, BaseException):
-        detail = " ".join(str(found).split())[-300:]
-        raise RunError(f"the trial failed: {type(found).__name__}: {detail}") from found
-    trial, began_time, ended_time = found
+    if isinstance(outcome, BaseException):
+        detail = " ".join(str(outcome).split())[-300:]
+        raise RunError(f"the trial failed: {type(outcome).__name__}: {detail}") from outcome
+    trial, began_time, ended_time = outcome
     pipeline_start_s = max(0.0, began_time - asked_time) + max(0.0, time.time() - ended_time)
     num_cpus = float(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     return ClusterTrial(trial, placement, num_cpus, ray_start_s, pipeline_start_s)
@@ -127,9 +127,9 @@ def _pull_trial(
     passed = map_blocks(share_plan(rows, rows.num_rows), _pass_on, **task)
     results = map_blocks(map_blocks(passed, TrialActor, **actor), _pass_on, **task)
     with quiet_ray():
-        (found,) = results.take_all()
+        (row,) = results.take_all()
     del monitor
-    trial: tuple[Trial, float, float] = pickle.loads(found["found"])
+    trial: tuple[Trial, float, float] = pickle.loads(row["found"])
     return trial
 
 

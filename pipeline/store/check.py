@@ -101,9 +101,9 @@ def _check_rows(
     for recipe in sorted(pc.unique(ledger.column("recipe")).to_pylist()):
         rows = ledger.filter(pc.equal(ledger.column("recipe"), recipe))
         report.num_tracks[recipe] = rows.num_rows
-        own = frames.filter(pc.equal(frames.column("recipe"), recipe))
+        frames_of_recipe = frames.filter(pc.equal(frames.column("recipe"), recipe))
         for resolution in _list_resolutions(rows):
-            num_found, problems = _check_resolution(rows, own, recipe, resolution)
+            num_found, problems = _check_resolution(rows, frames_of_recipe, recipe, resolution)
             report.num_frame_rows[f"{recipe}/{resolution}"] = num_found
             num_live += num_found
             yield from problems
@@ -119,12 +119,12 @@ def _check_files(store: StoreLocation, name: str, table: DeltaTable, report: Sto
     actions = pa.table(table.get_add_actions(flatten=True))
     report.size_bytes[name] = pc.sum(actions.column("size_bytes")).as_py() or 0
     listing = list_files(store.table_url(name), store.options)
-    found = dict(zip(listing.column("path").to_pylist(), listing.column("size_bytes").to_pylist(), strict=True))
+    sizes = dict(zip(listing.column("path").to_pylist(), listing.column("size_bytes").to_pylist(), strict=True))
     for path, size_bytes in zip(
         actions.column("path").to_pylist(), actions.column("size_bytes").to_pylist(), strict=True
     ):
-        if found.get(path) != size_bytes:
-            yield f"{name}: expected {path} with {size_bytes} bytes, found {found.get(path, 'no such file')}"
+        if sizes.get(path) != size_bytes:
+            yield f"{name}: expected {path} with {size_bytes} bytes, found {sizes.get(path, 'no such file')}"
 
 
 def _check_unique(name: str, rows: pa.Table, key: list[str]) -> Iterator[str]:
@@ -145,9 +145,9 @@ def _check_resolution(ledger: pa.Table, frames: pa.Table, recipe: str, resolutio
     frames = frames.filter(pc.equal(frames.column("resolution"), resolution))
     lists_it = np.array([resolution in names for names in ledger.column("resolutions").to_pylist()], bool)
     expected = join_keys(ledger.filter(pa.array(lists_it)))
-    found = join_keys(frames)
-    missing = expected.filter(pc.invert(pc.is_in(expected, found)))
-    is_live = pc.is_in(found, expected)
+    keys = join_keys(frames)
+    missing = expected.filter(pc.invert(pc.is_in(expected, keys)))
+    is_live = pc.is_in(keys, expected)
     problems = [
         f"frames: {len(tracks)} tracks of {recipe} lack {what} {resolution} rows, such as {tracks[:MAX_EXAMPLES]}"
         for what, tracks in (

@@ -58,7 +58,7 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -
         live = read_live_keys(writer.tracks, recipe)
         states = inspect_parts(writer.store, writer.frames, recipe, resolution, live)
         for group in _group_parts(states, dead_share, TARGET_PART_BYTES):
-            writer.hold()  # nothing is committed before all is written, which may take hours
+            writer.renew_lease()  # nothing is committed before all is written, which may take hours
             actions += _rewrite_group(writer, group, recipe, resolution, live)
     num_replaced = sum(isinstance(action, RemoveAction) for action in actions)
     if actions:
@@ -83,15 +83,15 @@ def delete_tracks(writer: StoreWriter, track_ids: Sequence[str]) -> int:
         StorageError: The store cannot be read or written.
     """
     check_closed(writer)
-    found: set[str] = set()
+    deleted: set[str] = set()
     for name in ("frames", "failures", "tracks"):
         taken = extract_rows(writer.table(name), name, writer.store, None, list(set(track_ids)), writer.run_id)
         if name == "tracks":
-            found |= set(taken.rows.column("track_id").to_pylist())
+            deleted |= set(taken.rows.column("track_id").to_pylist())
             writer.commit_ledger(taken.actions, "delete")
         elif taken.actions:
             writer.commit(name, taken.actions, "delete")
-    return len(found)
+    return len(deleted)
 
 
 def drop_recipe(writer: StoreWriter, recipe: str) -> int:
@@ -154,7 +154,7 @@ def find_stored_ids(store: StoreLocation, track_ids: Sequence[str]) -> dict[str,
         For each file that holds rows of any of them, relative to the store, their ids.
     """
     wanted = pa.array(sorted(set(track_ids)), pa.string())
-    found = {}
+    ids_by_file = {}
     for name in ("tracks", "frames", "failures"):
         listing = list_files(store.table_url(name), store.options)
         for path in listing.column("path").to_pylist():
@@ -163,8 +163,8 @@ def find_stored_ids(store: StoreLocation, track_ids: Sequence[str]) -> dict[str,
                 ids = pq.ParquetFile(data).read(["track_id"], use_threads=False).column("track_id")
                 hits = pc.unique(ids.filter(pc.is_in(ids, wanted))).to_pylist()
                 if hits:
-                    found[f"{name}/{path}"] = hits
-    return found
+                    ids_by_file[f"{name}/{path}"] = hits
+    return ids_by_file
 
 
 def check_closed(writer: StoreWriter) -> None:

@@ -31,7 +31,7 @@ from pipeline.store.read_parts import (
     read_tracks_of,
 )
 from pipeline.store.segments import join_rows, match_span, sort_rows, take_rows
-from pipeline.store.snapshot import find_versions
+from pipeline.store.snapshot import choose_recipe, find_versions
 from pipeline.store.tables import open_table, read_columns
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class FeatureStore:
             StorageError: Files cannot be read, or a vacuum took those of this snapshot.
         """
         if recipe is not None:
-            own = pc.field("recipe") == self._choose_recipe(recipe)
-            filter = own if filter is None else own & filter  # noqa: A001
+            of_recipe = pc.field("recipe") == self._choose_recipe(recipe)
+            filter = of_recipe if filter is None else of_recipe & filter  # noqa: A001
         return self._scan_tracks(list(columns or TRACKS.names), filter)
 
     def frames(
@@ -138,13 +138,13 @@ class FeatureStore:
         first, stop = find_frames(frame_rate_hz, start_s, end_s)
         near = match_span(frame_rate_hz, first, stop)
         rows = keep_live(read_tracks_of(self.location, "frames", parts, track_ids, FRAME_COLUMNS, near), live)
-        found = join_rows(sort_rows(rows), first, stop)
+        features = join_rows(sort_rows(rows), first, stop)
         if first > 0 or stop is not None:
-            found = pa.concat_tables([found, _list_absent(live, found, resolution, frame_rate_hz, first)])
+            features = pa.concat_tables([features, _list_absent(live, features, resolution, frame_rate_hz, first)])
         places: dict[str, list[int]] = {}
-        for place, track_id in enumerate(found.column("track_id").to_pylist()):
+        for place, track_id in enumerate(features.column("track_id").to_pylist()):
             places.setdefault(track_id, []).append(place)
-        return take_rows(found, [place for track_id in track_ids for place in places.get(track_id, ())])
+        return take_rows(features, [place for track_id in track_ids for place in places.get(track_id, ())])
 
     def vectors(self, resolution: str = "global", recipe: str | None = None) -> tuple[pa.Array, np.ndarray]:
         """Return all vectors of one resolution as a matrix.
@@ -218,13 +218,7 @@ class FeatureStore:
         return connection.from_arrow(self.to_arrow(resolution, recipe))
 
     def _choose_recipe(self, recipe: str | None) -> str:
-        known = sorted(pc.unique(self._list_files("tracks").column("partition.recipe")).to_pylist())
-        if recipe in known:
-            return str(recipe)
-        if recipe is None and len(known) == 1:
-            return str(known[0])
-        found = "no recipe named: name one (--recipe)" if recipe is None else recipe
-        raise UsageError(f"expected one of the store's recipes ({', '.join(known) or 'none'}), found {found}")
+        return choose_recipe(self._list_files("tracks"), recipe, self.location)
 
     def _read_frame_rate(self, recipe: str, resolution: str) -> float:
         stored = set(self._list_files("frames", recipe).column("partition.resolution").to_pylist())

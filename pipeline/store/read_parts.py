@@ -90,8 +90,8 @@ def read_tracks_of(
 
     def read(path: str, size_bytes: int, ids: Sequence[str]) -> pa.Table:
         # A range beside the set: row groups are skipped by their minimum and maximum.
-        own = pc.field("track_id")
-        where = (own >= ids[0]) & (own <= ids[-1]) & own.isin(ids)
+        track_id = pc.field("track_id")
+        where = (track_id >= ids[0]) & (track_id <= ids[-1]) & track_id.isin(ids)
         where = where if condition is None else where & condition
         # The log knows the file's size: nobody has to ask for it.
         part = _PARQUET.make_fragment(join_url(root, path), fs, file_size=size_bytes)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.store.tables import PUBLISHING_EVENTS, open_table, read_history
@@ -13,6 +15,10 @@ from pipeline.store.tables import PUBLISHING_EVENTS, open_table, read_history
 Snapshot = str | int | datetime
 
 _HISTORY_STEPS = (20, 200, 2000, None)  # commits looked at in turn: the newest closed run is nearly always near
+
+
+class NoVectorsError(UsageError):
+    """The published snapshot has no vectors of a recipe at a resolution, or no longer."""
 
 
 def find_versions(location: StoreLocation, snapshot: Snapshot) -> tuple[int, int]:
@@ -37,6 +43,30 @@ def find_versions(location: StoreLocation, snapshot: Snapshot) -> tuple[int, int
     raise UsageError(
         f"no snapshot {snapshot!r} in the store at {location.url}: expected 'published' (once a run has "
         "closed), 'latest', a version of tracks or a time after its first run"
+    )
+
+
+def choose_recipe(files: pa.Table, recipe: str | None, location: StoreLocation) -> str:
+    """Return the recipe that was asked for, or the one that there is.
+
+    Args:
+        files: Of the table of tracks, with their ``partition.recipe``.
+        recipe: Recipe id; None for the only one.
+        location: The store, for messages.
+
+    Raises:
+        NoVectorsError: There is no such recipe.
+        UsageError: There are several, and none is named.
+    """
+    known = sorted(set(files.column("partition.recipe").to_pylist()))
+    if recipe in known:
+        return str(recipe)
+    if recipe is None and len(known) == 1:
+        return str(known[0])
+    given = "no recipe named: name one (--recipe)" if recipe is None else recipe
+    kind = UsageError if recipe is None and known else NoVectorsError
+    raise kind(
+        f"expected one of the recipes of the store at {location.url} ({', '.join(known) or 'none'}), found {given}"
     )
 
 

@@ -14,20 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.schema import TABLES
 from pipeline.store.read import FeatureStore
 from pipeline.store.read_parts import explain_unreadable, open_parts
+from pipeline.store.snapshot import NoVectorsError, choose_recipe
 from pipeline.store.tables import open_table, read_columns
 
 KEYS = ("track_id", "content_hash")
 METADATA = (*KEYS, "uri", "title", "artist", "album", "genre", "duration_s")
 _BATCH_ROWS = {"tracks": 4096, "frames": 32}  # bounds what is decoded at once: 16 MB of global vectors
-
-
-class NoVectorsError(UsageError):
-    """The published snapshot has no vectors of a recipe at a resolution, or no longer."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def open_source(store: StoreLocation, resolution: str, recipe: str | None = None
         name: pa.table(open_table(store, name, version).get_add_actions(flatten=True))
         for name, version in versions.items()
     }
-    recipe = _choose_recipe(files["tracks"], recipe, store.url)
+    recipe = choose_recipe(files["tracks"], recipe, store)
     definitions = read_columns(open_table(store, "recipes"), ["recipe", "definition"])
     definition = dict(zip(*(column.to_pylist() for column in definitions.columns), strict=True)).get(recipe, "")
     ledger_files = files["tracks"].filter(pc.equal(files["tracks"].column("partition.recipe"), recipe))
@@ -124,10 +120,10 @@ def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iter
     chosen = source.parts.filter(pc.is_in(source.parts.column("path"), pa.array(paths, pa.string())))
     for part in chosen.to_pylist():
         low, high = part["min.track_id"], part["max.track_id"]
-        own = _cut_span(wanted, ids, low, high)
-        if own.num_rows == 0:
+        tracks_of_part = _cut_span(wanted, ids, low, high)
+        if tracks_of_part.num_rows == 0:
             continue
-        yield from _join_tracks(_read_part(source, part, own))
+        yield from _join_tracks(_read_part(source, part, tracks_of_part))
 
 
 def _read_part(source: Source, part: dict[str, Any], wanted: pa.Table) -> Iterator[VectorBatch]:
@@ -221,17 +217,6 @@ def _make_batch(keys: pa.Table, column: pa.Array, table_name: str) -> VectorBatc
         column = pc.list_flatten(column)
     values = np.asarray(pc.list_flatten(column), np.float32)
     return VectorBatch(keys, lengths, values.reshape(int(lengths.sum()), -1))
-
-
-def _choose_recipe(files: pa.Table, recipe: str | None, url: str) -> str:
-    known = sorted(set(files.column("partition.recipe").to_pylist()))
-    if recipe in known:
-        return str(recipe)
-    if recipe is None and len(known) == 1:
-        return str(known[0])
-    found = "no recipe named: name one (--recipe)" if recipe is None else recipe
-    kind = UsageError if recipe is None and known else NoVectorsError
-    raise kind(f"expected one of the recipes of the store at {url} ({', '.join(known) or 'none'}), found {found}")
 
 
 def _read_ledger(store: StoreLocation, files: pa.Table, recipe: str, resolution: str) -> pa.Table:

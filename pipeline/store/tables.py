@@ -116,9 +116,9 @@ def open_table(
         ) from error
     except (DeltaError, OSError) as error:
         raise describe_store_error(url, error) from error
-    found = read_format(table)
-    if found not in formats:
-        raise StoreFormatError(_explain_format(store, found, version))
+    stated = read_format(table)
+    if stated not in formats:
+        raise StoreFormatError(_explain_format(store, stated, version))
     return table
 
 
@@ -230,10 +230,10 @@ def _locate_table(store: StoreLocation, table_name: str) -> str:
         StorageError: delta-rs cannot work there.
     """
     url = store.table_url(table_name)
-    if found := _CONFUSING_IN_URL.search(url):
+    if match := _CONFUSING_IN_URL.search(url):
         raise StorageError(
             r"a store's path may not hold '#', '?', '\', control characters or an escape such as '%20', "
-            f"found {found[0]!r} in {store.url!r}; choose another --store"
+            f"found {match[0]!r} in {store.url!r}; choose another --store"
         )
     return url
 

@@ -58,11 +58,11 @@ def take_down(writer: StoreWriter, track_ids: Sequence[str], reason: str | None 
         RunError: Another run has claimed it.
     """
     check_closed(writer)
-    found = preview_take_down(writer.store, track_ids)
+    preview = preview_take_down(writer.store, track_ids)
     # First: searches stop at once, and of a take-down that is killed nothing comes back.
     withhold(writer, find_contents(writer.store, track_ids), reason)
     delete_tracks(writer, track_ids)
-    return found
+    return preview
 
 
 def restore_tracks(
@@ -83,10 +83,10 @@ def restore_tracks(
         StorageError: The store cannot be read or written.
         RunError: Another run has claimed it.
     """
-    found = set(read_withheld(store).ids) & set(track_ids)
-    if found and not dry_run:
+    withheld = set(read_withheld(store).ids) & set(track_ids)
+    if withheld and not dry_run:
         writer = StoreWriter(store, f"restore-{uuid.uuid4().hex[:12]}")
         check_closed(writer)
-        restore(writer, sorted(found))
+        restore(writer, sorted(withheld))
         writer.commit_ledger([], "delete")  # the store is nobody's again
-    return sorted(found), sorted(set(track_ids) - found)
+    return sorted(withheld), sorted(set(track_ids) - withheld)

@@ -78,7 +78,9 @@ def match_sources(recognised: pa.Table, sources: pa.Table, departed: Collection[
     names: dict[str, list[str]] = defaultdict(list)
     for track_id, content_hash in zip(*(column.to_pylist() for column in sources.columns), strict=True):
         names[content_hash].append(track_id)
-    gone = {key: [name for name in found if name in departed] for key, found in names.items()}
+    gone = {
+        key: [name for name in names_of_content if name in departed] for key, names_of_content in names.items()
+    }
     matches = []
     for row in recognised.select(["track_id", "content_hash"]).sort_by("track_id").to_pylist():
         content_hash = row["content_hash"]
@@ -124,11 +126,11 @@ def copy_tracks(
     parts: list[Part] = []
     rows = [TRACKS.empty_table()]
     for recipe in recipes:
-        found = _read_sources(ledger, store, recipe, targets)
-        resolutions = found.column("resolutions").to_pylist()
-        held = {key: set(names) for key, names in zip(_keys(found), resolutions, strict=True)}
+        sources = _read_sources(ledger, store, recipe, targets)
+        resolutions = sources.column("resolutions").to_pylist()
+        held = {key: set(names) for key, names in zip(_keys(sources), resolutions, strict=True)}
         parts += _copy_frames(frames, store, recipe, targets, held, stored, run_id)
-        rows.append(_rename(found, targets))
+        rows.append(_rename(sources, targets))
     tracks = pa.concat_tables(rows)
     facts = recognised.drop_columns(["content_hash", "held"])
     tracks = relabel_track_rows(tracks, facts)

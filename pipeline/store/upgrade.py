@@ -56,7 +56,7 @@ def upgrade_store(store: StoreLocation, run_id: str) -> int:
         live = read_live_keys(writer.tracks, recipe)
         for file in list_table_files(writer.frames, "frames", recipe):
             if file["partition.resolution"] == resolution:
-                writer.hold()
+                writer.renew_lease()
                 actions += [build_removal("frames", file), *_rewrite_part(writer, file, live)]
                 num_parts += 1
     said = {"run_id": run_id, "event": "upgrade"}

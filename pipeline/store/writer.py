@@ -97,11 +97,11 @@ class StoreWriter:
             StorageError: The store cannot be written.
             RunError: Another run has claimed it.
         """
-        who = {} if event in PUBLISHING_EVENTS else _describe_self()
+        writer = {} if event in PUBLISHING_EVENTS else _describe_self()
         named = _name_frames(self.frames.version())
-        self._commit_to(self.tracks, "tracks", actions, event, {**(metadata or {}), **who, **named})
+        self._commit_to(self.tracks, "tracks", actions, event, {**(metadata or {}), **writer, **named})
 
-    def hold(self) -> None:
+    def renew_lease(self) -> None:
         """Say that this writer is alive, where it has committed nothing to the ledger for a third of its lease.
 
         To be called now and then while nothing is to be committed.
@@ -202,8 +202,8 @@ def _check_nobody_writes(store: StoreLocation, newest: Mapping[str, str]) -> Non
 
 
 def _describe_self() -> dict[str, str]:
-    who = {"machine": _identify_machine(), "pid": os.getpid(), "started": _read_start(os.getpid())}
-    return {"writer": json.dumps(who)}
+    writer = {"machine": _identify_machine(), "pid": os.getpid(), "started": _read_start(os.getpid())}
+    return {"writer": json.dumps(writer)}
 
 
 def _identify_machine() -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from musicfm_model.config import SAMPLE_RATE
+from musicfm_model.constants import SAMPLE_RATE
 from pipeline.training.corpus import Corpus
 from pipeline.training.draws import Draws, Moves
 from pipeline.training.masking import list_masked_tokens, mask_log_mels, to_decibels, to_power

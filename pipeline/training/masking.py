@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from musicfm_model.config import HOP_LENGTH, N_FFT, SAMPLE_RATE
+from musicfm_model.constants import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from musicfm_model.log_mel import LogMel
 from musicfm_model.pretraining import NOISE_STD
 from pipeline.training.recipe import FRAMES_PER_TOKEN, MASK_FRAMES

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from musicfm_model import MusicFM25Hz, shared_frontend
 from musicfm_model.checkpoint import Checkpoint
+from musicfm_model.constants import SAMPLES_PER_TOKEN
 from musicfm_model.shared_frontend import (
     REACH_MEL,
     REACH_SAMPLES,
-    SAMPLES_PER_FRAME,
     Crop,
     Excerpt,
     count_frames,
@@ -60,8 +60,8 @@ def windows_of_tracks(draw: st.DrawFn) -> tuple[int, int, int]:
     """Length of a track, start and length of a window in it; often one that begins or ends with the track."""
     track = draw(st.integers(1025, 60_000))
     num_samples = draw(st.integers(1025, track))
-    last = (track - num_samples) // SAMPLES_PER_FRAME
-    start = draw(st.sampled_from([0, last]) | st.integers(0, last)) * SAMPLES_PER_FRAME
+    last = (track - num_samples) // SAMPLES_PER_TOKEN
+    start = draw(st.sampled_from([0, last]) | st.integers(0, last)) * SAMPLES_PER_TOKEN
     reaches_end = draw(st.booleans())
     return track, start, track - start if reaches_end else num_samples
 
@@ -91,8 +91,8 @@ def test_windows_of_the_task_policy_are_the_same_to_rounding(
     fast_model: MusicFM25Hz, num_samples: int, track_samples: int
 ) -> None:
     wav = make_wav(track_samples)
-    last = (track_samples - num_samples) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME
-    for start in (13 * SAMPLES_PER_FRAME, last):
+    last = (track_samples - num_samples) // SAMPLES_PER_TOKEN * SAMPLES_PER_TOKEN
+    for start in (13 * SAMPLES_PER_TOKEN, last):
         expected = fast_model.get_hidden_states(wav[:, start : start + num_samples], [0])[0]
         error = relative_error(encode_window(fast_model, wav, start, num_samples), expected)
         print({(start, num_samples): error})
@@ -101,8 +101,8 @@ def test_windows_of_the_task_policy_are_the_same_to_rounding(
 
 @torch.inference_mode()
 def test_the_reach_is_the_distance_at_which_a_sample_still_changes_a_frame(fast_model: MusicFM25Hz) -> None:
-    frame, num_samples = 20, 40 * SAMPLES_PER_FRAME
-    centre = frame * SAMPLES_PER_FRAME
+    frame, num_samples = 20, 40 * SAMPLES_PER_TOKEN
+    centre = frame * SAMPLES_PER_TOKEN
     mel = torch.randn(1, 128, 4 * 40)
     changed_by_mel = [
         offset
@@ -182,7 +182,7 @@ def test_lower_precisions_share_as_well(tiny_checkpoint: Checkpoint, precision: 
 def test_golden_latents_come_from_shared_frames(golden_checkpoint: Checkpoint, golden: dict[str, Tensor]) -> None:
     model = MusicFM25Hz.for_inference(golden_checkpoint)
     clip = golden["wav_5s37"]
-    before, after = make_wav(10 * SAMPLES_PER_FRAME), make_wav(5000)
+    before, after = make_wav(10 * SAMPLES_PER_TOKEN), make_wav(5000)
     wav = torch.cat([before, clip, after], dim=1)
     frames = encode_window(model, wav, before.shape[1], clip.shape[1])
     assert relative_error(model.encode_frames(frames, [2])[2], golden["latent2_5s37"]) < 1e-5

@@ -53,7 +53,7 @@ def test_a_run_is_known_stage_by_stage(
     rows = plan_run(load_catalog(str(tmp_path / "music")), settings, recipes).to_process
     committer, watch = RunCommitter(settings.store, "run1", recipes), RunWatch()
     held: list[float] = []
-    monkeypatch.setattr(committer.writer, "hold", lambda: held.append(watch.age_s()))
+    monkeypatch.setattr(committer.writer, "renew_lease", lambda: held.append(watch.age_s()))
     with caplog.at_level(logging.WARNING):
         process_tracks(rows, checkpoint, recipes, settings, committer, watch)
     assert (committer.counts.embedded, committer.counts.failed) == (11, 1)

@@ -89,11 +89,11 @@ def test_a_writer_with_nothing_to_commit_keeps_its_store(
     first.commit_ledger([], "close")
     first = StoreWriter(store, "run2")
     before, now_s = first.store_version, time.monotonic()
-    first.hold()
+    first.renew_lease()
     assert first.store_version == before
     monkeypatch.setattr(time, "monotonic", lambda: now_s + writer.LEASE_S / 3)
-    first.hold()
-    first.hold()
+    first.renew_lease()
+    first.renew_lease()
     assert first.store_version == before + 1
     monkeypatch.undo()
     with pytest.raises(UsageError, match="run run2 is writing to the store"):
