@@ -38,7 +38,7 @@ QUICK = {
     "stages": ["--rounds", "3"],
     "model": ["--rounds", "1"],
     "windows": ["--seconds", "30"],
-    "precision": ["--size", "small"],
+    "precision": [],
     "memory": ["--windows", "100"],
 }
 
