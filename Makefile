@@ -21,14 +21,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## embed a dozen real clips with a small model, then query the store
 	$(BIN)/python demo/run_demo.py
 
-test: setup ## run the tests (minutes)
-	$(BIN)/python -m pytest
+test: setup ## run the tests but for those of Ray, of a browser, and the longest (five minutes on two cores)
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
-test-slow: setup ## runs broken on purpose, clusters of several nodes, a thousand tracks, a full disk, S3 with faults (many minutes)
-	$(BIN)/python -m pytest -m slow
+test-slow: setup ## run all others: Ray, a browser, runs broken on purpose, clusters of several nodes, S3 with faults (most of an hour)
+	$(BIN)/python -m pytest -m 'slow or ray'
 
 torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)
-	TORTURE_KILLS=20 $(BIN)/python -m pytest -s -m slow tests/integration/test_torture.py
+	TORTURE_KILLS=20 $(BIN)/python -m pytest -s -m 'slow or ray' tests/integration/test_torture.py
 
 fuzz: setup ## damage 10,000 sound files and hold what is decoded against FFmpeg (an hour; FUZZ="--files 500 --seed 3")
 	$(BIN)/python -m tests.fuzz $(FUZZ)

@@ -15,11 +15,11 @@ def pytest_configure(config):
 """
 
 
-def run_pytest(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, test: str, *flags: str) -> subprocess.CompletedProcess[str]:
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_one.py").write_text(f"import pytest\n{test}\ndef test_passes():\n    pass\n")
-    command = [sys.executable, "-m", "pytest", "-ra", "--rootdir", str(folder), str(folder)]
+    command = [sys.executable, "-m", "pytest", "-ra", "--rootdir", str(folder), *flags, str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -38,6 +38,13 @@ def test_a_skip_for_another_reason_fails_the_run(test: str, tmp_path: Path) -> N
     told = done.stdout.split("skipped though")[1]
     assert "test_one.py" in told
     assert "the figures are not there" in told
+
+
+def test_so_does_one_in_another_process(tmp_path: Path) -> None:
+    test = "def test_skipped():\n    pytest.skip('the figures are not there')"
+    done = run_pytest(tmp_path, test, "-n", "1", "--dist", "loadfile")
+    assert done.returncode == 1
+    assert "the figures are not there" in done.stdout.split("skipped though")[1]
 
 
 def test_an_allowed_skip_is_listed_with_its_reason_at_the_end(tmp_path: Path) -> None:

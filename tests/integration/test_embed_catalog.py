@@ -97,6 +97,7 @@ def test_a_second_run_embeds_nothing(job: Job) -> None:
     assert sorted(path.name for path in job.store.rglob("*.parquet")) == before
 
 
+@pytest.mark.ray
 def test_a_dry_run_writes_nothing(job: Job, tmp_path: Path) -> None:
     arguments = [*job.arguments, "--dry-run"]
     arguments[arguments.index("--store") + 1] = str(tmp_path / "none")

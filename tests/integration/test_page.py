@@ -20,6 +20,8 @@ from tests.corpus import MUSIC
 from tests.processes import find_free_ports
 from tests.served import HOSTILE, SLASHED, TRACKS
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "correct-horse-battery"
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}

@@ -26,6 +26,8 @@ from pipeline.store.write import WriteSettings, write_parts
 from tests.corpus import MUSIC
 from tests.encoders import encode_in_container
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = str(MUSIC.parent / "musicfm_nano.pt")
 CLIP_S = 15.0
 

@@ -175,6 +175,7 @@ def test_it_ends_in_peace(service: Service) -> None:
         client.get("/health")
 
 
+@pytest.mark.slow
 def test_the_service_runs_on_object_storage(s3_server: S3Server, tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Store and audio in buckets of their own, each with its own credential; the service may read and no more."""
     files = ("caves.mp3", "crossroads.wav", "desert.flac")

@@ -49,7 +49,7 @@ def test_a_process_says_at_once_what_it_does_and_may_be_ended_amid_imports(
 
 
 @pytest.mark.parametrize("command", [["-m", "jobs", "embed"], ["jobs/embed_msd.py"]])
-@pytest.mark.parametrize("wait_s", [0.0, 0.3])
+@pytest.mark.parametrize("wait_s", [0.0, pytest.param(0.3, marks=pytest.mark.ray)])
 def test_an_embedding_that_only_begins_ends_without_a_traceback(
     command: list[str], wait_s: float, tmp_path: Path
 ) -> None:

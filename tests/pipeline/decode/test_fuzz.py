@@ -6,6 +6,7 @@ from tests.fuzz.judge import Judge, Verdict
 from tests.fuzz.recordings import encode_recordings
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_no_damaged_file_is_silently_wrong() -> None:
     judge = Judge(encode_recordings()[::3], seed=2, oracle="library")
