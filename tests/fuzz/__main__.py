@@ -39,7 +39,7 @@ def main() -> int:
             if arguments.keep:
                 arguments.keep.mkdir(parents=True, exist_ok=True)
                 (arguments.keep / f"{number}-{outcome.name}").write_bytes(outcome.data)
-        if (number + 1) % 500 == 0:
+        if (number + 1) % 100 == 0:
             print(f"{number + 1} files, {dict(counts)}, {time.monotonic() - start_s:.0f} s", flush=True)
     judge.stop()
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict)

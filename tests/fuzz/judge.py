@@ -107,6 +107,8 @@ class Judge:
         fault = find_fault(recording, mutation, data, found)
         if fault:
             return Verdict.SILENT, fault
+        if mutation in HARMLESS:
+            return Verdict.EQUAL, ""
         expected = self.oracle(data)
         difference = find_difference(found.waveform, expected)
         if not difference:
@@ -150,19 +152,19 @@ def find_difference(found: Waveform, expected: Waveform) -> str | None:
 
 
 def find_bad_seconds(found: Waveform, expected: Waveform) -> list[int]:
-    """Return the seconds in which two waveforms do not correlate."""
+    """Return the seconds in which two waveforms do not correlate; a short rest counts to the last of them."""
     num_samples = min(found.size, expected.size)
+    num_seconds = max(1, round(num_samples / SAMPLE_RATE_HZ))
     bad = []
-    for start in range(0, num_samples, SAMPLE_RATE_HZ):
-        one, other = (
-            waveform[start : min(start + SAMPLE_RATE_HZ, num_samples)].astype(np.float64)
-            for waveform in (found, expected)
-        )
+    for second in range(num_seconds):
+        start = second * SAMPLE_RATE_HZ
+        stop = num_samples if second == num_seconds - 1 else start + SAMPLE_RATE_HZ
+        one, other = (waveform[start:stop].astype(np.float64) for waveform in (found, expected))
         with np.errstate(all="ignore"):
             difference, power = np.mean((one - other) ** 2), np.sqrt(np.mean(one**2) * np.mean(other**2))
             correlation = np.mean(one * other) / power
         if not (correlation > CORRELATION or difference < 1e-9):
-            bad.append(start // SAMPLE_RATE_HZ)
+            bad.append(second)
     return bad
 
 
