@@ -99,16 +99,18 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
 def _require_music(mixdown: Mixdown, waveform: NDArray[np.float32], rms: float) -> None:
     """Raise ``TrackError`` for what no model should see: too short, not finite, or silent."""
     if waveform.size < MIN_SAMPLES:
-        least_ms, found_ms = (round(1000 * number / SAMPLE_RATE_HZ) for number in (MIN_SAMPLES, waveform.size))
-        expected = f"expected at least {least_ms} ms of music ({MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz)"
-        found = f"found {found_ms} ms ({waveform.size} samples)"
-        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, f"{expected}, {found}")
+        least_ms, decoded_ms = (round(1000 * number / SAMPLE_RATE_HZ) for number in (MIN_SAMPLES, waveform.size))
+        message = (
+            f"expected at least {least_ms} ms of music ({MIN_SAMPLES} samples at {SAMPLE_RATE_HZ} Hz), "
+            f"found {decoded_ms} ms ({waveform.size} samples)"
+        )
+        raise TrackError(Stage.DECODE, Reason.TOO_SHORT, message)
     if not np.isfinite([mixdown.peak, rms]).all():
-        expected = "expected finite samples, found NaN, infinity or magnitudes beyond float32"
-        raise TrackError(Stage.DECODE, Reason.NON_FINITE_AUDIO, expected)
+        message = "expected finite samples, found NaN, infinity or magnitudes beyond float32"
+        raise TrackError(Stage.DECODE, Reason.NON_FINITE_AUDIO, message)
     if mixdown.peak < _SILENT_AMPLITUDE:
-        found = f"the loudest sample is {abs(mixdown.peak):.1e} of full scale"
-        raise TrackError(Stage.DECODE, Reason.SILENT, f"expected music over -80 dBFS, {found}")
+        loudest = f"the loudest sample is {abs(mixdown.peak):.1e} of full scale"
+        raise TrackError(Stage.DECODE, Reason.SILENT, f"expected music over -80 dBFS, {loudest}")
     if max(waveform.max(), -waveform.min()) < _SILENT_AMPLITUDE:
-        found = "the channels cancel each other out: their mean stays below that"
-        raise TrackError(Stage.DECODE, Reason.SILENT, f"expected music over -80 dBFS, {found}")
+        message = "expected music over -80 dBFS, the channels cancel each other out: their mean stays below that"
+        raise TrackError(Stage.DECODE, Reason.SILENT, message)

@@ -126,14 +126,14 @@ def _mix_stream(
     mixdown = Mixdown(codec, stream.rate, stated_s, max_duration_s)
     log = PacketLog()
     fifo = av.AudioFifo()  # joins a codec's short frames
-    kept: tuple[int, int] | None = None
+    first_format: tuple[int, int] | None = None  # sample rate and channels
     tick_s = 0.0
     for frame in _decode_frames(container, stream, log, data):
-        found = (frame.sample_rate, frame.layout.nb_channels)
-        if found != kept:
-            if kept is not None:  # the queue would crash on other channels
+        frame_format = (frame.sample_rate, frame.layout.nb_channels)
+        if frame_format != first_format:
+            if first_format is not None:  # the queue would crash on other channels
                 raise _failure(Reason.UNREADABLE, "the sample rate or the channels change midway")
-            kept, tick_s = found, float(frame.time_base or 0)
+            first_format, tick_s = frame_format, float(frame.time_base or 0)
             mixdown.sample_rate_hz = frame.sample_rate  # of HE-AAC, twice what the stream says
         log.times.append(NO_TIME if frame.pts is None else frame.pts)
         log.num_samples.append(frame.samples)
@@ -260,11 +260,11 @@ def decode_with_soundfile(data: bytes, max_duration_s: float, declined: Declined
             mixdown = _read_soundfile(file, max_duration_s)
             stated_s = file.frames / file.samplerate
     except (soundfile.LibsndfileError, ValueError) as error:
-        says = getattr(error, "error_string", None) or str(error)
+        reason = getattr(error, "error_string", None) or str(error)
         is_cut_mp4 = data[4:8] == b"ftyp" and b"moov" not in data
         hint = "; an MP4 file without its index (moov) was cut short" if is_cut_mp4 else ""
         start = f"{len(data)} bytes that begin with {data[:8]!r}"
-        message = f"cannot decode {start}: FFmpeg says '{declined}', libsndfile says '{says}'{hint}"
+        message = f"cannot decode {start}: FFmpeg says '{declined}', libsndfile says '{reason}'{hint}"
         raise _failure(Reason.UNREADABLE, message) from error
     Lengths(mixdown.duration_s, stated_s=stated_s, present_share=compare_bytes(data)).require_agreement()
     return mixdown

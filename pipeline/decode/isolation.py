@@ -95,10 +95,10 @@ class DecoderProcess:
                 answer = connection.recv()
             except (EOFError, OSError) as error:
                 self._stop()
-                found = f"the decoder died of this file of {len(data)} bytes"
+                outcome = f"the decoder died of this file of {len(data)} bytes"
                 if is_late.is_set():
-                    found = f"expected to decode it within {self.timeout_s:g} s, this file did not come to an end"
-                message = f"{found}; look at it with ffprobe, or leave it out of the catalog"
+                    outcome = f"expected to decode it within {self.timeout_s:g} s, it did not come to an end"
+                message = f"{outcome}; look at it with ffprobe, or leave it out of the catalog"
                 raise TrackError(Stage.DECODE, Reason.WORKER_CRASHED, message) from error
             finally:
                 deadline.cancel()

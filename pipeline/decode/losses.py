@@ -111,8 +111,10 @@ class Lengths:
         packets_s = max(self.packets_s, self.decoded_s * self.present_share)
         if max(stated_s or 0.0, packets_s) - self.decoded_s > MISSING_S:
             stated = "no length" if stated_s is None else f"{stated_s:.1f} s"
-            found = f"found {self.decoded_s:.1f} s: the file is cut short or damaged"
-            message = f"expected {stated} by the header and {packets_s:.1f} s by its packets, {found}"
+            message = (
+                f"expected {stated} by the header and {packets_s:.1f} s by its packets, "
+                f"found {self.decoded_s:.1f} s: the file is cut short or damaged"
+            )
             raise TrackError(Stage.DECODE, Reason.TRUNCATED, message)
         lost_s = self.decoded_s * self.lost_share
         is_confirmed = stated_s is not None and abs(stated_s - self.decoded_s) <= MISSING_S

@@ -73,6 +73,8 @@ class Mixdown:
 
     def _require_short_enough(self, duration_s: float) -> None:
         if duration_s > self._max_duration_s:
-            found = f"found {duration_s:.0f} s or more; --max-duration-s sets the limit"
-            message = f"expected at most {self._max_duration_s:g} s, {found}"
+            message = (
+                f"expected at most {self._max_duration_s:g} s, found {duration_s:.0f} s or more; "
+                "--max-duration-s sets the limit"
+            )
             raise TrackError(Stage.DECODE, Reason.TOO_LONG, message)

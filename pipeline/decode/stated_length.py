@@ -61,26 +61,23 @@ def mp3_duration_s(data: bytes) -> float | None:
         Seconds; None where the file has no such frame, or is no mp3.
     """
     start = skip_leading_tags(data)
-    found = _MP3_INFO.search(data, start, start + _SEARCH_BYTES)
-    if not found:
+    match = _MP3_INFO.search(data, start, start + _SEARCH_BYTES)
+    if not match:
         return None
-    version, rate_index = (
-        found[1][0] >> 3 & 3,
-        found[2][0] >> 2 & 3,
-    )  # version 3 is MPEG-1, 2 MPEG-2, 0 MPEG-2.5
+    version, rate_index = match[1][0] >> 3 & 3, match[2][0] >> 2 & 3  # version 3 is MPEG-1, 2 MPEG-2, 0 MPEG-2.5
     if rate_index == 3:
         return None
     sample_rate_hz = _MPEG1_RATES_HZ[rate_index] // {3: 1, 2: 2, 0: 4}[version]
-    num_frames = int.from_bytes(found[3] or found[4], "big")
+    num_frames = int.from_bytes(match[3] or match[4], "big")
     return num_frames * (1152 if version == 3 else 576) / sample_rate_hz or None
 
 
 def asf_duration_s(data: bytes) -> float | None:
     """Return the duration that the header of a wma or other ASF file states; None for a broadcast or no ASF."""
-    at = data.find(_ASF_FILE_PROPERTIES, 0, _SEARCH_BYTES)
-    if at < 0 or len(data) < at + 92:
+    start = data.find(_ASF_FILE_PROPERTIES, 0, _SEARCH_BYTES)
+    if start < 0 or len(data) < start + 92:
         return None
-    play_100ns, _, preroll_ms, flags = struct.unpack_from("<QQQI", data, at + 64)
+    play_100ns, _, preroll_ms, flags = struct.unpack_from("<QQQI", data, start + 64)
     is_broadcast = flags & 1
     return None if is_broadcast else float(play_100ns / 1e7 - preroll_ms / 1e3)
 
@@ -110,12 +107,12 @@ def count_ogg_payload(data: bytes) -> int:
     Source: RFC 3533, section 6. Pages of codec headers have the position 0.
     """
     payload = position = 0
-    while (found := data.find(b"OggS\0", position)) >= 0:
-        payload += found - position  # what chains to no page
-        granule = data[found + 6 : found + 14]
-        segments = data[found + 27 : found + 27 + data[found + 26]] if len(data) > found + 26 else b""
+    while (page := data.find(b"OggS\0", position)) >= 0:
+        payload += page - position  # what chains to no page
+        granule = data[page + 6 : page + 14]
+        segments = data[page + 27 : page + 27 + data[page + 26]] if len(data) > page + 26 else b""
         size = sum(segments)
-        position = found + 27 + len(segments) + size
+        position = page + 27 + len(segments) + size
         if position > len(data):  # cut in the midst of a page, which nobody can read
             return payload
         payload += size if any(granule) else 0
@@ -149,7 +146,7 @@ def _is_unknown(data: bytes, size: int) -> bool:
 
 def find_recordings(data: bytes) -> list[int]:
     """Return where the streams of an ogg file begin: several at the same place, or one behind the other."""
-    return [found.start() for found in re.finditer(rb"OggS\x00\x02", data)]
+    return [match.start() for match in re.finditer(rb"OggS\x00\x02", data)]
 
 
 def _count_unexplained_bytes(data: bytes, position: int) -> int:

@@ -92,12 +92,12 @@ def _group_rows(uris: Sequence[str | None], sizes_bytes: Sequence[int | None]) -
 def _read_contents(uris: Sequence[str | None], options: Options | None) -> deque[bytes | TrackError]:
     """Read files at once; a file that cannot be read becomes the error that its row will hold."""
     wanted = [uri for uri in uris if uri is not None]
-    found: Sequence[bytes | Exception]
+    contents: Sequence[bytes | Exception]
     try:
-        found = read_files(wanted, options)
+        contents = read_files(wanted, options)
     except Exception as error:
-        found = [error] * len(wanted)
-    remaining = deque(found)
+        contents = [error] * len(wanted)
+    remaining = deque(contents)
     result: deque[bytes | TrackError] = deque()
     for uri in uris:
         if uri is None:

@@ -15,6 +15,9 @@ _BEGINNING = re.compile(
     re.DOTALL,
 )
 
+# Offset, size, encoding, rate and channels of an au file: FFmpeg plays what follows as the first one says.
+_AU_HEADER = re.compile(rb"\.snd\0\0.{6}\0\0\0[\x01-\x1b]\0[\0-\x0b].{2}\0\0\0[\x01-\xff]", re.DOTALL)
+
 _NUM_LINE_ENDS = 32  # so many with a carriage return each: in binary data one of 256 has one
 
 
@@ -68,13 +71,19 @@ def require_alone(data: bytes, end: int) -> None:
     Raises:
         TrackError: Another recording begins behind it.
     """
-    found = _BEGINNING.search(data, max(end, 1))
-    if found:
+    match = _BEGINNING.search(data, max(end, 1)) or _find_other_au(data)
+    if match:
         message = (
-            f"expected one recording, found another that begins at byte {found.start()} of {len(data)} and would "
-            "be left out; take the file apart"
+            f"expected one recording, found another that begins at byte {match.start()} of {len(data)} and would "
+            "not be heard; take the file apart"
         )
         raise TrackError(Stage.DECODE, Reason.UNREADABLE, message)
+
+
+def _find_other_au(data: bytes) -> re.Match[bytes] | None:
+    """Return the header of an au recording of another kind that follows an au recording."""
+    headers = list(_AU_HEADER.finditer(data)) if data[:4] == b".snd" else []
+    return next((header for header in headers if header[0][12:] != headers[0][0][12:]), None)
 
 
 def require_binary(data: bytes) -> None:
@@ -93,13 +102,13 @@ def require_binary(data: bytes) -> None:
 
 def find_adts_start(data: bytes) -> int:
     """Return where three frames of raw AAC follow each other for the first time; 0 where they never do."""
-    for found in re.finditer(rb"\xff[\xf0\xf1\xf8\xf9]", data):
-        position = found.start()
+    for match in re.finditer(rb"\xff[\xf0\xf1\xf8\xf9]", data):
+        position = match.start()
         for _ in range(3):
             header = data[position : position + 7]
             if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:
                 break
             position += max(7, (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5)
         else:
-            return found.start()
+            return match.start()
     return 0

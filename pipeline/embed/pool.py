@@ -34,6 +34,14 @@ def count_pooled(num_frames: int, resolution: Resolution, frame_rate_hz: float |
     return 1 if resolution.frame_rate_hz is None else count_bins(num_frames, resolution.frame_rate_hz)
 
 
+def count_repeats(resolution: Resolution, frame_rate_hz: float | None = FRAME_RATE_HZ) -> int:
+    """Return how many bins each frame is on its own, such as 2 at 50 Hz; 1 where bins are averages, or frames."""
+    if resolution.frame_rate_hz is None or frame_rate_hz != FRAME_RATE_HZ:
+        return 1
+    bins_per_frame = Fraction(resolution.frame_rate_hz) / Fraction(FRAME_RATE_HZ)
+    return bins_per_frame.numerator if bins_per_frame.denominator == 1 else 1
+
+
 def pool_frames(frames: Tensor, resolution: Resolution, frame_rate_hz: float | None = FRAME_RATE_HZ) -> Tensor:
     """Pool a track's frames over time.
 

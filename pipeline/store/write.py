@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.config import RESOLUTIONS, Recipe
-from pipeline.embed.pool import count_pooled, pool_in_chunks
+from pipeline.embed.pool import count_pooled, count_repeats, pool_in_chunks
 from pipeline.schema import EMBEDDED, FAILURES, FRAMES, RESULTS, TRACKS, UNCHANGED
 from pipeline.storage import Options
 from pipeline.store.parts import plan_row_groups, round_mantissa, to_ipc, write_row_groups
@@ -122,11 +122,20 @@ class _Feature:
             place: float32, shape (num_vectors, embed_dim): where they go.
             start_frame: Which of the vectors is the first.
         """
-        done, stop_frame = 0, start_frame + len(place)
-        resolution = RESOLUTIONS[self.resolution]
-        for chunk in pool_in_chunks(self.values, resolution, self.frame_rate_hz, start_frame, stop_frame):
-            round_mantissa(chunk.numpy(), self.mantissa_bits, out=place[done : done + len(chunk)])
-            done += len(chunk)
+        resolution, frame_rate_hz = RESOLUTIONS[self.resolution], self.frame_rate_hz
+        repeats = count_repeats(resolution, frame_rate_hz)
+        if repeats > 1:  # each frame is rounded once, and then stands there several times
+            resolution = RESOLUTIONS["25hz"]
+        first, stop = start_frame // repeats, -(-(start_frame + len(place)) // repeats)
+        done = 0
+        for chunk in pool_in_chunks(self.values, resolution, frame_rate_hz, first, stop):
+            into = place[done : done + repeats * len(chunk)]
+            done += len(into)
+            if repeats == 1:
+                round_mantissa(chunk.numpy(), self.mantissa_bits, out=into)
+            else:  # segments begin and end with whole frames
+                rounded = round_mantissa(chunk.numpy(), self.mantissa_bits)
+                into.reshape(len(chunk), repeats, -1)[...] = rounded[:, np.newaxis]
 
 
 @dataclass(frozen=True)

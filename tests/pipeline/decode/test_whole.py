@@ -233,3 +233,18 @@ def test_a_page_of_ogg_that_is_lost_at_its_start_is_missed() -> None:
     for position in pages[2 : len(pages) // 2]:
         data[position + 200] ^= 1
     refuse(bytes(data), Reason.TRUNCATED, Reason.UNREADABLE)
+
+
+def test_a_second_au_of_another_rate_is_refused() -> None:
+    one, other = load_two()
+    first = READ_ON["au"](one, RATE)
+    for second in (READ_ON["au"](other, 32_000), READ_ON["au"](other[:, :1], RATE)):
+        assert "expected one recording" in refuse(first + second, Reason.UNREADABLE)
+
+
+@pytest.mark.parametrize("codec", ["aac", "mp2", "libopus"])
+def test_a_tag_between_two_transport_streams_hides_no_music(codec: str) -> None:
+    one, other = (encode_in_container(music, 48_000, "mpegts", codec) for music in load_two(48_000))
+    for between in (b"", make_id3_tag(3_000), bytes(5_000)):
+        assert decode_audio(one + between + other).duration_s == pytest.approx(FIRST_S + SECOND_S, abs=0.2)
+    refuse(one + make_id3_tag(200_000) + other, Reason.TRUNCATED, Reason.UNREADABLE)
