@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
@@ -68,17 +66,6 @@ def strip_id3v2(data: bytes) -> bytes:
     if data[:3] != b"ID3":
         return data
     return data[10 + sum((byte & 0x7F) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True)) :]
-
-
-def retag(source: Path, target: Path, tags: Mapping[str, str]) -> None:
-    """Write a file's packets once more, whatever their container, with tags and no others."""
-    with av.open(source) as old, av.open(target, "w") as new:
-        new.metadata.update(tags)
-        stream = new.add_stream_from_template(old.streams.audio[0])
-        for packet in old.demux(audio=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                new.mux(packet)
 
 
 def damage(data: bytes, at: float, num_bytes: int) -> bytes:

@@ -15,7 +15,7 @@ from pipeline.location import StoreLocation
 from pipeline.service.app import create_app
 from pipeline.service.state import ServiceSettings, ServiceState
 from tests.corpus import encode_clip, load_music
-from tests.encoders import make_id3v1, make_id3v2, retag, strip_id3v2
+from tests.encoders import make_id3v1, make_id3v2, strip_id3v2
 from tests.served import build_indexes, embed_here
 
 COLUMNS = ("title", "artist", "album", "genre")
@@ -33,17 +33,15 @@ def write_folder(folder: Path) -> dict[str, Row]:
     music = load_music(seconds=12.0, sample_rate=24_000)
     written: dict[str, Row] = {}
 
-    def clip(name: str) -> Path:
+    def clip(name: str, texts: tuple[str, ...] = ()) -> Path:
         start = len(written) * 10_000  # no two files are of the same content
-        encode_clip(folder / name, music[start : start + 24_000], 24_000)
+        tags = dict(zip(COLUMNS, texts, strict=False))
+        encode_clip(folder / name, music[start : start + 24_000], 24_000, tags=tags)
         return folder / name
 
     for ending in CONTAINERS:
-        plain = clip(f"plain.{ending}")
-        retag(plain, folder / f"wide.{ending}", dict(zip(COLUMNS, WIDE, strict=True)))
-        if ending == "mp3":
-            plain.write_bytes(strip_id3v2(plain.read_bytes()))
-        written |= {f"plain.{ending}": NOTHING, f"wide.{ending}": WIDE}
+        written[clip(f"plain.{ending}").name] = NOTHING
+        written[clip(f"wide.{ending}", WIDE).name] = WIDE
     for name, version, encoding, codec, texts in (
         ("latin-1.mp3", 3, 0, "latin-1", LATIN),
         ("utf-16.mp3", 3, 1, "utf-16", WIDE),

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.decode.tags import MAX_TAG_CHARACTERS, Tags, choose_tags, read_tags
 from tests.corpus import encode_clip, load_music
-from tests.encoders import make_id3v1, make_id3v2, retag, strip_id3v2
+from tests.encoders import make_id3v1, make_id3v2, strip_id3v2
 
 WRITTEN = {
     "title": "Café Ω",
@@ -24,12 +24,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ending", ["mp3", "flac", "ogg", "opus", "m4a", "wma", "wav", "mka"])
+@pytest.mark.parametrize("ending", ["mp3", "flac", "ogg", "opus", "m4a", "wma", "wav"])
 def test_tags_come_back_from_every_container(tmp_path: Path, ending: str) -> None:
-    plain = tmp_path / f"plain.{'flac' if ending == 'mka' else ending}"
     tagged = tmp_path / f"tagged.{ending}"
-    encode_clip(plain, load_music(seconds=1.0, sample_rate=24_000), 24_000)
-    retag(plain, tagged, WRITTEN)
+    encode_clip(tagged, load_music(seconds=1.0, sample_rate=24_000), 24_000, tags=WRITTEN)
     assert read_tags(tagged.read_bytes()) == READ
 
 
