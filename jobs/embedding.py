@@ -20,7 +20,7 @@ from jobs.arguments import (
     whole_number,
 )
 from jobs.configuration import describe_flags
-from jobs.program import EXIT_OPEN_BOOKS
+from jobs.program import EXIT_NOT_PRUNED, EXIT_OPEN_BOOKS
 from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings
 from pipeline.run.start import start_preview, start_run
 
@@ -66,7 +66,8 @@ def build_embed_parser(
         type=prune_limit,
         default="10%",
         metavar="SHARE_OR_NUMBER",
-        help="where more would leave, none does: the catalog may be the wrong one",
+        help="where more would leave, none does (the catalog may be the wrong one), and the exit code is "
+        f"{EXIT_NOT_PRUNED}",
     )
     add_switch(run, "--retry-failures", "try known-bad files again")
     run.add_argument("--num-gpus", type=whole_number(1), metavar="N", help="an autoscaler adds what is missing")
@@ -116,7 +117,8 @@ def run_embed_command(
         arguments: Command line; by default the process's own.
 
     Returns:
-        The exit code: 0 when the books closed, 1 when they could not, 2 for a mistake in the call.
+        The exit code: 0 when all is done, 1 when the books could not be closed, 2 for a mistake in the call, 3
+        when all but the pruning is done, which the fence forbade.
     """
     flags = parser.parse_args(arguments)
     if flags.num_gpus and flags.device == "cpu":
@@ -131,9 +133,16 @@ def run_embed_command(
         print_report(report, flags.store, flags.dry_run)
         if parser.is_program:  # the collector would look through what torch and Ray built up for a second
             gc.freeze()
-        return 0 if report.closed else EXIT_OPEN_BOOKS
+        return choose_exit_code(report)
 
     return run_or_explain(parser, run, flags.log_format)
+
+
+def choose_exit_code(report: RunReport) -> int:
+    """Return the exit code of a run or a dry run; a refusal to prune has its own, for schedulers to hear of it."""
+    if not report.closed:
+        return EXIT_OPEN_BOOKS
+    return EXIT_NOT_PRUNED if report.counts.not_pruned else 0
 
 
 def load_limited(load_catalog: Callable[[argparse.Namespace], pa.Table], flags: argparse.Namespace) -> pa.Table:

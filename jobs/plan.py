@@ -13,14 +13,14 @@ from functools import partial
 from jobs.arguments import positive_number, run_or_explain
 from jobs.configuration import describe_flags
 from jobs.embed_catalog import load as load_catalog
-from jobs.embedding import build_embed_parser, load_limited, print_report, read_settings
-from jobs.program import EXIT_OPEN_BOOKS, run_script
+from jobs.embedding import build_embed_parser, choose_exit_code, load_limited, print_report, read_settings
+from jobs.program import run_script
 from pipeline.run.gpus import GPU_TFLOPS
 from pipeline.run.start import start_preview
 
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
-    """Run the command: 0 for a plan, 1 when it broke off, 2 for a mistake in the call."""
+    """Run the command; the exit code is that of the run, 0 where all would be done."""
     example = "--audio ~/Music --store ~/features --checkpoint msd --price-core-hour 0.05"
     parser = build_embed_parser(program, __doc__, example)
     parser.add_argument(
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         if report.estimate is not None and report.estimate.num_tracks and flags.gpu is None:
             save_plan(settings.store, list(report.recipes), report.store_version, asdict(report.estimate))
         print_report(report, flags.store, dry_run=True)
-        return 0 if report.closed else EXIT_OPEN_BOOKS
+        return choose_exit_code(report)
 
     return run_or_explain(parser, run, flags.log_format)
 

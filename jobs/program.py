@@ -13,6 +13,7 @@ from typing import NoReturn
 
 EXIT_OPEN_BOOKS = 1
 EXIT_USAGE = 2
+EXIT_NOT_PRUNED = 3
 EXIT_INTERRUPTED = 130  # as shells count a SIGINT
 EXIT_NO_READER = 141  # as shells count a SIGPIPE
 

@@ -122,13 +122,15 @@ def print_hits(hits: Sequence[Hit]) -> None:
     if not hits:
         print("no hits")
         return
-    print(f"{'rank':>4} {'score':>8}   {'span':<15} {'track':<24} {'artist':<24} title")
+    print(
+        f"{'rank':>4} {'score':>8}   {'span':<15} {'track':<24} {'artist':<24} {'title':<24} {'album':<24} genre"
+    )
     for hit in hits:
         span = "" if hit.start_s is None or hit.end_s is None else f"{hit.start_s:.1f}-{hit.end_s:.1f} s"
         mark = "=" if hit.near_duplicate else " "
         print(
             f"{hit.rank:>4} {hit.score:>8.5f} {mark} {span:<15} {hit.track_id:<24} {hit.artist or '-':<24} "
-            f"{hit.title or '-'}"
+            f"{hit.title or '-':<24} {hit.album or '-':<24} {hit.genre or '-'}"
         )
     if any(hit.near_duplicate for hit in hits):
         print("= likely the same recording")

@@ -6,12 +6,27 @@ up by its whole hash where the store is known (``store.takeover``), so that noth
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 _HEX_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class KnownContent:
+    """What need not be decoded, under whatever id.
+
+    Args:
+        prefixes: From ``list_prefixes``.
+        sizes_bytes: Sizes of those files that the store has; each once.
+    """
+
+    prefixes: NDArray[np.uint64]
+    sizes_bytes: pa.Array
 
 
 def list_prefixes(hashes: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""What a file says of itself: title, artist, album, genre, track number and year, from whatever tags it has.
+"""What a file says of itself: title, artist, album and genre, from whatever tags it has.
 
 FFmpeg's demuxers bring the names of ID3, Vorbis comments, MP4 atoms, ASF, APE, RIFF INFO and Matroska to one
 spelling (libavformat/metadata.h); what they leave is the encoding of the two that have none, ID3v1 and RIFF INFO.
@@ -7,7 +7,7 @@ spelling (libavformat/metadata.h); what they leave is the encoding of the two th
 from __future__ import annotations
 
 import io
-import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +15,8 @@ import av
 
 MAX_TAG_CHARACTERS = 500
 """Longer values are cut: tags hold lyrics, base64 pictures and whole licences where nobody expects them."""
+
+_BREAKS = ("Cc", "Zl", "Zp")  # control characters, and what ends lines and paragraphs
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,12 @@ class Tags:
         artist: Its artist.
         album: Its album.
         genre: Its genre; several as the file joins them.
-        track_number: Position on the album, from 1.
-        year: Year of release, four digits.
     """
 
     title: str | None = None
     artist: str | None = None
     album: str | None = None
     genre: str | None = None
-    track_number: int | None = None
-    year: int | None = None
 
 
 def read_tags(data: bytes) -> Tags:
@@ -60,20 +58,17 @@ def read_tags(data: bytes) -> Tags:
 
 
 def choose_tags(metadata: Mapping[str, str]) -> Tags:
-    """Choose the six among a demuxer's names and values.
+    """Choose the four among a demuxer's names and values.
 
     Args:
         metadata: Names in any case, values with bytes that are no UTF-8 as lone surrogates.
     """
     texts = {name.lower(): _clean(value) for name, value in metadata.items()}
-    date = next((texts[name] for name in ("date", "year", "tyer", "date_released") if texts.get(name)), None)
     return Tags(
         texts.get("title"),
         texts.get("artist") or texts.get("album_artist"),
         texts.get("album"),
         texts.get("genre"),
-        _find_number(r"^0*([1-9]\d{0,3})(?!\d)", texts.get("track") or texts.get("tracknumber")),
-        _find_number(r"(?<!\d)([12]\d{3})(?!\d)", date),
     )
 
 
@@ -88,12 +83,7 @@ def _clean(value: str) -> str | None:
             value = raw.decode("cp1252")
         except UnicodeDecodeError:
             value = raw.decode("latin-1")
-    text = " ".join("".join(c if c.isprintable() else " " for c in value).split())
+    text = "".join(" " if unicodedata.category(c) in _BREAKS else c for c in value).strip()
     if len(text) > MAX_TAG_CHARACTERS:
         text = f"{text[: MAX_TAG_CHARACTERS - 1]}…"
     return text or None
-
-
-def _find_number(pattern: str, text: str | None) -> int | None:
-    match = re.search(pattern, text or "")
-    return int(match[1]) if match else None

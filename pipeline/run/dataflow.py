@@ -27,12 +27,14 @@ from musicfm_model.config import ModelConfig
 from musicfm_model.cost import count_window_tflop
 from pipeline.config import Recipe, RunSettings
 from pipeline.decode.isolation import decode_audio_apart, decode_audio_in_time
+from pipeline.decode.known_content import KnownContent
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.errors import DeviceError, RunError, StorageError
 from pipeline.run.cluster import quiet_ray, set_up, start_ray, take_turn
 from pipeline.run.collect import Collector, mark_as_crashed
 from pipeline.run.metrics import Turn, measure, name_node, name_worker, start_monitor
+from pipeline.run.passes import ALONE, PassSettings, plan_blocks
 from pipeline.run.placement import Placement, place_actors
 from pipeline.run.ray_private import map_blocks
 from pipeline.run.watch import ProgressLine, RunWatch
@@ -127,24 +129,6 @@ def choose_placement(settings: RunSettings, model: ModelConfig) -> Placement:
     return place_actors(nodes, settings.device, settings.num_gpus, count_window_tflop(model, max(settings.layers)))
 
 
-@dataclass(frozen=True)
-class PassSettings:
-    """How careful one pass over the rows is.
-
-    Args:
-        tracks_per_block: Tracks that one task takes: what is lost when it dies.
-        isolated: Decode each file in a child process.
-        max_retries: How often Ray starts a task again whose worker died.
-    """
-
-    tracks_per_block: int
-    isolated: bool
-    max_retries: int
-
-
-ALONE = PassSettings(1, True, 1)
-
-
 def build_write_settings(recipes: Mapping[str, Recipe], settings: RunSettings, run_id: str) -> WriteSettings:
     """Return where and how write tasks write."""
     url, options = settings.store.table_url("frames"), settings.store.options
@@ -200,7 +184,7 @@ def build_dataset(
         "num_gpus": placement.num_gpus,
         "ray_remote_args_fn": lambda: {"max_task_retries": careful.max_retries},
     }
-    planned = share_plan(rows, careful.tracks_per_block)
+    planned = share_plan(rows, careful.tracks_per_block, careful.known_sizes_bytes)
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
     # Long tracks leave the block in which they were planned, so that there may be one for each row.
     planned.context.max_errored_blocks = rows.num_rows
@@ -220,10 +204,12 @@ def decode_or_recognise(
     return decode_tracks(rows, known=None if shared is None else ray.get(shared), **settings)
 
 
-def share_plan(rows: pa.Table, tracks_per_block: int) -> ray.data.Dataset:
-    """Return planned rows as a dataset, so many in a block."""
-    starts = range(0, rows.num_rows, tracks_per_block)
-    dataset: ray.data.Dataset = ray.data.from_blocks([rows.slice(start, tracks_per_block) for start in starts])
+def share_plan(
+    rows: pa.Table, tracks_per_block: int, known_sizes_bytes: pa.Array | None = None
+) -> ray.data.Dataset:
+    """Return planned rows as a dataset; arguments as of ``plan_blocks``."""
+    blocks = plan_blocks(rows.column("size_bytes"), tracks_per_block, known_sizes_bytes)
+    dataset: ray.data.Dataset = ray.data.from_blocks([rows.slice(block.start, len(block)) for block in blocks])
     set_up(dataset)
     return dataset
 
@@ -235,7 +221,7 @@ def process_tracks(
     settings: RunSettings,
     committer: RunCommitter,
     watch: RunWatch,
-    known: np.ndarray | None = None,
+    known: KnownContent | None = None,
 ) -> None:
     """Run the pipeline over the planned rows and commit as results come in.
 
@@ -250,7 +236,7 @@ def process_tracks(
         settings: What to compute.
         committer: Takes the results.
         watch: Is told of the run's course.
-        known: From ``known_content.list_prefixes``: content that is left undecoded.
+        known: Content that is left undecoded.
 
     Raises:
         RunError: The store refuses, the model cannot be started, no track gets through, or the cluster stalls.
@@ -263,11 +249,12 @@ def process_tracks(
     with take_turn(committer.writer.renew_lease), quiet_ray():
         watch.enter("starting the model", f"{num_planned:,} tracks to embed: starting the model")
         watch.work_began_s = watch.age_s()
-        shared = None if known is None else ray.put(known)
+        shared = None if known is None else ray.put(known.prefixes)
+        first = PassSettings(placement.tracks_per_block, False, 3, known and known.sizes_bytes)
         monitor = start_monitor(committer.run_id, num_planned)
         with closing(ProgressLine(num_planned)) as line:
             collector = Collector(settings, placement, committer, monitor, watch, line)
-            for careful in (PassSettings(placement.tracks_per_block, False, 3), ALONE, ALONE):
+            for careful in (first, ALONE, ALONE):
                 collector.collect(
                     partial(build_dataset, rows, start, committer.run_id, placement, careful, monitor, shared)
                 )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.decode.known_content import KnownContent, list_prefixes
 from pipeline.errors import Reason, Stage
 from pipeline.schema import CATALOG, LABELS, PLAN
 
@@ -48,8 +49,8 @@ class Plan:
         departed: For each recipe, ids in the ledger or among the failures that the catalog no longer has.
         departed_tracks: track_id and uri of those that the ledger has.
         num_held: Tracks that the ledger has at any of the recipes.
-        sources: track_id and content_hash of tracks that the ledger has whole, at all recipes: what others of
-            the same content can be taken from.
+        sources: track_id, content_hash and size_bytes of tracks that the ledger has whole, at all recipes: what
+            others of the same content can be taken from.
         num_withheld: Tracks whose ids were taken down.
         withheld_hashes: Contents that were taken down.
     """
@@ -77,6 +78,11 @@ class Plan:
         """Contents that need not be decoded: the store has them, or must not."""
         withheld = pa.array(sorted(self.withheld_hashes), pa.string())
         return pa.chunked_array([*self.sources.column("content_hash").chunks, withheld], pa.string())
+
+    @property
+    def known_content(self) -> KnownContent:
+        """The same, as it is told to those who decode."""
+        return KnownContent(list_prefixes(self.known_hashes), pc.unique(self.sources.column("size_bytes")))
 
 
 def plan_tracks(
@@ -155,8 +161,8 @@ def _match(catalog: pa.Table, recorded: pa.Table) -> pa.Table:
 
 
 def _list_sources(ledgers: Sequence[pa.Table], resolutions: Sequence[str]) -> pa.Table:
-    """List id and content of the tracks that each ledger has whole, and with the same content."""
-    names = ["track_id", "content_hash"]
+    """List id, content and size of the tracks that each ledger has whole, and with the same content."""
+    names = ["track_id", "content_hash", "size_bytes"]
     found = [ledger.filter(pa.array(_is_whole(ledger, resolutions))).select(names) for ledger in ledgers]
     sources = found[0]
     for other in found[1:]:

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
-from pipeline.decode.known_content import list_prefixes
 from pipeline.run.estimate import Cluster, Prices, RunEstimate, estimate_run, transfer_trial
 from pipeline.run.plan import Plan
 from pipeline.run.prepare import build_recipes, list_layers, load_model, plan_run
@@ -60,7 +59,7 @@ def preview_catalog(
     layers, setup_s = list_layers(recipes), watch.age_s()
     if not plan.to_process.num_rows:
         return RunReport("dry-run", counts, layers, version, watch.age_s(), 0, counts.closes, RunEstimate())
-    known = list_prefixes(plan.known_hashes)
+    known = plan.known_content.prefixes
     cluster_trial = run_cluster_trial(plan.to_process, checkpoint, recipes, settings, known)
     enter_trial(counts, plan, cluster_trial.trial)
     estimate = _estimate(

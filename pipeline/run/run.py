@@ -9,13 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
-from pipeline.decode.known_content import list_prefixes
+from pipeline.decode.known_content import KnownContent
 from pipeline.errors import FeatureStoreError, RunError, StorageError
 from pipeline.logs import RUN_ID
 from pipeline.report.failures import list_failures
@@ -103,7 +101,7 @@ def embed_catalog(
     ledger = open_table(settings.store, "tracks", base_version)
     try:
         rows = plan.to_process
-        known: npt.NDArray[np.uint64] | None = list_prefixes(plan.known_hashes)
+        known: KnownContent | None = plan.known_content
         while rows.num_rows:
             process_tracks(rows, checkpoint, recipes, settings, committer, watch, known)
             watch.enter("committing")

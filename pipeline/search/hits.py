@@ -13,9 +13,10 @@ class Hit:
         rank: From 1.
         track_id: The track.
         score: Higher is nearer, at most 1: the cosine of global vectors, or how well the passage fits.
-        title: As the catalog has it; likewise artist and album.
+        title: As the catalog has it; likewise artist, album and genre.
         artist: See title.
         album: See title.
+        genre: See title.
         start_s: Where the passage begins in the track; None for global vectors, unless it was recognised.
         end_s: Where it ends.
         near_duplicate: Whether it is likely the very recording that was asked with. One that is recognised by how
@@ -28,6 +29,7 @@ class Hit:
     title: str | None
     artist: str | None
     album: str | None
+    genre: str | None
     start_s: float | None
     end_s: float | None
     near_duplicate: bool

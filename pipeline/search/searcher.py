@@ -162,8 +162,7 @@ class Searcher:
         matches = self._match_globals(heard.vectors, max(k, MAX_COMPARED_TRACKS), self.select_tracks(where))
         recognised = self._recognise(heard.moments, matches[:MAX_COMPARED_TRACKS])
         known = {match.position for match in recognised}
-        matches = recognised + [match for match in matches if match.position not in known]
-        return [self._as_hit(rank, match) for rank, match in enumerate(matches[:k], start=1)]
+        return self._list_hits(recognised + [match for match in matches if match.position not in known], k)
 
     def holds_content(self, data: bytes) -> bool:
         """Say whether the index has a track of exactly these bytes."""
@@ -224,8 +223,7 @@ class Searcher:
     def _search(self, vectors: Matrix, k: int, allowed: Mask) -> list[Hit]:
         _check_number(k)
         match_tracks = self._match_globals if self.frame_rate_hz is None else self._match_moments
-        matches = match_tracks(vectors, k, allowed)
-        return [self._as_hit(rank, match) for rank, match in enumerate(matches[:k], start=1)]
+        return self._list_hits(match_tracks(vectors, k, allowed), k)
 
     def _match_globals(self, vectors: Matrix, k: int, allowed: Mask) -> list[Match]:
         scores, rows = self.index.search(vectors, min(k, len(allowed)), None if allowed.all() else allowed)
@@ -264,6 +262,12 @@ class Searcher:
             matches.append(Match(position, score, passage_s))
         return sorted(matches, key=lambda match: (-match.score, match.position))
 
+    def _list_hits(self, matches: list[Match], k: int) -> list[Hit]:
+        """Return the first matches as hits, without those that were taken down while they were looked for."""
+        shown = self.shown.mark()
+        kept = [match for match in matches if shown[match.position]]
+        return [self._as_hit(rank, match) for rank, match in enumerate(kept[:k], start=1)]
+
     def _as_hit(self, rank: int, match: Match) -> Hit:
         row = {name: self.index.tracks.column(name)[match.position].as_py() for name in FILTER_COLUMNS}
         start_s = end_s = None
@@ -277,6 +281,7 @@ class Searcher:
             row["title"],
             row["artist"],
             row["album"],
+            row["genre"],
             start_s,
             end_s,
             match.is_recognised or match.score >= self.near_duplicate_score,

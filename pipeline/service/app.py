@@ -205,12 +205,12 @@ def get_track(state: State, track_id: str) -> models.TrackFacts:
     """
     generation = state.generation()
     position = _find(generation, track_id)
-    row = generation.index.tracks.slice(position, 1).select(["genre", "duration_s", "uri"]).to_pylist()[0]
+    row = generation.index.tracks.slice(position, 1).select(["duration_s", "uri"]).to_pylist()[0]
     url = state.settings.access.sign(f"/tracks/{track_id}/audio") if row["uri"] else None
     if url and not is_playable(row["uri"]):
         url += f"{'&' if '?' in url else '?'}format=flac"
     track = models.make_track(generation.names, position).model_dump()
-    return models.TrackFacts(**track, genre=row["genre"], duration_s=row["duration_s"], audio_url=url)
+    return models.TrackFacts(**track, duration_s=row["duration_s"], audio_url=url)
 
 
 @router.get("/map", summary="The catalog as points")

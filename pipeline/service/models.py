@@ -20,6 +20,7 @@ class Track(BaseModel):
     title: str | None = None
     artist: str | None = None
     album: str | None = None
+    genre: str | None = None
     x: float | None = Field(default=None, description="Where it lies on the map")
     y: float | None = None
 
@@ -27,7 +28,6 @@ class Track(BaseModel):
 class TrackFacts(Track):
     """What is known of one track."""
 
-    genre: str | None = None
     duration_s: float | None = None
     audio_url: str | None = Field(default=None, description="Its file; needs no token, and holds for some hours")
 
@@ -115,7 +115,7 @@ class Problem(BaseModel):
 
 def make_track(names: TrackNames, position: int) -> Track:
     """Return the track at a position, with its place on the map."""
-    row = names.tracks.slice(position, 1).select(["track_id", "title", "artist", "album"]).to_pylist()[0]
+    row = names.tracks.slice(position, 1).select(["track_id", "title", "artist", "album", "genre"]).to_pylist()[0]
     x, y = names.map_point(position) or (None, None)
     return Track(**row, x=x, y=y)
 

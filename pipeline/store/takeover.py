@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -23,9 +25,11 @@ from pipeline.location import StoreLocation
 from pipeline.schema import TRACKS
 from pipeline.store.ledger import list_table_files, read_rows, relabel_track_rows
 from pipeline.store.parts import Part, write_part
-from pipeline.store.segments import take_rows
+from pipeline.store.segments import sort_rows, take_rows
 
 _MAX_VALUES_PER_PART = 2**26
+_MAX_READ_BYTES = 64 * 2**20  # of files that are read at once
+_NUM_READERS = 8  # small files are mostly waited for
 
 Key = tuple[str, str]  # track_id and content_hash
 
@@ -76,7 +80,7 @@ def match_sources(recognised: pa.Table, sources: pa.Table, departed: Collection[
     hashes = recognised.column("content_hash")
     sources = sources.filter(pc.is_in(sources.column("content_hash"), hashes.combine_chunks())).sort_by("track_id")
     names: dict[str, list[str]] = defaultdict(list)
-    for track_id, content_hash in zip(*(column.to_pylist() for column in sources.columns), strict=True):
+    for track_id, content_hash in _keys(sources):
         names[content_hash].append(track_id)
     gone = {
         key: [name for name in names_of_content if name in departed] for key, names_of_content in names.items()
@@ -162,24 +166,31 @@ def _copy_frames(
     stored: Mapping[str, Collection[str]],
     run_id: str,
 ) -> Iterator[Part]:
-    """Write for each part of ``frames`` that holds some of the sources one with the new ids."""
-    for file, rows in _read_files(frames, "frames", store, recipe, targets):
-        resolution = file["partition.resolution"]
-        wanted: dict[Key, list[str]] = {
-            key: [name for name in names if f"{recipe}/{resolution}@{key[1]}" not in stored.get(name, ())]
-            for key, names in targets.items()
-            if resolution in held.get(key, ())
-        }
-        order = [(name, row) for row, key in enumerate(_keys(rows)) for name in wanted.get(key, ())]
-        order.sort()  # rows of one track stay in their order
+    """Write the sources' features with the new ids, in few parts: those that they lie in may be small."""
+
+    def list_names(resolution: str, key: Key) -> list[str]:
+        """List the ids under which a source's rows at a resolution are still to be written."""
+        if resolution not in held.get(key, ()):
+            return []
+        fact = f"{recipe}/{resolution}@{key[1]}"
+        return [name for name in targets[key] if fact not in stored.get(name, ())]
+
+    files = _read_files(frames, "frames", store, recipe, targets)
+    for resolution, found in groupby(files, key=lambda item: str(item[0]["partition.resolution"])):
+        list_own = partial(list_names, resolution)
+        renamed = (piece for _, rows in found for piece in _rename_rows(rows, list_own))
         partition = {"recipe": recipe, "resolution": resolution}
-        for group in _group_tracks(rows, order):
-            taken = _take_as(rows, group)
-            yield write_part(taken, "frames", store.table_url("frames"), partition, run_id, store.options)
+        for rows in _gather_rows(renamed):
+            yield write_part(rows, "frames", store.table_url("frames"), partition, run_id, store.options)
 
 
-def _group_tracks(rows: pa.Table, order: Sequence[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
-    """Yield the rows of whole tracks, some 256 MB at a time: many may be copies of one."""
+def _rename_rows(rows: pa.Table, list_names: Callable[[Key], list[str]]) -> Iterator[tuple[pa.Table, int]]:
+    """Yield rows of ``frames`` under the ids that are listed for theirs, and the number of values in them.
+
+    Whole tracks come together, some 256 MB at a time: many may be copies of one.
+    """
+    order = [(name, row) for row, key in enumerate(_keys(rows)) for name in list_names(key)]
+    order.sort()  # rows of one track stay in their order
     num_frames = rows.column("num_frames").to_pylist()
     embed_dim = next((len(row[0]) for row in rows.column("embeddings") if row.is_valid and len(row)), 1)
     group: list[tuple[str, int]] = []
@@ -188,12 +199,26 @@ def _group_tracks(rows: pa.Table, order: Sequence[tuple[str, int]]) -> Iterator[
         track = list(items)
         in_track = sum(num_frames[row] or 0 for _, row in track) * embed_dim
         if group and num_values + in_track > _MAX_VALUES_PER_PART:
-            yield group
+            yield _take_as(rows, group), num_values
             group, num_values = [], 0
         group += track
         num_values += in_track
     if group:
-        yield group
+        yield _take_as(rows, group), num_values
+
+
+def _gather_rows(pieces: Iterable[tuple[pa.Table, int]]) -> Iterator[pa.Table]:
+    """Yield pieces together, as many as make a part, sorted by track."""
+    gathered: list[pa.Table] = []
+    num_gathered = 0
+    for rows, num_values in pieces:
+        if gathered and num_gathered + num_values > _MAX_VALUES_PER_PART:
+            yield sort_rows(pa.concat_tables(gathered))
+            gathered, num_gathered = [], 0
+        gathered.append(rows)
+        num_gathered += num_values
+    if gathered:
+        yield sort_rows(pa.concat_tables(gathered))
 
 
 def _take_as(rows: pa.Table, order: Sequence[tuple[str, int]]) -> pa.Table:
@@ -212,12 +237,30 @@ def _rename(rows: pa.Table, targets: Mapping[Key, list[str]]) -> pa.Table:
 def _read_files(
     table: DeltaTable, table_name: str, store: StoreLocation, recipe: str, targets: Mapping[Key, Any]
 ) -> Iterator[tuple[dict[str, Any], pa.Table]]:
-    """Read a recipe's files whose span of ids holds one of the sources, one after the other."""
+    """Read a recipe's files whose span of ids holds one of the sources, several at once, by partition and ids."""
     source_ids = sorted({source_id for source_id, _ in targets})
-    for file in list_table_files(table, table_name, recipe):
+
+    def may_hold(file: Mapping[str, Any]) -> bool:
         low, high = file.get("min.track_id"), file.get("max.track_id")
-        if low is None or high is None or bisect_left(source_ids, low) < bisect_right(source_ids, high):
-            yield file, read_rows(table_name, store, file)
+        return low is None or high is None or bisect_left(source_ids, low) < bisect_right(source_ids, high)
+
+    files = [file for file in list_table_files(table, table_name, recipe) if may_hold(file)]
+    files.sort(key=lambda file: (file.get("partition.resolution") or "", file.get("min.track_id") or ""))
+    with ThreadPoolExecutor(_NUM_READERS) as readers:
+        for group in _group_files(files):
+            yield from zip(group, readers.map(partial(read_rows, table_name, store), group), strict=True)
+
+
+def _group_files(files: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    """Yield files that may be in memory at once."""
+    start = size_bytes = 0
+    for stop, file in enumerate(files):
+        own_bytes = int(file["size_bytes"])
+        if stop > start and size_bytes + own_bytes > _MAX_READ_BYTES:
+            yield files[start:stop]
+            start, size_bytes = stop, 0
+        size_bytes += own_bytes
+    yield files[start:]
 
 
 def _keys(rows: pa.Table) -> list[Key]:

@@ -306,7 +306,7 @@ def test_everything_can_be_done_by_keyboard_alone(page: Any) -> None:
 @BOTH_WIDTHS
 def test_a_track_that_the_browser_cannot_decode_is_heard(page: Any) -> None:
     """A wma is sent as a copy at once; of any other the page asks for a copy where the browser gives up."""
-    page.get_by_role("button", name="Play laboratory", exact=True).click()
+    page.get_by_role("button", name="Play Laboratory", exact=True).click()
     wait_until_it_plays(page)
     assert "format=flac" in page.locator("#audio").get_attribute("src")
     page.evaluate("() => { document.getElementById('audio').currentTime = 10 }")

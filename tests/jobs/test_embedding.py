@@ -13,7 +13,7 @@ import pytest
 
 from jobs import embed_catalog, embed_fma, embed_msd
 from jobs.arguments import parse_resolutions
-from jobs.embedding import build_embed_parser, parse_layers, print_report, run_embed_command
+from jobs.embedding import build_embed_parser, choose_exit_code, parse_layers, print_report, run_embed_command
 from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
@@ -327,6 +327,24 @@ def test_the_first_failures_are_named_and_what_is_special_is_told(capsys: pytest
     line = json.loads(out.splitlines()[-1])
     assert line["planned"] == line["embedded"] + line["unchanged"] + line["failed"] + line["withheld"]
     assert (line["moved"], line["copied"], line["not_pruned"], line["undecided"]) == (3, 1, 7, 6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "code"),
+    [
+        (RunCounts(5, 5), 0),
+        (RunCounts(5, 5, not_pruned=7), 3),
+        (RunCounts(5, 4), 1),
+        (RunCounts(5, 4, not_pruned=7), 1),
+    ],
+)
+def test_a_scheduler_hears_of_open_books_and_of_a_refusal_to_prune(counts: RunCounts, code: int) -> None:
+    assert choose_exit_code(make_report(counts)) == code
+
+
+def test_the_help_says_what_a_refusal_to_prune_exits_with() -> None:
+    text = " ".join(build_embed_parser(None, "", "").format_help().split())
+    assert "and the exit code is 3" in text
 
 
 def test_open_books_say_how_many_tracks_are_lost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_the_table_names_tracks_and_artists(store: str, capsys: pytest.CaptureFi
     code, output, _ = run(capsys, "--store", store, "--track", "desert")
     assert code == 0
     header, first, *_ = output.splitlines()
-    assert header.split() == ["rank", "score", "span", "track", "artist", "title"]
+    assert header.split() == ["rank", "score", "span", "track", "artist", "title", "album", "genre"]
     assert first.split()[0] == "1"
     assert "Caves (Later)" in output
     assert "Désert" not in output

@@ -1,10 +1,10 @@
 // The catalog as a map: tracks that sound alike lie close together. Click is a query.
 
+import { drawLabels } from "./map_labels.js";
 import { fitToScreen } from "./matrix.js";
 
 const REACH_PX = 22;
 const MARGIN = 0.06;
-const MAX_LABELS = 40;
 
 export class TrackMap {
   /**
@@ -110,38 +110,8 @@ export class TrackMap {
       }
     }
     context.globalAlpha = 1;
-    this.#drawLabels(context, colour("--ink"), colour("--sunken"));
-  }
-
-  /** Name what is marked, and others while there is room. */
-  #drawLabels(context, ink, halo) {
-    const { width, height } = this.canvas;
-    const line = 13 * devicePixelRatio;
-    context.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
-    context.textBaseline = "middle";
-    context.lineWidth = 3 * devicePixelRatio;
-    const seen = this.points.map((point) => [point, ...this.#toScreen(point)])
-      .filter(([, x, y]) => x >= 0 && y >= 0 && x <= width && y <= height);
-    const taken = seen.length > MAX_LABELS ? [] : seen.map(([, x, y]) => [x - line / 2, y - line / 2, x + line / 2, y + line / 2]);
-    const byWeight = seen.sort((a, b) => this.#weight(b[0]) - this.#weight(a[0])).slice(0, MAX_LABELS);
-    for (const [point, x, y] of byWeight) {
-      const name = point.title || point.track_id;
-      const text = name.length > 24 ? `${name.slice(0, 23)}…` : name;
-      const length = context.measureText(text).width;
-      for (const start of [x + line, x - line - length]) {
-        const box = [start, y - line / 2, start + length, y + line / 2];
-        const isFree = start >= 0 && start + length <= width && !taken.some((other) => overlap(box, other));
-        if (!isFree) continue;
-        taken.push(box);
-        context.strokeStyle = halo;
-        context.fillStyle = ink;
-        context.globalAlpha = this.#weight(point) ? 1 : 0.75;
-        context.strokeText(text, start, y);
-        context.fillText(text, start, y);
-        break;
-      }
-    }
-    context.globalAlpha = 1;
+    const placed = this.points.map((point) => [point, ...this.#toScreen(point)]);
+    drawLabels(context, placed, (point) => this.#weight(point), colour("--ink"), colour("--sunken"));
   }
 
   // Canvas does not know light-dark(): a property in use does.
@@ -296,8 +266,4 @@ export class TrackMap {
     this.name.hidden = true;
     this.draw();
   }
-}
-
-function overlap([left, top, right, bottom], [otherLeft, otherTop, otherRight, otherBottom]) {
-  return left < otherRight && otherLeft < right && top < otherBottom && otherTop < bottom;
 }

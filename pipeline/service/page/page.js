@@ -3,14 +3,12 @@
 import { ask, ServiceError, trackPath, withQuery } from "./api.js";
 import { asTime, countTracks } from "./elements.js";
 import { TrackMap } from "./map.js";
-import { Matrix } from "./matrix.js";
-import { showAxes } from "./matrix_axes.js";
+import { MatrixPanel } from "./matrix_panel.js";
 import { Player } from "./player.js";
 import { chooseScale, makeRow } from "./results.js";
-import { describeFile, describeMoment, describeTrack } from "./spots.js";
+import { describeFile, describeTrack } from "./spots.js";
 import { suggestTracks } from "./suggestions.js";
 
-const MOMENT_S = 6;
 const RESOLUTION_NAMES = { global: "whole tracks", "0.5hz": "moments" };
 
 const $ = (id) => document.getElementById(id);
@@ -18,7 +16,6 @@ const audio = $("audio");
 
 let info = null;
 let query = null; // {track, start_s, end_s, compare}: a track of the catalog; or {file, src}
-let picked = null; // the point of the matrix
 let chosen = null; // what is compared by the user's own choice; a query may ask for another for its own time
 let running = null; // the search by a track, or once more by a file
 let listening = null; // the search by a file that is not shown yet
@@ -29,7 +26,7 @@ const player = new Player(audio, $("player"), $("playing"), (error) => {
   isPlayerError = Boolean(error);
 }, markPlaying);
 const rows = { player, onOpen: (trackId) => openTrack(trackId) };
-const matrix = new Matrix($("matrix"), onPick);
+const matrix = new MatrixPanel(player, () => query && describeQuery(), findMoment);
 const map = new TrackMap($("map"), $("map-name"), openTrack, (box) =>
   ask(withQuery("map", box ?? {})).catch(showError));
 
@@ -69,17 +66,10 @@ function listen() {
   }
   window.addEventListener("hashchange", followAddress);
   player.bind($("play-query"), () => query && { ...describeQuery(), start_s: query.start_s ?? 0 });
-  for (const [id, axis] of [["play-column", "column_s"], ["play-row", "row_s"]]) {
-    player.bind($(id), () => query && picked && describeMoment(describeQuery(), picked[axis]));
-  }
-  $("search-moment").addEventListener("click", searchMoment);
   $("comparison-back").addEventListener("click", () => openTrack(query.track.track_id));
   $("zoom-in").addEventListener("click", () => map.zoom(0.6));
   $("zoom-out").addEventListener("click", () => map.zoom(1 / 0.6));
   $("zoom-all").addEventListener("click", () => map.showAll());
-  audio.addEventListener("timeupdate", () => {
-    matrix.setPlayhead(query && player.key === describeQuery().key ? audio.currentTime : null);
-  });
 }
 
 // What is asked. A track is named by the address, so that going back and sharing work; a file is not.
@@ -132,7 +122,7 @@ async function openFile(file) {
     running?.abort();
     history.pushState(null, "", location.pathname);
     showQuery({ file, src: URL.createObjectURL(file) });
-    showMatrix(body.similarity);
+    matrix.show(body.similarity);
     showResults(body);
   } catch (error) {
     if (error.name !== "AbortError") showError(error);
@@ -163,16 +153,14 @@ function showQuery(next) {
   showComparison();
   showDrop();
   if (!query) return;
-  if (!isSame) {
-    showMatrix(null);
-    if (query.track) loadMatrix(query.track.track_id);
-  }
+  if (query.file) matrix.show(null);
+  else if (!isSame) matrix.load(query.track.track_id);
   $("search").value = query.track ? query.track.title || query.track.track_id : "";
   $("query-title").textContent = query.track ? query.track.title || query.track.track_id : query.file.name;
   player.refresh($("play-query"));
   const passage = query.start_s ? `from ${asTime(query.start_s)} to ${asTime(query.end_s)}` : "";
   $("query-facts").textContent = query.track
-    ? [query.track.artist, query.track.album, query.track.duration_s && asTime(query.track.duration_s), passage].filter(Boolean).join(" · ")
+    ? [query.track.artist, query.track.album, query.track.genre, query.track.duration_s && asTime(query.track.duration_s), passage].filter(Boolean).join(" · ")
     : "a file of your own";
 }
 
@@ -237,10 +225,9 @@ function sendFile(file, resolution, signal) {
   return ask(withQuery("search/audio", { ...options, resolution }), { method: "POST", body: form, signal });
 }
 
-function searchMoment() {
+function findMoment(start_s, end_s) {
   const moments = info.indexes.find(({ resolution }) => resolution !== "global");
-  const end_s = Math.min(picked.column_s + MOMENT_S, matrix.data.duration_s);
-  openTrack(query.track.track_id, { start_s: Math.max(0, end_s - MOMENT_S), end_s, compare: moments?.resolution ?? null });
+  openTrack(query.track.track_id, { start_s, end_s, compare: moments?.resolution ?? null });
 }
 
 // What was found.
@@ -256,37 +243,6 @@ function showResults({ results }) {
   $("result-list").replaceChildren(...results.map((hit) => makeRow(hit, rows, scale)));
   map.mark(query.track ?? null, results);
   markPlaying();
-}
-
-async function loadMatrix(trackId) {
-  try {
-    const data = await ask(trackPath(trackId, "/similarity"));
-    if (query?.track?.track_id === trackId) showMatrix(data);
-  } catch (error) {
-    $("matrix-note").hidden = false;
-    $("matrix-note").textContent = `No picture of this track: ${error.message}`;
-  }
-}
-
-function showMatrix(data) {
-  picked = null;
-  $("matrix-box").hidden = !data;
-  $("matrix-note").hidden = true;
-  $("matrix-value").textContent = "";
-  for (const id of ["play-column", "play-row", "search-moment"]) $(id).hidden = true;
-  matrix.show(data ?? null);
-  if (data) showAxes({ columns: $("matrix-columns"), rows: $("matrix-rows"), scale: $("matrix-scale") }, data);
-}
-
-function onPick(point, isHeard) {
-  picked = point;
-  $("matrix-value").textContent = `${asTime(point.column_s)} and ${asTime(point.row_s)}: ${point.cosine.toFixed(3)}`;
-  for (const id of ["play-column", "play-row"]) {
-    $(id).hidden = false;
-    player.refresh($(id));
-  }
-  $("search-moment").hidden = !query.track;
-  if (isHeard) player.play(describeMoment(describeQuery(), point.column_s));
 }
 
 // What is heard.
