@@ -30,6 +30,8 @@ _RUN_LEVELS = {
     "ray.data": logging.WARNING,
     "ray.data._internal.progress": logging.ERROR,
 }
+# And at an end before any work began: that the tasks that warm workers up, which nobody waits for, were cut short.
+_END_LEVELS = {"ray._private.worker": logging.CRITICAL}
 
 _MAX_WARMED = 8  # a first block keeps no more of them busy
 
@@ -73,7 +75,8 @@ def start_ray_early() -> Callable[[], None]:
     def end() -> None:
         with _starting:
             if not was_there and _num_asked == asked_before:
-                ray.shutdown()
+                with _hush(_END_LEVELS):
+                    ray.shutdown()
 
     return end
 

@@ -79,13 +79,16 @@ class Clients:
 
 
 @contextmanager
-def run_service(store: str) -> Iterator[str]:
-    """Run the service; give its URL."""
+def run_service(store: str, log: Path) -> Iterator[str]:
+    """Run the service, its standard error going to a file; give its URL."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MUSICFM_"))}
     arguments = [sys.executable, "jobs/serve.py", "--store", store, "--port", "0", "--poll-interval-s", "0.3"]
-    with subprocess.Popen(
-        arguments, cwd=ROOT, env=clean, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            arguments, cwd=ROOT, env=clean, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())["url"]
@@ -120,7 +123,7 @@ def test_what_is_taken_down_is_returned_no_more_and_comes_back_by_no_night(
         done = run_command("jobs/delete_tracks.py", "--store", store.url, "--ids", f"{tmp_path}/ids.txt", *flags)
         assert done.exit_code == 0, done.stderr
 
-    with run_service(store.url) as url, ThreadPoolExecutor(NUM_CLIENTS) as pool:
+    with run_service(store.url, tmp_path / "serve.log") as url, ThreadPoolExecutor(NUM_CLIENTS) as pool:
         clients = Clients(url)
         asking = [pool.submit(clients.ask, number) for number in range(NUM_CLIENTS)]
         try:
@@ -143,6 +146,7 @@ def test_what_is_taken_down_is_returned_no_more_and_comes_back_by_no_night(
             clients.is_over.set()
         for one in asking:
             one.result()
+    print((tmp_path / "serve.log").read_text())
     assert any(TAKEN in found for was_down, found in before if not was_down)
     late = [found for was_down, found in before if was_down]
     assert len(late) > 10 * NUM_CLIENTS

@@ -13,6 +13,8 @@ from pipeline.location import StoreLocation
 from pipeline.run.cluster import start_ray_early
 from pipeline.run.start import call_aside, seems_loadable, start_run
 from pipeline.schema import CATALOG
+from tests.corpus import encode_clip, load_music
+from tests.processes import run_command
 
 
 def test_what_is_called_aside_comes_back_or_is_raised() -> None:
@@ -64,6 +66,22 @@ def test_a_mistake_leaves_ray_as_it_was(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "listing the catalog"
     assert said[1] == f"1 tracks listed; loading the checkpoint {settings.checkpoint}"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_mistake_that_shows_after_ray_was_started_ahead_is_one_line(tmp_path: Path) -> None:
+    encode_clip(tmp_path / "a.wav", load_music(seconds=1.0), 44_100)
+    (tmp_path / "half.pt").write_bytes(
+        b"PK\3\4 and no archive after all"
+    )  # taken for a checkpoint until it is loaded
+    flags = ["--audio", str(tmp_path / "a.wav"), "--store", str(tmp_path / "store")]
+    done = run_command("jobs/embed_catalog.py", *flags, "--checkpoint", str(tmp_path / "half.pt"))
+    assert (done.exit_code, done.stdout) == (2, "")
+    listing, loading, mistake = done.stderr.splitlines()
+    assert listing == "listing the catalog"
+    assert loading.startswith("1 tracks listed; loading the checkpoint")
+    assert mistake.startswith("embed_catalog.py: error: ")
 
 
 @pytest.mark.ray
