@@ -10,6 +10,7 @@ import pytest
 from pipeline.location import StoreLocation
 from pipeline.schema import CATALOG, UNCHANGED
 from pipeline.store import takeover
+from pipeline.store.parts import Part
 from pipeline.store.read import FeatureStore
 from pipeline.store.tables import open_table
 from pipeline.store.takeover import Match, copy_tracks
@@ -28,7 +29,7 @@ def known(tmp_path: Path) -> KnownStore:
     return known
 
 
-def copy(known: KnownStore, names: dict[str, str]) -> list[takeover.Part]:
+def copy(known: KnownStore, names: dict[str, str]) -> list[Part]:
     """Copy the features of tracks to others, commit them, and return the parts."""
     matches = [Match(new, CONTENTS[old], old, False) for new, old in names.items()]
     catalog = build_catalog({"track_id": new, "uri": f"/new/{new}"} for new in names)
