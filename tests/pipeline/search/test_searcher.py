@@ -10,8 +10,10 @@ from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
-from pipeline.search.hits import Hit
+from pipeline.search.hits import Hit, Match
 from pipeline.search.searcher import Searcher
+from pipeline.store.takedown import take_down
+from pipeline.store.writer import StoreWriter
 from tests.indexes import draw_tracks, make_index
 from tests.stores import KnownStore
 
@@ -200,3 +202,27 @@ def test_a_file_of_the_catalog_is_known_by_its_bytes(known: KnownStore) -> None:
     searcher.index.tracks = searcher.index.tracks.set_column(place, "content_hash", pa.array(hashes))
     assert searcher.holds_content(b"abc")
     assert not searcher.holds_content(b"abcd")
+
+
+@pytest.mark.parametrize("resolution", ["global", "0.5hz"])
+def test_what_is_taken_down_while_a_search_goes_on_is_not_in_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: str
+) -> None:
+    store = KnownStore(StoreLocation(str(tmp_path / "store")))
+    store.run({f"track {number}": f"content {number}" for number in range(6)})
+    build_index(store.location, IndexSettings(resolution=resolution))
+    searcher = Searcher(VectorIndex.open(store.location, resolution))
+    assert "track 3" in ids(searcher.search_track("track 0", k=10))
+    match = searcher._match_globals if resolution == "global" else searcher._match_moments
+    found: list[Match] = []
+
+    def match_while_it_is_taken_down(vectors: Matrix, k: int, allowed: npt.NDArray[np.bool_]) -> list[Match]:
+        found.extend(match(vectors, k, allowed))
+        take_down(StoreWriter(store.location, "take-down"), ["track 3"])
+        return found
+
+    monkeypatch.setattr(searcher, match.__name__, match_while_it_is_taken_down)
+    hits = searcher.search_track("track 0", k=10)
+    assert sorted(ids(hits)) == ["track 1", "track 2", "track 4", "track 5"]
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4]
+    assert len(found) == 5
