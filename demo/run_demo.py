@@ -111,8 +111,8 @@ def show_matrix(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 TRACKS = """
-SELECT track_id, codec, source_sample_rate_hz AS rate_hz, num_channels AS channels,
-       round(duration_s, 1) AS seconds, round(rms, 3) AS rms, len(embedding) AS global_dim
+SELECT track_id, title, artist, codec, source_sample_rate_hz AS rate_hz, round(duration_s, 1) AS seconds,
+       round(rms, 3) AS rms, len(embedding) AS global_dim
 FROM tracks ORDER BY track_id
 """
 FAILURES = "SELECT track_id, stage, error_type, error_message FROM failures"
