@@ -98,13 +98,19 @@ def wav_duration_s(data: bytes) -> float | None:
     """
     start, size_bytes = find_audio_bytes(data)
     facts, layout = data.find(b"fact", 12, start), data.find(b"fmt ", 12, start)
-    if data[:4] != b"RIFF" or facts < 0 or layout < 0 or is_unknown_size(data, size_bytes):
+    if (
+        data[:4] != b"RIFF"
+        or facts < 0
+        or layout < 0
+        or start >= len(data) - 20
+        or is_unknown_size(data, size_bytes)
+    ):
         return None
     encoding, _, sample_rate_hz, bytes_per_s = struct.unpack_from("<HHII", data, layout + 8)
-    (num_samples,) = struct.unpack_from("<I", data, facts + 8)
+    num_samples = int.from_bytes(data[facts + 8 : facts + 12], "little")
     if encoding in _PCM_ENCODINGS or not (sample_rate_hz and num_samples):
         return None
-    duration_s = num_samples / sample_rate_hz
+    duration_s: float = num_samples / sample_rate_hz
     return min(duration_s, size_bytes / bytes_per_s) if bytes_per_s else duration_s
 
 
