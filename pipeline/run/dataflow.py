@@ -31,10 +31,12 @@ from pipeline.decode.known_content import KnownContent
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.errors import DeviceError, RunError, StorageError
-from pipeline.run.cluster import quiet_ray, set_up, start_ray, take_turn
+from pipeline.run.blocks import BLOCK_BYTES, join_tables, share_plan
+from pipeline.run.cluster import quiet_ray, start_ray, take_turn
 from pipeline.run.collect import Collector, mark_as_crashed
-from pipeline.run.metrics import Turn, measure, name_node, name_worker, start_monitor
-from pipeline.run.passes import ALONE, PassSettings, plan_blocks
+from pipeline.run.measure import Turn, measure, name_node, name_worker
+from pipeline.run.metrics import start_monitor
+from pipeline.run.passes import ALONE, PassSettings
 from pipeline.run.placement import Placement, place_actors
 from pipeline.run.ray_private import map_blocks
 from pipeline.run.watch import ProgressLine, RunWatch
@@ -64,7 +66,10 @@ class EmbedderActor:
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, in several tables."""
-        embed = partial(self.embedder.embed_rows, turn=self.turn)
+
+        def embed(rows: pa.Table) -> Iterator[pa.Table]:
+            return join_tables(self.embedder.embed_rows(rows, self.turn), BLOCK_BYTES)
+
         try:
             yield from measure("embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.turn)
         except DeviceError:
@@ -188,8 +193,6 @@ def build_dataset(
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
     # Long tracks leave the block in which they were planned, so that there may be one for each row.
     planned.context.max_errored_blocks = rows.num_rows
-    # A part holds a block, whose ids follow each other, in whatever order parts come: a slow file holds up no GPU.
-    planned.context.execution_options.preserve_order = placement.num_gpus == 0
     decoded = map_blocks(planned, partial(measure, "decode", monitor, settings.windows, decode), **task)
     # Blocks stay as they come here, so that long tracks do not fill the memory; the embedder makes batches of its
     # own, of windows.
@@ -201,17 +204,8 @@ def decode_or_recognise(
     rows: pa.Table, shared: ray.ObjectRef[np.ndarray] | None, **settings: Any
 ) -> Iterator[pa.Table]:
     """Call ``decode_tracks`` with the hashes that are known; every task of a node reads the same copy of them."""
-    return decode_tracks(rows, known=None if shared is None else ray.get(shared), **settings)
-
-
-def share_plan(
-    rows: pa.Table, tracks_per_block: int, known_sizes_bytes: pa.Array | None = None
-) -> ray.data.Dataset:
-    """Return planned rows as a dataset; arguments as of ``plan_blocks``."""
-    blocks = plan_blocks(rows.column("size_bytes"), tracks_per_block, known_sizes_bytes)
-    dataset: ray.data.Dataset = ray.data.from_blocks([rows.slice(block.start, len(block)) for block in blocks])
-    set_up(dataset)
-    return dataset
+    known = None if shared is None else ray.get(shared)
+    return join_tables(decode_tracks(rows, known=known, **settings), BLOCK_BYTES)
 
 
 def process_tracks(

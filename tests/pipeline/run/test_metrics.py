@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipeline.run.metrics import Turn, count_work, measure, start_monitor
+from pipeline.run.measure import Turn, count_work, measure
+from pipeline.run.metrics import start_monitor
 from pipeline.run.progress import Work
 from pipeline.schema import DECODED, EMBEDDED, FEATURE_LIST, PLAN, RESULTS
 
