@@ -65,7 +65,7 @@ def main() -> None:
 
 def measure(num_clips: int, num_rounds: int) -> dict[str, float]:
     """Return core-milliseconds a clip of each stage; few are decoded and written, for each round costs seconds."""
-    _register_arrow_data_serializer(_Registry())
+    _register_arrow_data_serializer(_Registry())  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_clips(folder / "audio", NUM_FILES)
@@ -123,7 +123,7 @@ def build_block(lengths: Sequence[int]) -> pa.Table:
 def pack(block: pa.Table) -> tuple[bytes, list[memoryview]]:
     """Pack a block as Ray does; its buffers stay where they are."""
     buffers: list[Any] = []
-    packed = ray.cloudpickle.dumps(block, protocol=5, buffer_callback=buffers.append)
+    packed = ray.cloudpickle.dumps(block, protocol=5, buffer_callback=buffers.append)  # type: ignore[no-untyped-call]
     return packed, [buffer.raw() for buffer in buffers]
 
 
