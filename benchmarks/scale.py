@@ -1,6 +1,6 @@
 """What a run costs its driver, its monitor and its actors, and what one slow file costs everybody.
 
-    .venv/bin/python -m benchmarks.scale [--tracks 1000,10000] [--audio-s 1] [--slow-s 40]
+    .venv/bin/python -m benchmarks.scale [--tracks 1000,10000] [--audio-s 1] [--slow-s 40] [--plan 1000000]
 
 A decoder and a model that cost nothing (``benchmarks.null_steps``), all else is real: planned rows, Ray, tables,
 parts, commits, metrics, on this machine. Processor time is that of whole processes between the first outcome and
@@ -8,7 +8,7 @@ the last, by what they are; a track's audio is short where it is the driver that
 
 ``--slow-s`` lets one file of the first block take so long to decode, on a cluster of eight CPUs that nobody
 computes on, where each actor sleeps over a block as long as a GPU would compute; the same run without it is the
-measure. Both stay within this process's Ray.
+measure. ``--plan`` lays out so many planned tracks, and waits for the first task alone.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ from musicfm_model.config import ModelConfig
 from pipeline.config import Recipe, RunSettings
 from pipeline.location import StoreLocation
 from pipeline.run import dataflow
+from pipeline.run.blocks import share_plan
 from pipeline.run.collect import Collector
 from pipeline.run.placement import Placement
 from pipeline.run.prepare import plan_against_store
+from pipeline.run.ray_private import LeaveSwitch, attach_switch, map_blocks
 from pipeline.run.watch import RunWatch
-from pipeline.schema import CATALOG
+from pipeline.schema import CATALOG, PLAN
 from pipeline.store.commit import RunCommitter
 from pipeline.store.tables import create_tables
 
@@ -59,12 +61,15 @@ def main() -> None:
     parser.add_argument("--resolutions", default="global", help="what is stored")
     parser.add_argument("--tracks-per-block", type=int, default=64)
     parser.add_argument("--slow-s", type=float, default=0.0, help="measure one slow file instead")
+    parser.add_argument("--plan", type=int, default=0, help="measure how long so many tracks wait for a task")
     flags = parser.parse_args()
     ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     place = Placement(2, 0, 0.5, 1, 1, 2**28, flags.tracks_per_block, calls_per_actor=2)
     report: Any
     if flags.slow_s:
         report = measure_slow_file(flags.slow_s, place)
+    elif flags.plan:
+        report = measure_plan(flags.plan, flags.tracks_per_block)
     else:
         sizes = [int(size) for size in flags.tracks.split(",")]
         report = [measure_run(size, flags.audio_s, flags.resolutions.split(","), place) for size in sizes]
@@ -84,6 +89,40 @@ def measure_run(num_tracks: int, audio_s: float, resolutions: Sequence[str], pla
     }
     print(", ".join(f"{name} {value:.3g}" for name, value in row.items()), "(CPU-ms a track)", flush=True)
     return row
+
+
+def measure_plan(num_tracks: int, tracks_per_block: int) -> dict[str, float]:
+    """Return seconds and processor seconds from planned rows to a dataset, and to the start of its first task."""
+    catalog = build_catalog(num_tracks)
+    others = {"wanted": [f"{RECIPE.recipe_id}/global"], "held": [], "stored": [], "owner_uri": None}
+    columns = [
+        catalog[field.name] if field.name in CATALOG.names else _repeat(others[field.name], num_tracks, field.type)
+        for field in PLAN
+    ]
+    rows = pa.table(columns, schema=PLAN)
+    start_s, start_cpu_s = time.monotonic(), time.process_time()
+    dataset = map_blocks(share_plan(rows, tracks_per_block), note_start, num_cpus=1)
+    shared_s, shared_cpu_s = time.monotonic() - start_s, time.process_time() - start_cpu_s
+    switch = LeaveSwitch()
+    attach_switch(dataset, switch)
+    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+        first_s = batch["began_s"][0].as_py() - start_s
+        cpu_s = time.process_time() - start_cpu_s
+        switch.leave()
+        break
+    report = {"shared_s": shared_s, "shared_cpu_s": shared_cpu_s, "first_task_s": first_s, "cpu_s": cpu_s}
+    print(", ".join(f"{name} {value:.2f}" for name, value in report.items()), flush=True)
+    return report
+
+
+def _repeat(value: Any, number: int, kind: pa.DataType) -> pa.ChunkedArray:
+    piece = pa.array([value] * min(number, 2**16), kind)
+    return pa.chunked_array([piece.slice(0, number - start) for start in range(0, number, 2**16)], kind)
+
+
+def note_start(rows: pa.Table) -> pa.Table:  # noqa: ARG001
+    """Return when a task began, by the clock of its machine."""
+    return pa.table({"began_s": [time.monotonic()]})
 
 
 def measure_slow_file(slow_s: float, place: Placement) -> dict[str, Any]:
