@@ -88,6 +88,12 @@ class Collector:
             self.watch.accept(accepted.num_tracks, accepted.audio_s)
         self._show(accepted.num_tracks)
 
+    def tell_outcomes(self) -> None:
+        """Tell the monitor of the outcomes that it was not told of yet."""
+        self.monitor.count_outcomes.remote(dict(self._outcomes), dict(self._failures))
+        self._outcomes.clear()
+        self._failures.clear()
+
     def _show(self, num_tracks: int = 0) -> None:
         if time.monotonic() - self._asked_s > POLL_INTERVAL_S:
             self._read_books()
@@ -96,9 +102,7 @@ class Collector:
     def _read_books(self) -> None:
         """Tell the monitor of outcomes, and ask it how the stages are; without its answer the run goes on."""
         self._asked_s = time.monotonic()
-        self.monitor.count_outcomes.remote(dict(self._outcomes), dict(self._failures))
-        self._outcomes.clear()
-        self._failures.clear()
+        self.tell_outcomes()
         try:
             self.watch.books = ray.get(self.monitor.read.remote(), timeout=POLL_INTERVAL_S)
         except ray.exceptions.RayError as error:

@@ -265,6 +265,7 @@ def process_tracks(
                 )
             write_settings = build_write_settings(recipes, settings, committer.run_id)
             collector.accept(write_parts(mark_as_crashed(rows), write_settings))
+            collector.tell_outcomes()
 
 
 def write_or_refuse(embedded: pa.Table, settings: WriteSettings) -> pa.Table:

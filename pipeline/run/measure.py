@@ -61,7 +61,8 @@ def measure(
     Yields:
         What the stage yields.
     """
-    told = TaskReport(stage, monitor, rows.column("track_id").to_pylist() if rows.num_rows else [])
+    who = str(ray.get_runtime_context().get_task_id()), stage, name_node()
+    told = TaskReport(who, monitor, rows.column("track_id").to_pylist() if rows.num_rows else [])
     work, num_done = Work(), 0
     size_bytes = pc.sum(rows.column("size_bytes")).as_py() or 0 if stage == "decode" else 0
     clock = time.thread_time if turn else time.process_time
@@ -96,14 +97,13 @@ class TaskReport:
     Most tasks take less time than anybody looks at the books: of these there is one message.
 
     Args:
-        stage: One of ``progress.STAGES``.
+        who: The task, its stage and its node.
         monitor: From ``start_monitor``.
         track_ids: What the task was given.
     """
 
-    def __init__(self, stage: str, monitor: Any, track_ids: list[str]) -> None:
-        self._monitor = monitor
-        self._who = str(ray.get_runtime_context().get_task_id()), stage, name_node()
+    def __init__(self, who: tuple[str, str, str], monitor: Any, track_ids: list[str]) -> None:
+        self._monitor, self._who = monitor, who
         self._ids = track_ids
         self._num_done, self._has_begun, self._has_ended = 0, False, False
         self._told_s = time.monotonic()
