@@ -66,12 +66,9 @@ class EmbedderActor:
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, in several tables."""
-
-        def embed(rows: pa.Table) -> Iterator[pa.Table]:
-            return join_tables(self.embedder.embed_rows(rows, self.turn), BLOCK_BYTES)
-
+        embed = partial(self.embedder.embed_rows, turn=self.turn)
         try:
-            yield from measure("embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.turn)
+            yield from run_stage("embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.turn)
         except DeviceError:
             logger.exception("this process ends, so that Ray starts another")
             os._exit(1)  # raised, the error would cost the block and leave the actor to spoil the next one
@@ -193,19 +190,23 @@ def build_dataset(
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
     # Long tracks leave the block in which they were planned, so that there may be one for each row.
     planned.context.max_errored_blocks = rows.num_rows
-    decoded = map_blocks(planned, partial(measure, "decode", monitor, settings.windows, decode), **task)
+    decoded = map_blocks(planned, partial(run_stage, "decode", monitor, settings.windows, decode), **task)
     # Blocks stay as they come here, so that long tracks do not fill the memory; the embedder makes batches of its
     # own, of windows.
     embedded = map_blocks(decoded, EmbedderActor, **actor)
-    return map_blocks(embedded, partial(measure, "write", monitor, settings.windows, write), **task)
+    return map_blocks(embedded, partial(run_stage, "write", monitor, settings.windows, write), **task)
+
+
+def run_stage(*measured: Any) -> Iterator[pa.Table]:
+    """Run one task of a stage, with the arguments of ``measure``; its tables travel joined."""
+    return join_tables(measure(*measured), BLOCK_BYTES)
 
 
 def decode_or_recognise(
     rows: pa.Table, shared: ray.ObjectRef[np.ndarray] | None, **settings: Any
 ) -> Iterator[pa.Table]:
     """Call ``decode_tracks`` with the hashes that are known; every task of a node reads the same copy of them."""
-    known = None if shared is None else ray.get(shared)
-    return join_tables(decode_tracks(rows, known=known, **settings), BLOCK_BYTES)
+    return decode_tracks(rows, known=None if shared is None else ray.get(shared), **settings)
 
 
 def process_tracks(
