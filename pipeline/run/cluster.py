@@ -114,12 +114,17 @@ def take_turn(while_waiting: Callable[[], object]) -> Iterator[None]:
         _turn.release()
 
 
-def set_up(dataset: ray.data.Dataset) -> None:
-    """Set how a dataset is run; the settings are its own, and those of what is made of it, not the process's."""
+def set_up(dataset: ray.data.Dataset, keeps_order: bool = True) -> None:
+    """Set how a dataset is run; the settings are its own, and those of what is made of it, not the process's.
+
+    Args:
+        dataset: What is to be run.
+        keeps_order: Rows come out in the order in which they went in: one that takes long holds up all behind it.
+    """
     context = dataset.context
     context.enable_progress_bars = False  # one line of our own counts tracks, not blocks
     context.print_on_execution_start = False
-    context.execution_options.preserve_order = True  # parts hold consecutive ids, which is their index
+    context.execution_options.preserve_order = keeps_order
 
 
 @contextmanager
