@@ -19,7 +19,7 @@ import mir_eval.segment
 import mir_eval.util
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import accuracy_score, average_precision_score, r2_score, roc_auc_score
+from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,7 +39,7 @@ PROTOCOLS: dict[str, str] = {
     f"mir_eval.segment.pairwise at {PAIR_FRAME_S:g} s, mean over tracks",
     "key": "mir_eval.key.weighted_score, mean over tracks",
     "tagging": "scikit-learn average_precision_score and roc_auc_score, macro over the tags that are defined",
-    "classification": "scikit-learn accuracy_score",
+    "classification": "accuracy as scikit-learn's accuracy_score",
     "regression": "scikit-learn r2_score",
 }
 """What each task's figures are, as the result states it."""
@@ -188,11 +188,6 @@ def measure_tagging(targets: npt.NDArray[np.bool_], scores: Floats) -> dict[str,
         "map": float(average_precision_score(targets, scores, average="macro")),
         "roc_auc": float(roc_auc_score(targets, scores, average="macro")),
     }
-
-
-def measure_classification(targets: Sequence[str], estimated: Sequence[str]) -> dict[str, float]:
-    """Measure classes over tracks: ``accuracy``."""
-    return {"accuracy": float(accuracy_score(list(targets), list(estimated)))}
 
 
 def measure_regression(targets: Floats, estimated: Floats) -> dict[str, float]:
