@@ -175,7 +175,7 @@ def test_genres_and_keys_of_mirdata(tmp_path: Path) -> None:
 
 def test_tables_in_the_contracts_form(tmp_path: Path) -> None:
     names = ("track_id", "start_s", "end_s", "label", "split")
-    rows: list[tuple[object, ...]] = [("a, b", *span, "Train") for span in CHORDS] * 2
+    rows: list[tuple[Any, ...]] = [("a, b", *span, "Train") for span in CHORDS] * 2
     rows += [
         ("c", 0, 1, "H:maj", "test"),
         ("c", 2, 1, "C", "test"),
