@@ -78,10 +78,11 @@ def filter_tracks(
         clock = Timer(MAX_SECONDS, connection.interrupt)
         clock.start()
         try:
-            condition, labels = _replace_tags(where) if read_tag is not None else (where, [])
+            condition, labels = (where, []) if read_tag is None else _replace_tags(where)
             if refused := sorted(set(_find_refused(_parse(connection, condition)))):
                 raise duckdb.NotImplementedException(f"{', '.join(refused)} may not be used")
             for number, label in enumerate(labels):
+                assert read_tag is not None
                 numbered = numbered.append_column(f"{_TAG_COLUMN}{number}", read_tag(label))
             found = connection.from_arrow(numbered).filter(condition).project(_ROW).to_arrow_table()
         except duckdb.InterruptException:
