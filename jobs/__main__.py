@@ -23,6 +23,8 @@ COMMANDS = {
     "serve": ("serve", "serve searches over HTTP, with a page"),
     "neighbors": ("neighbors", "write every track's nearest neighbours as a table"),
     "evaluate": ("evaluate_retrieval", "score the index against what is known to be similar"),
+    "probe": ("probe", "say what the features know: train a head on annotations, and measure it"),
+    "predict": ("predict", "apply a head to the whole store, as a table of predictions"),
     "export": ("export", "copy features for WebDataset or Hugging Face"),
     "failures": ("failures", "list the files that could not be embedded, and what to do"),
     "check": ("check_store", "say whether a store is sound"),

@@ -16,6 +16,7 @@ ROOMS: dict[str, set[str]] = {
     "store": {"embed"},
     "report": {"store"},
     "run": {"catalog", "decode", "embed", "store", "report"},
+    "probing": {"catalog", "store"},
     "training": {"decode", "run"},
     "index": {"store", "run"},
     "search": {"decode", "embed", "store", "index"},

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow.compute as pc
@@ -27,6 +27,7 @@ from pipeline.search.hits import Hit, Match
 from pipeline.search.near_duplicates import choose_near_duplicate_score
 from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
 from pipeline.search.shown import ShownTracks
+from pipeline.search.tags import read_tag
 from pipeline.store.read import FeatureStore, find_frames
 from pipeline.store.withheld import WithheldWatch
 
@@ -177,7 +178,7 @@ class Searcher:
         """Mark the tracks that meet an expression; all have vectors.
 
         Args:
-            where: SQL expression over ``FILTER_COLUMNS``; None for all tracks.
+            where: SQL expression over ``FILTER_COLUMNS`` and ``tag('…')``; None for all tracks.
 
         Raises:
             UsageError: It is no expression, or names other columns.
@@ -185,7 +186,8 @@ class Searcher:
         allowed: Mask = (self.index.tracks.column("num_vectors").to_numpy() > 0) & self.shown.mark()
         if where is None:
             return allowed
-        return allowed & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
+        tracks, store = self.index.tracks, self.index.location.store
+        return allowed & filter_tracks(tracks, where, FILTER_COLUMNS, partial(read_tag, store, tracks))
 
     def _read_query(self, position: int, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
         """Return a track's vectors, or those of a section of it.
