@@ -12,7 +12,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.arguments import OneLineParser, add_storage_option, positive_number, run_or_explain, whole_number
+from jobs.arguments import (
+    OneLineParser,
+    add_storage_option,
+    add_switch,
+    positive_number,
+    run_or_explain,
+    whole_number,
+)
 from jobs.program import run_script
 from pipeline.errors import UsageError
 
@@ -84,6 +91,7 @@ def build_parser(program: str | None) -> OneLineParser:
     )
     run.add_argument("--measure-every", type=whole_number(0), default=500, metavar="STEPS", help="0 for never")
     run.add_argument("--save-every", type=whole_number(1), default=500, metavar="STEPS", help="the state")
+    add_switch(run, "--tensorboard", "write the curve as events, into DIR/NAME/events")
     add_storage_option(parser, "--audio-option", "the audio")
     return parser
 
@@ -94,9 +102,10 @@ def read_settings(flags: argparse.Namespace) -> PretrainSettings:
     Raises:
         UsageError: They contradict each other.
     """
-    from pipeline.training.loop import Intervals
-    from pipeline.training.pretrain import PretrainSettings, choose_device
+    from pipeline.training.course import Intervals
+    from pipeline.training.pretrain import PretrainSettings
     from pipeline.training.recipe import PRESETS
+    from pipeline.training.worker import choose_device
 
     config, recipe = PRESETS[flags.preset]
     config = replace(config, **{name: value for name in SIZES if (value := getattr(flags, name)) is not None})
@@ -108,13 +117,14 @@ def read_settings(flags: argparse.Namespace) -> PretrainSettings:
     layers = tuple(layer for layer in recipe.contrast_layers if layer <= config.num_layers)
     recipe = replace(recipe, contrast_layers=layers or (config.num_layers,))
     return PretrainSettings(
-        folder=Path(flags.out),
+        folder=Path(flags.out).absolute(),  # workers have working directories of their own
         name=flags.name,
         config=config,
         recipe=recipe,
         intervals=Intervals(flags.report_every, flags.measure_every, flags.save_every),
         num_workers=flags.num_workers,
         use_gpu=choose_device().type == "cuda",
+        events=flags.tensorboard,
     )
 
 
@@ -138,6 +148,7 @@ def print_report(report: PretrainReport) -> None:
         print(f"  failed: {failure['track_id']}: {failure['error_message']}")
     measured = [line for line in progress.curve if "held_out.cross_entropy" in line]
     print(f"{progress.next_step} steps, {progress.num_skipped} skipped; checkpoint: {report.checkpoint}")
+    print(f"page: {report.page}")
     line = {
         "planned": corpus.num_planned,
         "prepared": corpus.num_prepared,
@@ -145,6 +156,7 @@ def print_report(report: PretrainReport) -> None:
         "steps": progress.next_step,
         "skipped": progress.num_skipped,
         "checkpoint": str(report.checkpoint),
+        "page": str(report.page),
         "held_out": measured[-1] if measured else None,
     }
     print(json.dumps(line), flush=True)
