@@ -17,9 +17,9 @@ BEST_FILE = "best.pt"
 
 
 def rank_figures(figures: Mapping[str, float], metric: str) -> tuple[float, float]:
-    """Return what is greater for better figures: the metric and, where that is the same, a lower loss."""
+    """Return what is greater for better figures: the metric and, where that is the same, a loss lower by 0.001."""
     score, loss = figures[f"valid.{metric}"], figures["valid.loss"]
-    return (-math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else -loss)
+    return (-math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else -round(loss, 3))
 
 
 def count_since_best(curve: Sequence[Mapping[str, float]], metric: str) -> int:

@@ -27,7 +27,7 @@ from pipeline.training.prepare import CorpusReport, prepare_corpus
 from pipeline.training.progress import watch_run
 from pipeline.training.step import make_optimizer
 from pipeline.training.tuned import RESULT_FILE, write_result
-from pipeline.training.tuning import CropSource, Tuning, measure_tracks
+from pipeline.training.tuning import CropSource, Tuning, measure_tracks, select_tracks
 from pipeline.training.tuning_recipe import TuningRecipe
 from pipeline.training.worker import Figures, Worker, choose_device
 
@@ -143,9 +143,8 @@ def tune(settings: FinetuneSettings, worker: Worker, show: bool = False) -> None
         best.offer(step, figures)
         return figures
 
-    with watch_run(
-        recipe.num_steps, show, folder / "events" if settings.events and worker.is_first else None
-    ) as tell:
+    events = folder / "events" if settings.events and worker.is_first else None
+    with watch_run(recipe.num_steps, show, events) as tell:
         progress = Course(
             model,
             make_optimizer([(model.musicfm, 1.0), (model.head, recipe.head_lr / recipe.peak_lr)], recipe),
@@ -162,8 +161,12 @@ def tune(settings: FinetuneSettings, worker: Worker, show: bool = False) -> None
         ).run()
     if frozen is not None:
         best_step = best.load()
-        outputs = model.answer_tracks(corpus, recipe.window_s)
-        write_result(settings, model, labels, {"frozen": frozen, "tuned": outputs}, best_step, progress)
+        test = labels.rows_of("test")
+        outputs = {
+            "frozen": frozen[test],
+            "tuned": model.answer_tracks(select_tracks(corpus, test), recipe.window_s),
+        }
+        write_result(settings, model, labels, outputs, best_step, progress)
 
 
 def build_tuning(settings: FinetuneSettings) -> Tuning:

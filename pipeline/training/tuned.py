@@ -42,7 +42,7 @@ def write_result(
         settings: Of the run.
         model: With its best weights.
         labels: Of the tracks.
-        outputs: Of all tracks, (num_tracks, num_names): ``frozen``, of the head that it began with, and ``tuned``.
+        outputs: For the test tracks, (num_test, num_names): ``frozen``, of the head at the start, and ``tuned``.
         best_step: That the weights are of.
         progress: Of the run.
 
