@@ -81,6 +81,7 @@ def main() -> None:
         crop_lengths_s=(flags.crop_s,),
         masked_s=recipe.masked_s if flags.masked_s is None else flags.masked_s,
         contrast_s=recipe.contrast_s if flags.contrast_s is None else flags.contrast_s,
+        precision="bfloat16" if choose_device().type == "cuda" else "float32",
     )
     report = measure(config, recipe, flags.rounds, choose_device())
     print_report(flags.preset, report)
@@ -112,6 +113,7 @@ def measure(config: ModelConfig, recipe: Recipe, rounds: int, device: torch.devi
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads",
         "num_parameters": sum(parameter.numel() for parameter in model.musicfm.parameters()),
+        "precision": recipe.precision,
         "audio_s": audio_s,
         "parts_s": parts_s,
         "sum_s": sum(parts_s.values()),
@@ -163,7 +165,7 @@ def print_report(preset: str, report: dict[str, Any]) -> None:
     """Print what was measured: a table for people, a line for programs."""
     print(
         f"{preset}, {report['num_parameters'] / 1e6:.1f} M parameters, {report['audio_s']:g} s of audio a step, "
-        f"{report['device']}"
+        f"{report['device']}, {report['precision']}"
     )
     for part, seconds in report["parts_s"].items():
         print(f"  {part:<10} {1e3 * seconds:9.1f} ms  {seconds / report['sum_s']:6.1%}")

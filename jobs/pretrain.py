@@ -82,7 +82,7 @@ def build_parser(program: str | None) -> OneLineParser:
     course.add_argument("--contrast-s", type=float, metavar="S", help="audio in pairs of one track; 0 for none")
     course.add_argument("--crop-lengths-s", type=parse_lengths, metavar="S,…", help="one a step in turn")
     course.add_argument("--num-slots", type=whole_number(1), metavar="N", help="micro-batches of a step")
-    course.add_argument("--precision", choices=("float32", "bfloat16"), help="of the arithmetic")
+    course.add_argument("--precision", choices=("float32", "bfloat16"), help="by default the GPU's: bfloat16")
     course.add_argument("--seed", type=whole_number(0), metavar="N", help="of weights, crops and masks")
     run = parser.add_group("the run")
     run.add_argument("--num-workers", type=whole_number(0), default=0, metavar="N", help="0: in this process")
@@ -113,7 +113,9 @@ def read_settings(flags: argparse.Namespace) -> PretrainSettings:
     asked = {
         field.name: value for field in fields(recipe) if (value := getattr(flags, field.name, None)) is not None
     }
-    recipe = replace(recipe, **asked)
+    use_gpu = choose_device().type == "cuda"
+    by_device = {"precision": "bfloat16" if use_gpu else "float32"}
+    recipe = replace(recipe, **{**by_device, **asked})
     layers = tuple(layer for layer in recipe.contrast_layers if layer <= config.num_layers)
     recipe = replace(recipe, contrast_layers=layers or (config.num_layers,))
     return PretrainSettings(
@@ -123,7 +125,7 @@ def read_settings(flags: argparse.Namespace) -> PretrainSettings:
         recipe=recipe,
         intervals=Intervals(flags.report_every, flags.measure_every, flags.save_every),
         num_workers=flags.num_workers,
-        use_gpu=choose_device().type == "cuda",
+        use_gpu=use_gpu,
         events=flags.tensorboard,
     )
 

@@ -26,7 +26,7 @@ NUM_STEPS = 24
 FLAGS = [
     *("--embed-dim", "16", "--num-layers", "2", "--num-heads", "2", "--ffn-dim", "16", "--conv-dim", "4"),
     *("--codebook-size", "64", "--num-warmup-steps", "2", "--masked-s", "4", "--contrast-s", "8"),
-    *("--crop-lengths-s", "2", "--precision", "float32", "--num-steps", str(NUM_STEPS), "--num-slots", "2"),
+    *("--crop-lengths-s", "2", "--num-steps", str(NUM_STEPS), "--num-slots", "2"),
     *("--report-every", "1", "--measure-every", "0", "--save-every", "2", "--held-out-share", "0.01"),
 ]
 

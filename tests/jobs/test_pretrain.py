@@ -11,8 +11,7 @@ from tests.corpus import encode_clip, load_music
 SMALL = [
     *("--embed-dim", "16", "--num-layers", "2", "--num-heads", "2", "--ffn-dim", "16", "--conv-dim", "4"),
     *("--codebook-size", "64", "--num-warmup-steps", "2", "--masked-s", "4", "--contrast-s", "8"),
-    *("--crop-lengths-s", "2", "--precision", "float32"),
-    *("--report-every", "1", "--measure-every", "0", "--save-every", "2"),
+    *("--crop-lengths-s", "2", "--report-every", "1", "--measure-every", "0", "--save-every", "2"),
 ]
 
 
