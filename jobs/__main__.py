@@ -31,6 +31,7 @@ COMMANDS = {
     "maintain": ("maintain_store", "weigh, compact and vacuum a store, drop a recipe"),
     "delete": ("delete_tracks", "take tracks down"),
     "pretrain": ("pretrain", "train a model on your own music"),
+    "finetune": ("finetune", "fine-tune a checkpoint on labelled tracks"),
     "convert": ("convert_checkpoint", "turn a .pt checkpoint into .safetensors"),
 }
 """The file and the purpose of each command."""

@@ -17,7 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "report": {"store"},
     "run": {"catalog", "decode", "embed", "store", "report"},
     "probing": {"catalog", "store"},
-    "training": {"decode", "run"},
+    "training": {"decode", "embed", "report", "run", "probing"},
     "index": {"store", "run"},
     "search": {"decode", "embed", "store", "index"},
     "service": {"decode", "store", "index", "search"},
@@ -26,9 +26,11 @@ ROOMS: dict[str, set[str]] = {
 ONLY = {
     ("store", "embed"): {"store.write"},
     ("index", "run"): {"index.dataflow"},
-    ("training", "run"): {"training.prepare", "training.pretrain"},
+    ("training", "embed"): {"training.finetune", "training.tuned", "training.tuning"},
+    ("training", "report"): {"training.run_page"},
+    ("training", "run"): {"training.group", "training.prepare"},
 }
-KNOW_RAY = {"run", "training.prepare", "training.pretrain", "index.dataflow", "service.serve"}
+KNOW_RAY = {"run", "training.group", "training.prepare", "index.dataflow", "service.serve"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 
