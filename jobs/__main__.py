@@ -23,12 +23,15 @@ COMMANDS = {
     "serve": ("serve", "serve searches over HTTP, with a page"),
     "neighbors": ("neighbors", "write every track's nearest neighbours as a table"),
     "evaluate": ("evaluate_retrieval", "score the index against what is known to be similar"),
+    "probe": ("probe", "say what the features know: train a head on annotations, and measure it"),
+    "predict": ("predict", "apply a head to the whole store, as a table of predictions"),
     "export": ("export", "copy features for WebDataset or Hugging Face"),
     "failures": ("failures", "list the files that could not be embedded, and what to do"),
     "check": ("check_store", "say whether a store is sound"),
     "maintain": ("maintain_store", "weigh, compact and vacuum a store, drop a recipe"),
     "delete": ("delete_tracks", "take tracks down"),
     "pretrain": ("pretrain", "train a model on your own music"),
+    "finetune": ("finetune", "fine-tune a checkpoint on labelled tracks"),
     "convert": ("convert_checkpoint", "turn a .pt checkpoint into .safetensors"),
 }
 """The file and the purpose of each command."""

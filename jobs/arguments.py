@@ -168,7 +168,7 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
     """
     start_logging(log_format)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # from schedulers, as ^C from people
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         return run()
     except (UsageError, StorageError) as error:
@@ -182,6 +182,12 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
             f"{parser.prog}: interrupted; what was committed is kept: run the same command again", file=sys.stderr
         )
         return EXIT_INTERRUPTED
+
+
+def _interrupt(*_: object) -> None:
+    """Take SIGTERM, which schedulers send, as ^C from people."""
+    signal.alarm(0)  # while Ray starts its own handler may stand before this one, and would abort in three seconds
+    raise KeyboardInterrupt
 
 
 def parse_resolutions(text: str) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or
 from jobs.program import run_script
 from pipeline.config import DEFAULT_INDEX_CACHE, RESOLUTIONS
 
+DISTANCES = ("plain", "centred", "whitened", "within-track")
+
 if TYPE_CHECKING:
     from pipeline.index.manifest import IndexManifest
 
@@ -25,6 +27,13 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     )
     parser.add_argument("--recipe", metavar="ID", help="which recipe, where the store has several")
     parser.add_argument("--kind", choices=("exact", "ivf"), help="by default what the size asks for")
+    parser.add_argument(
+        "--distance",
+        choices=DISTANCES,
+        help="of whole tracks: cosine of the vectors as they are, less their mean, whitened by the catalog's "
+        "covariance, or by how its tracks' moments vary; by default within-track from 50 tracks with stored "
+        "moments (0.5hz) on, else plain",
+    )
     parser.add_argument(
         "--target-recall", type=_share, default=0.95, metavar="R", help="recall@10 that an ivf search is tuned to"
     )
@@ -50,6 +59,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
             resolution=flags.resolution,
             recipe=flags.recipe,
             kind=flags.kind,
+            distance=flags.distance,
             target_recall=flags.target_recall,
             min_recall=flags.min_recall,
             rebuild=flags.rebuild,
@@ -74,7 +84,7 @@ def print_report(manifest: IndexManifest, seconds: float) -> None:
     quality, sizes = manifest.quality, manifest.sizes
     print(
         f"version {manifest.version} of snapshot {manifest.store_version}: {manifest.num_vectors} vectors of "
-        f"{manifest.num_tracks} tracks, kind {manifest.kind}, in {seconds:.1f} s"
+        f"{manifest.num_tracks} tracks, kind {manifest.kind}, distance {manifest.distance}, in {seconds:.1f} s"
     )
     print(
         f"  recall@10 {quality['recall_at_10']:.3f} on {quality['num_queries']} held-out queries, "
@@ -88,6 +98,7 @@ def print_report(manifest: IndexManifest, seconds: float) -> None:
         "recipe": manifest.recipe,
         "resolution": manifest.resolution,
         "kind": manifest.kind,
+        "distance": manifest.distance,
         "version": manifest.version,
         "store_version": manifest.store_version,
         "num_tracks": manifest.num_tracks,

@@ -111,6 +111,7 @@ def delete(
     """Take down, vacuum if asked to, and read every file that is left to see whether the tracks are in it."""
     from pipeline.report.publish import remove_reports_of
     from pipeline.store.maintain import find_stored_ids, vacuum_store
+    from pipeline.store.prediction_writer import remove_predictions
     from pipeline.store.takedown import take_down
 
     store = writer.store
@@ -118,6 +119,7 @@ def delete(
     tell(outcome.not_found, outcome.same_content)
     line: dict[str, object] = {"ids": len(set(track_ids)), **asdict(outcome)}
     line["store_version"] = writer.store_version
+    line["predictions_removed"] = remove_predictions(store, track_ids, vacuum)
     if vacuum:
         line["files_removed"] = vacuum_store(writer, 0)
     line["reports_removed"] = remove_reports_of(store, track_ids)

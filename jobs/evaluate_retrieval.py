@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jobs.arguments import OneLineParser, add_storage_option, run_or_explain, whole_number
+from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain, whole_number
 from jobs.program import run_script
 from pipeline.errors import UsageError
 
@@ -40,10 +41,16 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         )
         truth = read_truth(flags.format, flags.truth, dict(flags.truth_option))
         artist_filter = flags.format == "tags" if flags.artist_filter is None else flags.artist_filter
-        report = evaluate_index(index, truth, artist_filter, flags.k, flags.depth, flags.max_queries)
+
+        def evaluate(index: VectorIndex) -> RetrievalReport:
+            return evaluate_index(index, truth, artist_filter, flags.k, flags.depth, flags.max_queries)
+
+        report = evaluate(index)
         print_report(report)
         line = {
             **asdict(report),
+            "distance": index.manifest.distance,
+            "by_distance": compare_distances(index, evaluate) if flags.compare_distances else None,
             "artist_filter": artist_filter,
             "truth": flags.truth,
             "recipe": index.manifest.recipe,
@@ -89,6 +96,11 @@ def build_parser(program: str | None = None) -> OneLineParser:
     )
     parser.add_argument(
         "--max-queries", type=whole_number(1), metavar="N", help="draw so many; by default all are scored"
+    )
+    add_switch(
+        parser,
+        "--compare-distances",
+        "also build an exact index by each distance in a temporary folder, and score those",
     )
     parser.add_argument("--cache", metavar="DIR", help="copies of an index that lies in object storage")
     add_storage_option(parser, "--storage-option", "the store")
@@ -157,6 +169,43 @@ def evaluate_index(
         return [[track_ids[position] for position in row if position >= 0] for row in found]
 
     return evaluate_rankings(truth, list(position_of), rank_tracks, k_values, depth, max_queries)
+
+
+def compare_distances(
+    index: VectorIndex, evaluate: Callable[[VectorIndex], RetrievalReport]
+) -> dict[str, dict[str, Any]]:
+    """Score the store of an index by every distance that it allows, and print a line of each.
+
+    Args:
+        index: Of global vectors; its store is read, as it is published now.
+        evaluate: Scores an index.
+
+    Returns:
+        Recall, nDCG and MAP by distance.
+    """
+    from pipeline.index.alternative import open_alternative
+    from pipeline.index.space import DISTANCES
+    from pipeline.store.snapshot import NoVectorsError
+
+    found: dict[str, dict[str, Any]] = {}
+    for distance in DISTANCES:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                with open_alternative(
+                    index.location.store, index.manifest.recipe, distance, folder
+                ) as alternative:
+                    report = evaluate(alternative)
+            except NoVectorsError as error:
+                print(f"  {distance}: {error}")
+                continue
+        figures = " ".join(f"recall@{k} {value:.4f}" for k, value in report.recall.items())
+        print(f"  {distance:<13} {figures}  MAP {report.mean_average_precision:.4f}")
+        found[distance] = {
+            name: value
+            for name, value in asdict(report).items()
+            if name in ("recall", "ndcg", "mean_average_precision")
+        }
+    return found
 
 
 def print_report(report: RetrievalReport) -> None:

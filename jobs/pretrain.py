@@ -12,7 +12,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.arguments import OneLineParser, add_storage_option, positive_number, run_or_explain, whole_number
+from jobs.arguments import (
+    OneLineParser,
+    add_storage_option,
+    add_switch,
+    positive_number,
+    run_or_explain,
+    whole_number,
+)
 from jobs.program import run_script
 from pipeline.errors import UsageError
 
@@ -75,7 +82,7 @@ def build_parser(program: str | None) -> OneLineParser:
     course.add_argument("--contrast-s", type=float, metavar="S", help="audio in pairs of one track; 0 for none")
     course.add_argument("--crop-lengths-s", type=parse_lengths, metavar="S,…", help="one a step in turn")
     course.add_argument("--num-slots", type=whole_number(1), metavar="N", help="micro-batches of a step")
-    course.add_argument("--precision", choices=("float32", "bfloat16"), help="of the arithmetic")
+    course.add_argument("--precision", choices=("float32", "bfloat16"), help="by default the GPU's: bfloat16")
     course.add_argument("--seed", type=whole_number(0), metavar="N", help="of weights, crops and masks")
     run = parser.add_group("the run")
     run.add_argument("--num-workers", type=whole_number(0), default=0, metavar="N", help="0: in this process")
@@ -84,6 +91,7 @@ def build_parser(program: str | None) -> OneLineParser:
     )
     run.add_argument("--measure-every", type=whole_number(0), default=500, metavar="STEPS", help="0 for never")
     run.add_argument("--save-every", type=whole_number(1), default=500, metavar="STEPS", help="the state")
+    add_switch(run, "--tensorboard", "write the curve as events, into DIR/NAME/events")
     add_storage_option(parser, "--audio-option", "the audio")
     return parser
 
@@ -94,9 +102,10 @@ def read_settings(flags: argparse.Namespace) -> PretrainSettings:
     Raises:
         UsageError: They contradict each other.
     """
-    from pipeline.training.loop import Intervals
-    from pipeline.training.pretrain import PretrainSettings, choose_device
+    from pipeline.training.course import Intervals
+    from pipeline.training.pretrain import PretrainSettings
     from pipeline.training.recipe import PRESETS
+    from pipeline.training.worker import choose_device
 
     config, recipe = PRESETS[flags.preset]
     config = replace(config, **{name: value for name in SIZES if (value := getattr(flags, name)) is not None})
@@ -104,17 +113,20 @@ def read_settings(flags: argparse.Namespace) -> PretrainSettings:
     asked = {
         field.name: value for field in fields(recipe) if (value := getattr(flags, field.name, None)) is not None
     }
-    recipe = replace(recipe, **asked)
+    use_gpu = choose_device().type == "cuda"
+    by_device = {"precision": "bfloat16" if use_gpu else "float32"}
+    recipe = replace(recipe, **{**by_device, **asked})
     layers = tuple(layer for layer in recipe.contrast_layers if layer <= config.num_layers)
     recipe = replace(recipe, contrast_layers=layers or (config.num_layers,))
     return PretrainSettings(
-        folder=Path(flags.out),
+        folder=Path(flags.out).absolute(),  # workers have working directories of their own
         name=flags.name,
         config=config,
         recipe=recipe,
         intervals=Intervals(flags.report_every, flags.measure_every, flags.save_every),
         num_workers=flags.num_workers,
-        use_gpu=choose_device().type == "cuda",
+        use_gpu=use_gpu,
+        events=flags.tensorboard,
     )
 
 
@@ -138,6 +150,7 @@ def print_report(report: PretrainReport) -> None:
         print(f"  failed: {failure['track_id']}: {failure['error_message']}")
     measured = [line for line in progress.curve if "held_out.cross_entropy" in line]
     print(f"{progress.next_step} steps, {progress.num_skipped} skipped; checkpoint: {report.checkpoint}")
+    print(f"page: {report.page}")
     line = {
         "planned": corpus.num_planned,
         "prepared": corpus.num_prepared,
@@ -145,6 +158,7 @@ def print_report(report: PretrainReport) -> None:
         "steps": progress.next_step,
         "skipped": progress.num_skipped,
         "checkpoint": str(report.checkpoint),
+        "page": str(report.page),
         "held_out": measured[-1] if measured else None,
     }
     print(json.dumps(line), flush=True)

@@ -11,7 +11,7 @@ Names are loaded when they are asked for: who only catches ``UsageError`` does n
 
 One room a folder, each standing on those before it: the base (``config errors schema storage location
 local_files logs``), then ``catalog``, ``decode``, ``embed``, ``store``, ``report``, ``run``, ``index``,
-``search``, ``service``.
+``search``, ``service``; ``probing`` stands on ``catalog`` and ``store``.
 """
 
 from importlib import import_module

@@ -6,6 +6,7 @@
     ├── UsageError      a mistake in the call: a command prints its one line and exits with 2
     │   ├── CatalogError       the catalog cannot be read, or two of its tracks clash
     │   ├── CheckpointError    the checkpoint is missing, damaged, or another one than is needed
+    │   ├── HeadError          a head's file is damaged, or made for other features than these
     │   └── StoreFormatError   the store is there, but its tables are not what this version writes
     ├── StorageError    storage refuses or does not answer, which may be over tomorrow; a command exits with 2
     ├── RunError        the run broke off in the middle; what it had committed stays, and it exits with 1
@@ -64,6 +65,10 @@ class CatalogError(UsageError):
 
 class CheckpointError(UsageError):
     """A checkpoint or its statistics file is missing, damaged, or not what its use needs."""
+
+
+class HeadError(UsageError):
+    """A head's file is missing or damaged, or the head was trained on features of another recipe or resolution."""
 
 
 class StoreFormatError(UsageError):

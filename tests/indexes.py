@@ -22,6 +22,7 @@ from pipeline.index.codes import (
 from pipeline.index.draft import Draft, IndexSettings, add_places, describe_draft, save_file
 from pipeline.index.files import IndexLocation, working_folder
 from pipeline.index.segments import join_segments, write_segments
+from pipeline.index.space import Space, place_vectors
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
 from pipeline.schema import TABLES
@@ -37,6 +38,7 @@ def make_index(
     resolution: str = "global",
     num_segments: int = 1,
     dead: Sequence[int] = (),
+    space: Space | None = None,
 ) -> VectorIndex:
     """Make an index of tracks ``t0000``, ``t0001``, … that is not published.
 
@@ -47,6 +49,7 @@ def make_index(
         resolution: Name of a resolution.
         num_segments: How many segments the tracks are spread over.
         dead: Tracks whose rows stay and whose ids are gone.
+        space: In which the vectors are compared.
     """
     location = IndexLocation(StoreLocation(str(folder)), "recipe", resolution)
     names = [f"t{number:04d}" for number in range(len(tracks))]
@@ -54,12 +57,15 @@ def make_index(
     groups = np.array_split(np.arange(len(tracks)), num_segments)
     with working_folder(location) as work:
         written = join_segments(
-            write_segments([make_batch(keys, tracks, group)], location, work) for group in groups if len(group)
+            write_segments([make_batch(keys, tracks, group)], location, work, space)
+            for group in groups
+            if len(group)
         )
-        vectors = np.concatenate(list(tracks))
+        vectors = place_vectors(np.concatenate(list(tracks)), space)
         alive = ~np.isin(np.arange(len(tracks)), np.array(dead, int))
         owners = add_places(written.owners, np.zeros((len(vectors), 2), np.float32), 0).filter(pa.array(alive))
-        draft = Draft(kind, vectors.shape[1], written.files, owners, {})
+        files = {} if space is None else {"space": save_file(location, work, "space.npy", space.to_array(), None)}
+        draft = Draft(kind, vectors.shape[1], written.files, owners, files)
         if kind == "ivf":
             unit = normalise_rows(vectors)
             codes = train_codes(unit, find_axes(unit), choose_num_lists(len(unit)))
@@ -69,7 +75,7 @@ def make_index(
             parameters = describe_codes(codes)
             parameters |= {"nprobe": parameters["num_lists"], "depth": 100}
             file = save_file(location, work, "codes.faiss", codes, None)
-            draft = replace(draft, files={"codes": file}, parameters=parameters)
+            draft = replace(draft, files={**files, "codes": file}, parameters=parameters)
         source = Source(location.store, "recipe", "{}", resolution, 1, 0, make_ledger(keys), make_parts())
         manifest = describe_draft(draft, source, location, IndexSettings(), 1, work)
     return VectorIndex(location, manifest)

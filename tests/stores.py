@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,7 @@ class KnownStore:
         tracks_per_part: int = 3,
         prune: bool = False,
         close: bool = True,
+        order: Callable[[int], Sequence[int]] = range,
     ) -> RunCommitter:
         """Bring the store up to date with a catalog of track ids and contents.
 
@@ -78,6 +79,7 @@ class KnownStore:
             tracks_per_part: Size of a block.
             prune: Whether absent tracks leave the ledger.
             close: Whether the run closes; else all its results are committed, and it stays open.
+            order: Says in which order so many blocks are done.
         """
         self.num_runs += 1
         by_id = {recipe.recipe_id: recipe for recipe in recipes}
@@ -99,8 +101,9 @@ class KnownStore:
             self.location.table_url("frames"), dict.fromkeys(by_id, 10), committer.run_id, self.location.options
         )
         rows = plan.to_process
-        for start in range(0, rows.num_rows, tracks_per_part):
-            block = embed(rows.slice(start, tracks_per_part), contents)
+        blocks = [rows.slice(start, tracks_per_part) for start in range(0, rows.num_rows, tracks_per_part)]
+        for number in order(len(blocks)):
+            block = embed(blocks[number], contents)
             committer.accept(write_parts(block, settings))
             committer.commit()
         if close:

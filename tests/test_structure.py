@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-BASE = {"config", "errors", "schema", "storage", "location", "local_files", "logs"}
+BASE = {"config", "errors", "schema", "storage", "location", "local_files", "logs", "members"}
 # Each room, and the rooms that it may import beside itself and the base.
 ROOMS: dict[str, set[str]] = {
     "catalog": set(),
@@ -16,7 +16,8 @@ ROOMS: dict[str, set[str]] = {
     "store": {"embed"},
     "report": {"store"},
     "run": {"catalog", "decode", "embed", "store", "report"},
-    "training": {"decode", "run"},
+    "probing": {"catalog", "store"},
+    "training": {"decode", "embed", "report", "run", "probing"},
     "index": {"store", "run"},
     "search": {"decode", "embed", "store", "index"},
     "service": {"decode", "store", "index", "search"},
@@ -25,9 +26,11 @@ ROOMS: dict[str, set[str]] = {
 ONLY = {
     ("store", "embed"): {"store.write"},
     ("index", "run"): {"index.dataflow"},
-    ("training", "run"): {"training.prepare", "training.pretrain"},
+    ("training", "embed"): {"training.finetune", "training.tuned", "training.tuning"},
+    ("training", "report"): {"training.run_page"},
+    ("training", "run"): {"training.group", "training.prepare"},
 }
-KNOW_RAY = {"run", "training.prepare", "training.pretrain", "index.dataflow", "service.serve"}
+KNOW_RAY = {"run", "training.group", "training.prepare", "index.dataflow", "service.serve"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 

@@ -4,7 +4,8 @@
 
 Nothing is installed, and root is not needed. Afterwards FOLDER holds ``packages/`` (the downloads), ``audio/``
 (the files as they were published), and ``manifest.csv``, ``train.csv`` and ``held_out.csv``, each a catalog that
-``--audio`` takes. A second run does nothing. The last line of the output is one JSON object.
+``--audio`` takes. A run that was cut short goes on with the package that it was at, one that was not does nothing.
+The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.packages import download_package, extract_audio, require_version
+from training.packages import download_package, extract_audio, is_whole, remove_parts, require_version
 from training.recordings import MIN_DURATION_S, Recording, find_duplicates, read_recording
 from training.review import CorpusError, Review, read_review
 
@@ -66,6 +67,7 @@ def fetch_corpus(folder: Path, review: Review, min_held_out: int) -> dict[str, A
     """
     if (summary := _find_whole_corpus(folder, review)) is not None:
         return summary
+    remove_parts(folder)
     tracks, recordings = [], []
     for package in review.packages:
         files = fetch_package(folder, review, package)
@@ -98,7 +100,7 @@ def fetch_package(folder: Path, review: Review, package: str) -> list[tuple[Trac
     cache.mkdir(parents=True, exist_ok=True)
     file = download_package(package, cache)
     version = require_version(file, paragraphs)
-    if not audio.exists():
+    if not is_whole(audio):
         extract_audio(file, paragraphs, audio)
     listed = []
     for path in sorted(audio.rglob("*")):
@@ -194,14 +196,14 @@ def read_tracks(path: Path) -> list[Track]:
 
 
 def _find_whole_corpus(folder: Path, review: Review) -> dict[str, Any] | None:
-    """Return the summary of an earlier run of the same review, if all its files are still there."""
+    """Return the summary of an earlier run of the same review, if all its files are there, whole."""
     try:
         summary: dict[str, Any] = json.loads((folder / "corpus.json").read_text())
         tracks = read_tracks(folder / "manifest.csv")
     except (OSError, ValueError):
         return None
-    whole = summary.get("review_sha256") == review.sha256 and len(tracks) == summary.get("num_tracks")
-    return summary if whole and all((folder / track["uri"]).is_file() for track in tracks) else None
+    is_same = summary.get("review_sha256") == review.sha256 and len(tracks) == summary.get("num_tracks")
+    return summary if is_same and all(is_whole(folder / "audio" / name) for name in review.packages) else None
 
 
 if __name__ == "__main__":

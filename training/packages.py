@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,18 @@ from training.review import CorpusError, Paragraph
 
 ENDINGS = {b"OggS": ".ogg", b"fLaC": ".flac", b"RIFF": ".wav", b"ID3\x02": ".mp3", b"ID3\x03": ".mp3"}
 """How a file without an ending begins, and which one it is given."""
+
+
+PART = ".part-"
+"""How the name of a folder begins whose content is not whole yet."""
+
+CONTENTS = "contents.json"
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed run has left half done under a folder."""
+    for part in folder.glob(f"*/{PART}*"):
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def download_package(package: str, cache: Path) -> Path:
@@ -33,8 +46,9 @@ def download_package(package: str, cache: Path) -> Path:
     if packages := sorted(cache.glob(f"{package}_*.deb")):
         return packages[-1]
     # Into a folder of its own first: a download that was cut short must not look like a package.
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        _call(["apt-get", "--quiet", "download", package], f"download {package}", Path(folder))
+    with tempfile.TemporaryDirectory(prefix=PART, dir=cache) as folder:
+        command = ["apt-get", "--quiet", "--option", "Acquire::Retries=3", "download", package]
+        _call(command, f"download {package}", Path(folder))
         for file in Path(folder).glob("*.deb"):
             file.rename(cache / file.name)
     if packages := sorted(cache.glob(f"{package}_*.deb")):
@@ -64,14 +78,14 @@ def extract_audio(file: Path, paragraphs: Sequence[Paragraph], target: Path) -> 
     Args:
         file: The package.
         paragraphs: Of this package.
-        target: Folder to make; it appears whole or not at all. Files lie in it as in the package, under their
-            paragraph's folder; those without an ending get one.
+        target: Folder to make, in place of one that is there; it appears whole or not at all. Files lie in it as
+            in the package, under their paragraph's folder; those without an ending get one.
 
     Raises:
         CorpusError: The package cannot be unpacked, or a paragraph covers none of its files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=PART, dir=target.parent) as scratch:
         whole, kept = Path(scratch, "whole"), Path(scratch, "kept")
         kept.mkdir()
         _call(["dpkg-deb", "-x", str(file), str(whole)], f"unpack {file}", Path(scratch))
@@ -87,7 +101,22 @@ def extract_audio(file: Path, paragraphs: Sequence[Paragraph], target: Path) -> 
                 place.parent.mkdir(parents=True, exist_ok=True)
                 path.rename(place)
         shutil.copy(whole / f"usr/share/doc/{paragraphs[0].package}/copyright", kept / "copyright")
+        sizes = {
+            path.relative_to(kept).as_posix(): path.stat().st_size for path in kept.rglob("*") if _is_file(path)
+        }
+        (kept / CONTENTS).write_text(json.dumps(sizes))
+        if target.exists():
+            shutil.rmtree(target)
         kept.rename(target)
+
+
+def is_whole(target: Path) -> bool:
+    """Tell whether all files that ``extract_audio`` put into a folder are still there, in their sizes."""
+    try:
+        sizes = json.loads((target / CONTENTS).read_text())
+        return all((target / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def _open_zip_files(root: Path, folder: str) -> None:

@@ -23,25 +23,17 @@ import torch
 
 from musicfm_model.config import ModelConfig
 from pipeline.training.corpus import HELD_OUT, TRAIN, Corpus, join_corpora, open_corpus
+from pipeline.training.course import Intervals
 from pipeline.training.export import export_checkpoint
-from pipeline.training.loop import Intervals, TrainingRun, build_model
+from pipeline.training.loop import TrainingRun, build_model
 from pipeline.training.objectives import Pretraining
-from pipeline.training.recipe import NANO, Augmentation, Recipe
+from pipeline.training.recipe import PRESETS, Augmentation, Recipe
+from pipeline.training.worker import Worker
 
 # The parent's, for all variants: the machine has one monotonic clock.
 START_S = float(os.environ.get("TRAINING_START_S", time.monotonic()))
-LIGHT = Augmentation(prob=0.5, max_gain_db=6.0, max_filter_db=2.0, low_pass_prob=0.2)
 HEAVY = Augmentation(prob=0.7, max_semitones=2.5, max_gain_db=8.0, max_filter_db=3.0)
-BASE = Recipe(
-    peak_lr=8e-4,
-    crop_lengths_s=(4.0, 10.0, 4.0, 10.0, 30.0),
-    masked_s=400.0,
-    contrast_s=640.0,
-    contrast_weight=0.5,
-    weight_decay=0.02,
-    precision="bfloat16",
-    augmentation=LIGHT,
-)
+NANO, BASE = PRESETS["nano"]
 VARIANTS = {
     "mixture": BASE,
     "contrast": replace(
@@ -191,7 +183,7 @@ def time_steps(
         return len(times) > 3 * len(recipe.crop_lengths_s) and times[-1] > stop_at_s[0]
 
     TrainingRun(
-        model, model, train, train, folder, Intervals(report=0, gates=0, save=0), should_stop=should_stop
+        model, train, train, folder, Intervals(report=0, gates=0, save=0), Worker(device), should_stop=should_stop
     ).run()
     cycle = len(recipe.crop_lengths_s)
     late = times[max(cycle, len(times) // 3) :]
@@ -229,11 +221,11 @@ def train_to_deadline(
     gates = max(1, recipe.num_steps // 12)
     run = TrainingRun(
         model,
-        model,
         train,
         held_out,
         flags.work / f"{name}_state",
         Intervals(report=max(1, recipe.num_steps // 60), gates=gates, save=0),
+        Worker(device),
         on_report=on_report,
         should_stop=lambda: time.monotonic() > deadline_s,
     )

@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.catalog.inventory import is_inventory, read_inventory
 from pipeline.catalog.manifest import FACTS, convert_rows, is_manifest, learn_facts, read_manifest
 from pipeline.catalog.mirdata import is_mirdata, read_mirdata
+from pipeline.catalog.shards import is_shard, list_shards
 from pipeline.errors import CatalogError
 from pipeline.schema import CATALOG
 from pipeline.storage import Options, absolute_url, join_url, list_files, stat_files
@@ -44,6 +46,10 @@ def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
     it lies elsewhere. A track without a file stays, with a null
     ``uri``. Where the manifest tells neither size, etag nor modification time, they are learnt in bulk.
 
+    A shard, a tar or zip file, is a folder whose files are its members; so are those of a folder without loose
+    audio, each below its shard's path (see ``shards``). ``inventory:URL`` is the manifest.json of an S3 Inventory,
+    whose objects' ids are their keys (see ``inventory``).
+
     ``mirdata:NAME``, with ``:FOLDER`` behind it where the data does not lie where mirdata puts it, is a data set
     that mirdata has an index of (see ``mirdata``).
 
@@ -61,11 +67,42 @@ def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
     """
     if is_mirdata(audio):
         return build_catalog(read_mirdata(audio, options))
+    if is_inventory(audio):
+        return _name_by_path(select_audio(read_inventory(audio, options), audio))
     audio = absolute_url(audio)
     if is_manifest(audio):
         return _load_manifest(audio, options)
-    files = select_audio(list_files(audio, options), audio)
+    if is_shard(audio):
+        return _name_by_path(select_audio(list_shards([audio], options)[0], audio))
+    listing = list_files(audio, options)
+    shards = listing.filter(pc.match_substring_regex(listing["path"], r"(?i)^(.*/)?[^./][^/]*\.(tar|zip)$"))
+    if not shards.num_rows or has_audio(listing):
+        return _name_by_path(select_audio(listing, audio))
+    return _name_by_path(select_audio(_list_members(shards, options), audio))
+
+
+def _name_by_path(files: pa.Table) -> pa.Table:
     return build_catalog(files.append_column("track_id", files["path"]))
+
+
+def _list_members(shards: pa.Table, options: Options | None) -> pa.Table:
+    """List the members of all shards of a folder; a member's path begins with its shard's."""
+    listings = []
+    members_of = list_shards(shards["uri"].to_pylist(), options)
+    for path, members in zip(shards["path"].to_pylist(), members_of, strict=True):
+        paths = pc.binary_join_element_wise(path, members["path"], "/")
+        listings.append(members.set_column(1, members.schema.field("path"), paths))
+    return pa.concat_tables(listings)
+
+
+def has_audio(listing: pa.Table) -> bool:
+    """Say whether a listing has audio files that are not hidden."""
+    return bool(pc.any(_mark_audio(listing["path"])).as_py())
+
+
+def _mark_audio(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    hidden = pc.match_substring_regex(paths, r"(^|/)\.")
+    return pc.and_not(pc.match_substring_regex(paths, _AUDIO_ENDING), hidden)
 
 
 def select_audio(listing: pa.Table, root: str) -> pa.Table:
@@ -74,9 +111,7 @@ def select_audio(listing: pa.Table, root: str) -> pa.Table:
     Raises:
         CatalogError: There is none.
     """
-    paths = listing["path"]
-    hidden = pc.match_substring_regex(paths, r"(^|/)\.")
-    audio = listing.filter(pc.and_not(pc.match_substring_regex(paths, _AUDIO_ENDING), hidden))
+    audio = listing.filter(_mark_audio(listing["path"]))
     if not audio.num_rows:
         raise CatalogError(
             f"expected audio at {root}, found none among {listing.num_rows} files; "

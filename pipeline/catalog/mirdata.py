@@ -55,7 +55,7 @@ def read_mirdata(audio: str, options: Options | None = None) -> pa.Table:
             one file of the audio is there.
         StorageError: The folder may not be listed.
     """
-    dataset = _open_dataset(audio, options)
+    dataset = open_dataset(audio, options)
     try:
         track_ids = dataset.track_ids
     except FileNotFoundError as error:
@@ -80,7 +80,17 @@ def read_mirdata(audio: str, options: Options | None = None) -> pa.Table:
     return pa.table([columns[field.name] for field in CATALOG], schema=CATALOG)
 
 
-def _open_dataset(audio: str, options: Options | None) -> mirdata.core.Dataset:
+def open_dataset(audio: str, options: Options | None) -> mirdata.core.Dataset:
+    """Open a data set of mirdata, by the index in the data's own folder where there is one.
+
+    Args:
+        audio: As ``read_mirdata`` takes it.
+        options: File system options of the data's folder.
+
+    Raises:
+        UsageError: mirdata is not installed, or the name is not spelled as it should be.
+        CatalogError: It knows no such data set or version.
+    """
     spelled = _SPELLING.fullmatch(audio)
     if spelled is None:
         raise UsageError(f"expected {PREFIX}NAME, {PREFIX}NAME@VERSION or {PREFIX}NAME:FOLDER, found {audio}")

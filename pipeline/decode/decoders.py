@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 
 from pipeline.decode.losses import NO_TIME, Lengths, PacketLog
 from pipeline.decode.mixdown import Mixdown
+from pipeline.decode.piped import mend_piped
 from pipeline.decode.stated_length import (
     asf_duration_s,
     compare_bytes,
     count_ogg_payload,
-    fill_in_length,
     find_recordings,
     mp3_duration_s,
+    wav_duration_s,
 )
-from pipeline.decode.wrapping import find_adts_start, require_alone
+from pipeline.decode.wrapping import count_tag_bytes, count_zeroed_bytes, find_adts_start, require_alone
 from pipeline.errors import Reason, Stage, TrackError
 
 _BLOCK_VALUES = 2**16  # decoded at once, over all channels: 256 KiB stay in a core's cache
@@ -79,7 +80,7 @@ def decode_with_ffmpeg(data: bytes, max_duration_s: float) -> Mixdown:
         TrackError: The file is truncated, damaged or several in one, the rate is absurd, or the duration over the
             limit.
     """
-    data = fill_in_length(data)
+    data = mend_piped(data)
     present_share = compare_bytes(data)
     if present_share == 0:
         raise _failure(Reason.TRUNCATED, "the file ends before the audio that its header states")
@@ -159,7 +160,8 @@ def _decode_frames(
     container: av.container.InputContainer, stream: av.AudioStream, log: PacketLog, data: bytes
 ) -> Iterator[av.AudioFrame]:
     """Yield the frames of all packets that can be decoded, until the container ends."""
-    links = find_recordings(data)[1:] if container.format.name == "ogg" else []
+    is_ogg = container.format.name == "ogg"
+    recordings = find_recordings(data) if is_ogg else []
     packets = container.demux(stream)
     while True:
         try:
@@ -172,9 +174,10 @@ def _decode_frames(
         log.durations.append(0 if packet.is_discard else packet.duration or 0)
         if size_bytes and position is not None:
             log.end_bytes = position + size_bytes
-            if links and position >= links[0]:
-                del links[0]
-                log.links.append(len(log.times))
+            if is_ogg:
+                is_first = bool(recordings) and position >= recordings[0]
+                recordings = [start for start in recordings if start > position] if is_first else recordings
+                log.note_page(position, is_first)
         try:
             frames = packet.decode()
         except av.FFmpegError:
@@ -190,10 +193,10 @@ def _measure_loss(name: str, log: PacketLog, data: bytes) -> float:
     Around a bare stream there are tags and rubbish, which come as packets that do not decode.
     """
     good, before, between, behind = log.count_bytes()
-    if name == "aac":  # what FFmpeg skips between frames comes in no packet
-        lost = len(data) - find_adts_start(data) - good - behind
-    elif name in _BARE_FORMATS:
-        lost = between
+    if name in _BARE_FORMATS:
+        # Of aac, what FFmpeg skips between frames comes in no packet.
+        lost = len(data) - find_adts_start(data) - good - behind if name == "aac" else between
+        lost = max(lost - count_tag_bytes(data) if lost > 0 else 0, count_zeroed_bytes(data))
     elif name in _FORMATS_WITHOUT_END:
         lost = before + between + behind
     elif name == "ogg":
@@ -210,6 +213,8 @@ def _read_stated_duration(
     name = container.format.name
     if name == "mp3":
         return mp3_duration_s(data)
+    if name == "wav":
+        return wav_duration_s(data)
     if name not in _FORMATS_WITH_DURATION:
         return None
     if name == _MATROSKA and len(container.streams) > 1:

@@ -41,6 +41,7 @@ class PacketLog:
         num_samples: Samples of each decoded frame.
         links: Numbers of frames at which another recording begins, with a clock of its own.
         end_bytes: Where in the file the last packet ends.
+        page_bytes: Of ogg, where the page lies with which the recording begins; None once another one was seen.
     """
 
     sizes_bytes: array[int] = field(default_factory=_make_log)
@@ -49,6 +50,24 @@ class PacketLog:
     num_samples: array[int] = field(default_factory=_make_log)
     links: list[int] = field(default_factory=list)
     end_bytes: int = 0
+    page_bytes: int | None = None
+
+    def note_page(self, page_bytes: int, is_first: bool) -> None:
+        """Note in which page of an ogg file the next packet begins.
+
+        FFmpeg lets a flac stream's clock begin at 0 and sets it right where its first page ends, by whole hours
+        where the stream is a part of another: there a jump is no gap.
+
+        Args:
+            page_bytes: Where the page lies.
+            is_first: Whether the packet is the first of a recording.
+        """
+        if is_first:
+            self.links.append(len(self.times))
+            self.page_bytes = page_bytes
+        elif self.page_bytes is not None and page_bytes != self.page_bytes:
+            self.links += [max(0, len(self.times) - 1), len(self.times)]  # a packet may lie on both pages
+            self.page_bytes = None
 
     @property
     def is_damaged(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 
-from pipeline.decode.wrapping import skip_leading_tags
+from pipeline.decode.wrapping import skip_tags
 
 _SEARCH_BYTES = 2**16  # headers stand within the first 64 KiB after any tag
 
@@ -24,6 +24,8 @@ _MP3_INFO = re.compile(
 _MPEG1_RATES_HZ = (44_100, 48_000, 32_000)
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # ASF specification, section 3.2
+
+_PCM_ENCODINGS = (1, 3, 6, 7, 0xFFFE)  # integers, floating point, A-law, mu-law, and what says so elsewhere
 
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
@@ -41,7 +43,7 @@ _CHUNKS = {
     b"DSD ": ("<4sQ", 0, 1, b"data"),
 }
 _COUNT_THEIR_HEADER = (b"riff", b"DSD ")  # here a chunk's size counts the chunk's own header
-_IN_64_BITS = (b"RF64", b"BW64")  # the sizes that 32 bits cannot hold stand in a chunk "ds64"
+IN_64_BITS = (b"RF64", b"BW64")  # the sizes that 32 bits cannot hold stand in a chunk "ds64"
 
 # What programs write into a 32-bit size when they write to a pipe and cannot come back: 0, or what stands for 2 or
 # 4 GiB, less a header and rounded down to whole frames (sox 0x7F000000 for aiff and 0x7FFFF000 for wav, GStreamer
@@ -60,7 +62,7 @@ def mp3_duration_s(data: bytes) -> float | None:
     Returns:
         Seconds; None where the file has no such frame, or is no mp3.
     """
-    start = skip_leading_tags(data)
+    start = skip_tags(data)
     match = _MP3_INFO.search(data, start, start + _SEARCH_BYTES)
     if not match:
         return None
@@ -82,6 +84,36 @@ def asf_duration_s(data: bytes) -> float | None:
     return None if is_broadcast else float(play_100ns / 1e7 - preroll_ms / 1e3)
 
 
+def wav_duration_s(data: bytes) -> float | None:
+    """Return the duration that the header of a compressed wav file states; of two, the shorter one.
+
+    Its ``fact`` chunk counts samples, and a mean of bytes a second may be stated ("Multimedia Programming
+    Interface and Data Specifications 1.0", IBM and Microsoft, chapter 3). Of PCM, ``compare_bytes`` counts bytes.
+
+    Args:
+        data: The file.
+
+    Returns:
+        Seconds; None for PCM, where no samples are counted, and for other formats.
+    """
+    start, size_bytes = find_audio_bytes(data)
+    facts, layout = data.find(b"fact", 12, start), data.find(b"fmt ", 12, start)
+    if (
+        data[:4] != b"RIFF"
+        or facts < 0
+        or layout < 0
+        or start >= len(data) - 20
+        or is_unknown_size(data, size_bytes)
+    ):
+        return None
+    encoding, _, sample_rate_hz, bytes_per_s = struct.unpack_from("<HHII", data, layout + 8)
+    num_samples = int.from_bytes(data[facts + 8 : facts + 12], "little")
+    if encoding in _PCM_ENCODINGS or not (sample_rate_hz and num_samples):
+        return None
+    duration_s: float = num_samples / sample_rate_hz
+    return min(duration_s, size_bytes / bytes_per_s) if bytes_per_s else duration_s
+
+
 def compare_bytes(data: bytes) -> float:
     """Return how much of the audio that a header states is there, of wav, rf64, w64, aiff, caf, au, dsf and dff.
 
@@ -93,8 +125,8 @@ def compare_bytes(data: bytes) -> float:
     Returns:
         Bytes that are there by bytes that the header states; 1 for other formats, and where it states none.
     """
-    start, size = _find_audio_bytes(data)
-    if _is_unknown(data, size):
+    start, size = find_audio_bytes(data)
+    if is_unknown_size(data, size):
         return 1.0
     if start + size >= len(data):
         return (len(data) - start) / size
@@ -119,29 +151,16 @@ def count_ogg_payload(data: bytes) -> int:
     return payload + len(data[position:].rstrip(b"\0"))
 
 
-def fill_in_length(data: bytes) -> bytes:
-    """Write the length into the header of an rf64, bw64 or w64 file that was written to a pipe.
+def is_unknown_size(data: bytes, size: int) -> bool:
+    """Say whether the size that a header gives of its audio stands for none.
 
-    FFmpeg reads nothing of such a file; of a wav, aiff, au or caf it reads all that there is.
+    Args:
+        data: The file.
+        size: From ``find_audio_bytes``.
     """
-    start, size = _find_audio_bytes(data)
-    is_wide_wav, is_w64 = data[:4] in _IN_64_BITS, data[:4] == b"riff"
-    if start >= len(data) or not (is_wide_wav or is_w64) or not _is_unknown(data, size):
-        return data
-    filled = bytearray(data)
-    if is_w64:
-        struct.pack_into("<Q", filled, 16, len(data))
-        struct.pack_into("<Q", filled, start - 8, len(data) - start + 24)
-    else:
-        sizes = data.find(b"ds64", 0, start) + 8
-        struct.pack_into("<QQ", filled, sizes, len(data) - 8, len(data) - start)
-    return bytes(filled)
-
-
-def _is_unknown(data: bytes, size: int) -> bool:
-    """Say whether the size that a header gives of its audio stands for none."""
     limit = _UNKNOWN_SIZE_BYTES if data[:4] in (b"RIFF", b"RIFX", b"FORM", b".snd") else 2**62
-    return size <= 0 or (size >= limit and len(data) < limit)
+    least = 4 if data[:4] == b"caff" else 0  # the number of an edit comes before the audio
+    return size <= least or (size >= limit and len(data) < limit)
 
 
 def find_recordings(data: bytes) -> list[int]:
@@ -165,8 +184,16 @@ def _count_unexplained_bytes(data: bytes, position: int) -> int:
     return len(data[position:end].strip(b"\0"))
 
 
-def _find_audio_bytes(data: bytes) -> tuple[int, int]:
-    """Return where the audio starts and how many bytes of it the header states; 0 or less if it does not."""
+def find_audio_bytes(data: bytes) -> tuple[int, int]:
+    """Return where the audio starts and how many bytes of it the header states, of a container in chunks or au.
+
+    Args:
+        data: The file.
+
+    Returns:
+        The end of the file where there is no audio or the format is another; then 0 or less, as where no size is
+        stated. See ``is_unknown_size`` for what else stands for none.
+    """
     if data[:4] == b".snd" and len(data) >= 12:
         start, size = struct.unpack_from(">II", data, 4)
         return min(start, len(data)), size
@@ -181,7 +208,7 @@ def _find_audio_bytes(data: bytes) -> tuple[int, int]:
         if name == b"ds64" and len(data) >= start + 16:
             long_size = struct.unpack_from("<Q", data, start + 8)[0]
         if name == audio_name:
-            return start, long_size if data[:4] in _IN_64_BITS else size
+            return start, long_size if data[:4] in IN_64_BITS else size
         if size < 0:
             break
         position = start + size + -size % alignment

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pipeline.decode.audio import DecodedAudio, decode_audio
 from pipeline.decode.known_content import is_known
 from pipeline.errors import Reason, Stage, TrackError
+from pipeline.members import read_files
 from pipeline.schema import DECODED, FEATURE_LIST, LABELS, PLAN
-from pipeline.storage import Options, classify_read_error, read_files
+from pipeline.storage import Options, classify_read_error
 
 _MAX_READ_BYTES = 256 * 2**20  # compressed bytes held at once
 _UNKNOWN_SIZE_BYTES = 8 * 2**20  # what a file of unknown size counts as: a song as mp3

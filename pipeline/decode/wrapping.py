@@ -18,12 +18,15 @@ _BEGINNING = re.compile(
 # Offset, size, encoding, rate and channels of an au file: FFmpeg plays what follows as the first one says.
 _AU_HEADER = re.compile(rb"\.snd\0\0.{6}\0\0\0[\x01-\x1b]\0[\0-\x0b].{2}\0\0\0[\x01-\xff]", re.DOTALL)
 
+_ZEROS = bytes(4096)  # the longest frame, of ac3, is 3,840 bytes; in silence all but its header may be zeros
+_NOT_ZERO = re.compile(rb"[^\0]")
+_TAG = re.compile(rb"ID3[\x02-\x04]\0[\0-\xff][\0-\x7f]{4}|APETAGEX.{24}", re.DOTALL)
+
 _NUM_LINE_ENDS = 32  # so many with a carriage return each: in binary data one of 256 has one
 
 
-def skip_leading_tags(data: bytes) -> int:
-    """Return where the audio starts behind any number of ID3v2 and APEv2 tags."""
-    start = 0
+def skip_tags(data: bytes, start: int = 0) -> int:
+    """Return where any number of ID3v2 and APEv2 tags end that begin at ``start``."""
     while True:
         if data[start : start + 3] == b"ID3" and len(data) >= start + 10:
             size = 0
@@ -42,7 +45,7 @@ def cut_tags(data: bytes) -> bytes:
 
     FFmpeg looks behind small ones only, and plays some of those that follow; libsndfile misses as much at the end.
     """
-    start, end = skip_leading_tags(data), find_trailing_tags(data)
+    start, end = skip_tags(data), find_trailing_tags(data)
     return data[start:end] if start < end else data
 
 
@@ -112,3 +115,31 @@ def find_adts_start(data: bytes) -> int:
         else:
             return match.start()
     return 0
+
+
+def count_tag_bytes(data: bytes) -> int:
+    """Return how many bytes of a file belong to ID3v2 and APEv2 tags, wherever they stand."""
+    return sum(end - start for start, end in _find_tags(data))
+
+
+def count_zeroed_bytes(data: bytes) -> int:
+    """Return how many bytes lie in runs of zeros longer than any frame, tags left out: music that is not there."""
+    if _ZEROS not in data:
+        return 0
+    num_bytes = position = 0
+    for tag_start, tag_end in [*_find_tags(data), (len(data), len(data))]:
+        while (start := data.find(_ZEROS, position, tag_start)) >= 0:
+            end = _NOT_ZERO.search(data, start, tag_start)
+            position = end.start() if end else tag_start
+            num_bytes += position - start
+        position = tag_end
+    return num_bytes
+
+
+def _find_tags(data: bytes) -> list[tuple[int, int]]:
+    """Return where ID3v2 and APEv2 tags begin and end."""
+    tags: list[tuple[int, int]] = []
+    for match in _TAG.finditer(data):
+        if not tags or match.start() >= tags[-1][1]:
+            tags.append((match.start(), min(skip_tags(data, match.start()), len(data))))
+    return tags

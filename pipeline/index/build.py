@@ -51,6 +51,7 @@ from pipeline.index.segments import (
     sample_rows,
     write_shard,
 )
+from pipeline.index.statistics import choose_distance, fit_space
 from pipeline.index.vector_index import VectorIndex, mark_rows
 from pipeline.location import StoreLocation
 from pipeline.store.snapshot import NoVectorsError
@@ -92,6 +93,8 @@ def build_index(store: StoreLocation, settings: IndexSettings, run_map: Map = ma
             f"the index at {location.url} is of snapshot {previous.store_version}, this build read snapshot "
             f"{source.store_version}: another build was faster, and nothing is published"
         )
+    kept = None if previous is None or settings.rebuild else previous.distance
+    settings = replace(settings, distance=settings.distance or choose_distance(source, kept))
     if previous is not None and not _meets(previous, settings):
         previous = None
     if previous is not None and previous.store_version == source.store_version:
@@ -141,7 +144,7 @@ def _read_newest(location: IndexLocation, versions: Sequence[int], may_be_damage
 
 def _meets(previous: IndexManifest, settings: IndexSettings) -> bool:
     """Say whether an index is of the kind and the quality asked for; a follow-up keeps both."""
-    if settings.rebuild or settings.kind not in (None, previous.kind):
+    if settings.rebuild or settings.kind not in (None, previous.kind) or settings.distance != previous.distance:
         return False
     if previous.parameters.get("target_recall", settings.target_recall) != settings.target_recall:
         return False
@@ -164,7 +167,9 @@ def build(
         StorageError: The store cannot be read, or the index not be written.
         UsageError: No vector was found.
     """
-    write = partial(write_shard, source=source, location=location, cache=settings.cache)
+    distance = settings.distance or "plain"
+    space = fit_space(distance, source)
+    write = partial(write_shard, source=source, location=location, space=space, cache=settings.cache)
     written = join_segments(run_map(write, _list_shards(source)))
     if not written.files:
         raise UsageError(
@@ -178,6 +183,8 @@ def build(
     place = partial(place_rows, location=location, projection=projection, cache=settings.cache)
     placed = np.concatenate(list(run_map(place, written.files)))
     files = {"map": save_file(location, folder, "map.npy", projection, settings.cache)}
+    if space is not None:
+        files["space"] = save_file(location, folder, "space.npy", space.to_array(), settings.cache)
     kind = settings.kind or choose_kind(written.num_rows * embed_dim)
     parameters: dict[str, Any] = {}
     if kind == "ivf":
@@ -192,6 +199,7 @@ def build(
         files,
         parameters,
         training={"num_tracks": written.owners.num_rows, "num_changed": 0},
+        distance=distance,
     )
 
 

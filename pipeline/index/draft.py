@@ -15,6 +15,7 @@ from pipeline.index.codes import Matrix, write_index
 from pipeline.index.files import IndexFile, IndexLocation, upload_file
 from pipeline.index.manifest import IndexManifest
 from pipeline.index.segments import OWNERS, mean_by_track
+from pipeline.index.space import Distance
 from pipeline.store.source import METADATA, Source
 
 EXACT_VALUES = 2**27  # an exact scan of so many half-precision values takes 11 ms on one core here, 20 on others
@@ -28,6 +29,7 @@ class IndexSettings:
         resolution: ``global``, or a resolution with frames.
         recipe: Recipe id; may be left out where the store has only one.
         kind: ``exact`` or ``ivf``; by default what the size asks for.
+        distance: In which space vectors are compared; by default what ``statistics.choose_distance`` says.
         target_recall: What recall@10 the search of an ``ivf`` index is tuned to.
         min_recall: A build that measures less is not published.
         rebuild: Start anew even where a follow-up would do.
@@ -37,6 +39,7 @@ class IndexSettings:
     resolution: str = "global"
     recipe: str | None = None
     kind: str | None = None
+    distance: Distance | None = None
     target_recall: float = 0.95
     min_recall: float | None = None
     rebuild: bool = False
@@ -52,9 +55,10 @@ class Draft:
         embed_dim: Dimensions of a vector.
         segments: Files of rows.
         owners: ``OWNERS`` with map_x and map_y, one row a track.
-        files: Map, codes and the list of parts, by role.
+        files: Map, codes, space and the list of parts, by role.
         parameters: Of search and training.
         training: Tracks at the last training, and how many changed since.
+        distance: The space that the vectors were placed in.
     """
 
     kind: str
@@ -64,6 +68,7 @@ class Draft:
     files: dict[str, IndexFile]
     parameters: dict[str, Any] = field(default_factory=dict)
     training: dict[str, int] = field(default_factory=dict)
+    distance: Distance = "plain"
 
 
 def describe_draft(
@@ -96,6 +101,7 @@ def describe_draft(
         files=files,
         parameters=draft.parameters,
         training=draft.training,
+        distance=draft.distance,
         sizes={
             "disk_bytes": sum(file.size_bytes for file in (*draft.segments, *files.values())),
             "memory_bytes": (files["codes"].size_bytes if "codes" in files else 0) + _count_overhead(draft),

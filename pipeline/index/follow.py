@@ -1,7 +1,7 @@
 """Follow: bring an index up to date with its store by reading what the ledger says has changed.
 
 One segment is appended, dead rows leave the codes, and the rest is not touched: nothing is trained anew until so
-much has changed that it should be.
+much has changed that it should be; the space that vectors are placed in is kept as long.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def follow(
     if num_changed > MAX_DRIFT * previous.training["num_tracks"] or len(previous.segments) >= MAX_SEGMENTS:
         logger.warning("%d tracks changed since the index was built: it is built anew", num_changed)
         return None
-    written = join_segments([write_segments(_read_changed(old, source, wanted), location, folder, settings.cache)])
+    changed = _read_changed(old, source, wanted)
+    written = join_segments([write_segments(changed, location, folder, old.space, settings.cache)])
     kind = choose_kind((old.manifest.num_vectors + written.num_rows) * previous.embed_dim, previous.kind)
     if (settings.kind or kind) != previous.kind:
         remove_files(location, [file.name for file in written.files])
@@ -67,7 +68,7 @@ def follow(
     placed = [place_rows(file, location, projection, settings.cache) for file in written.files]
     added = add_places(written.owners, np.concatenate([np.empty((0, 2), np.float32), *placed]), old.num_rows)
     owners = pa.concat_tables([kept.cast(added.schema), added])
-    files = {"map": previous.files["map"]}
+    files = {role: previous.files[role] for role in ("map", "space") if role in previous.files}
     if previous.kind == "ivf":
         codes = load_codes(fetch_file(location, previous.files["codes"], settings.cache))
         remove_codes(codes, old.live & ~mark_rows(kept, old.num_rows))
@@ -84,6 +85,7 @@ def follow(
         files,
         previous.parameters,
         {**previous.training, "num_changed": num_changed},
+        previous.distance,
     )
 
 

@@ -24,11 +24,13 @@ from typing import Any
 
 from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.index.files import IndexFile, IndexLocation, describe_error, remove_files
+from pipeline.index.space import Distance
 from pipeline.location import StoreLocation
 from pipeline.storage import absolute_url, join_url, list_files, open_filesystem, read_file, remove_file
 from pipeline.store.tables import has_tables
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
+READABLE_FORMATS = (1, 2)  # 1 knew no spaces: its vectors are compared as they are
 ORPHAN_HOURS = 24  # a file that no version names may belong to a build that still runs
 
 
@@ -41,7 +43,7 @@ class IndexManifest:
         definition: The recipe as JSON: everything that was hashed into its id.
         resolution: ``global``, or a resolution with frames.
         kind: ``exact`` or ``ivf``.
-        embed_dim: Dimensions of a vector.
+        embed_dim: Dimensions of an indexed vector; a space may leave some out.
         num_vectors: Vectors that a search can return.
         num_tracks: Tracks that they belong to.
         store_version: Version of ``tracks`` that was indexed.
@@ -49,11 +51,13 @@ class IndexManifest:
         version: Number of this version of the index.
         created_time: When it was built, ISO 8601, UTC.
         segments: Files of half-precision unit vectors, in the order of their rows; dead rows among them.
-        files: The other files by role: ``tracks``, ``map``, and ``parts`` and ``codes`` where there are any.
+        files: The other files by role: ``tracks``, ``map``, and ``parts``, ``codes`` and ``space`` where there are
+            any.
         parameters: How it is searched (``nprobe``, ``depth``) and was trained.
         quality: What was measured against exact search on held-out queries.
         training: Rows at the last training or rebuild, and how many changed since.
         sizes: Bytes on disk, in memory, and of the same vectors in float32.
+        distance: In which space vectors are compared; a query is placed in it first.
     """
 
     recipe: str
@@ -73,6 +77,7 @@ class IndexManifest:
     quality: dict[str, Any] = field(default_factory=dict)
     training: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    distance: Distance = "plain"
     format: int = INDEX_FORMAT
 
     @property
@@ -108,9 +113,9 @@ class IndexManifest:
             raise StorageError(
                 f"expected the manifest of an index at {url}, found other text; rebuild it"
             ) from error
-        if body.get("format") != INDEX_FORMAT:
+        if body.get("format") not in READABLE_FORMATS:
             raise StorageError(
-                f"expected format {INDEX_FORMAT} of the index at {url}, found {body.get('format')}; rebuild it"
+                f"expected format 1 or 2 of the index at {url}, found {body.get('format')}; rebuild it"
             )
         if _hash_body(body) != stated:
             raise StorageError(f"the manifest at {url} is damaged: its checksum differs; rebuild the index")

@@ -19,11 +19,11 @@ from pipeline.index.codes import (
     deserialise_codes,
     make_rows,
     map_index,
-    normalise_rows,
     serialise_codes,
     write_index,
 )
 from pipeline.index.files import IndexFile, IndexLocation, fetch_file, upload_file, working_folder
+from pipeline.index.space import Space, place_vectors
 from pipeline.store.source import Source, VectorBatch, read_vectors
 
 SEGMENT_BYTES = 256 * 2**20  # held in memory while it is written
@@ -57,7 +57,7 @@ class WrittenSegments:
 
 
 def write_shard(
-    paths: Sequence[str], source: Source, location: IndexLocation, cache: str | None
+    paths: Sequence[str], source: Source, location: IndexLocation, space: Space | None, cache: str | None
 ) -> WrittenSegments:
     """Copy the live vectors of some parts of the store into segments of the index.
 
@@ -65,19 +65,21 @@ def write_shard(
         paths: Parts of ``source``.
         source: The snapshot.
         location: The index.
+        space: Of the index.
         cache: Cache folder.
 
     Raises:
         StorageError: A part cannot be read or a segment not be written.
     """
     with working_folder(location, cache) as folder:
-        return write_segments(read_vectors(source, paths, source.ledger), location, folder, cache)
+        return write_segments(read_vectors(source, paths, source.ledger), location, folder, space, cache)
 
 
 def write_segments(
     batches: Iterable[VectorBatch],
     location: IndexLocation,
     folder: str,
+    space: Space | None = None,
     cache: str | None = None,
     segment_bytes: int = SEGMENT_BYTES,
 ) -> WrittenSegments:
@@ -87,6 +89,7 @@ def write_segments(
         batches: The vectors; those of one track lie together.
         location: The index.
         folder: For files that are not finished.
+        space: Of the index: vectors are written as it places them.
         cache: Cache folder.
         segment_bytes: A file is closed once it is this large.
 
@@ -98,8 +101,9 @@ def write_segments(
     owners = [OWNERS.empty_table()]
     first_row = 0
     for batch in batches:
-        segment = segment or make_rows(batch.vectors.shape[1])
-        segment.add(normalise_rows(batch.vectors))
+        vectors = place_vectors(batch.vectors, space)
+        segment = segment or make_rows(vectors.shape[1])
+        segment.add(vectors)
         starts = first_row + np.cumsum(batch.lengths) - batch.lengths
         owners.append(pa.table([*batch.keys.columns, pa.array(starts), pa.array(batch.lengths)], schema=OWNERS))
         first_row += len(batch.vectors)

@@ -3,7 +3,7 @@
 Vectors are unit rows in half precision, in segments that are memory-mapped and never change. The exact kind
 scans them. The inverted file (``ivf``) finds candidates by compressed codes and scores them against the same rows,
 outside faiss: what faiss itself re-ranks with (``IndexRefine``) can neither remove ids nor filter. Either way a
-score is the cosine of the query with a vector whose components were rounded to half precision once.
+score is the cosine, in the index's space, of the query with a vector that was rounded to half precision once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.errors import StorageError, UsageError
 from pipeline.index.codes import Mask, Matrix, Rows, map_index, normalise_rows, scan_wanted_rows, search_codes
 from pipeline.index.files import IndexLocation, fetch_file
 from pipeline.index.manifest import IndexManifest, find_index, list_versions, read_manifest
+from pipeline.index.space import place_vectors, read_space
 from pipeline.location import StoreLocation
 
 SCAN_ROWS = 20_000  # so few allowed rows are scanned exactly: it takes some milliseconds
@@ -43,6 +44,7 @@ class VectorIndex:
         self.cache = cache
         self.tracks = _read_tracks(fetch_file(location, manifest.files["tracks"], cache))
         self.segments = [map_index(fetch_file(location, file, cache)) for file in manifest.segments]
+        self.space = read_space(location, manifest.files, cache)
         self._codes = None
         if "codes" in manifest.files:
             self._codes = map_index(fetch_file(location, manifest.files["codes"], cache))
@@ -102,11 +104,20 @@ class VectorIndex:
         """Vector rows, dead ones included."""
         return int(self._offsets[-1])
 
+    @property
+    def input_dim(self) -> int:
+        """Dimensions of the vectors that ``place`` takes: those that the model gives."""
+        return self.manifest.embed_dim if self.space is None else len(self.space.mean)
+
+    def place(self, vectors: Matrix) -> Matrix:
+        """Place a model's vectors, float32 of shape (n, input_dim), in the index's space, as its own were."""
+        return place_vectors(vectors, self.space)
+
     def search(self, queries: Matrix, k: int, allowed: Mask | None = None) -> tuple[Matrix, Rows]:
         """Find the nearest vectors of each query.
 
         Args:
-            queries: float32 of shape (n, embed_dim), of any length but zero.
+            queries: In the index's space, float32 of shape (n, embed_dim), of any length but zero.
             k: How many.
             allowed: One mark for each row of ``tracks``: only vectors of these are returned, and k of them
                 wherever there are k.

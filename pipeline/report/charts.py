@@ -75,6 +75,31 @@ def draw_course(seconds: Sequence[float], rates: Sequence[float], name: str, uni
     return _wrap([*axes, f'<path class="area" d="{"".join(path)}"/>', label], name)
 
 
+def draw_curves(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], name: str, unit: str) -> str:
+    """Draw values over steps as lines, with their key where there are several.
+
+    Args:
+        curves: Of each its name, its steps and its values, at least one; nothing that is not finite.
+        name: What they are, for those who hear the page.
+        unit: Stands under the axis.
+    """
+    steps = [step for _, own, _ in curves for step in own]
+    values = [value for _, _, own in curves for value in own]
+    low, high = min(values), max(values)
+    room = 0.05 * ((high - low) or 1.0)
+    x = _Scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+    y = _Scale(low - room, high + room, HEIGHT - BOTTOM, TOP)
+    lines = []
+    for number, (label, own_steps, own_values) in enumerate(curves):
+        points = " ".join(f"{x(step):.1f},{y(v):.1f}" for step, v in zip(own_steps, own_values, strict=True))
+        lines.append(
+            f'<polyline class="g{number} line" points="{points}"><title>{escape(label)}</title></polyline>'
+        )
+    axes = _draw_axes(choose_ticks(min(steps), max(steps), 5), choose_ticks(low, high, 3), x, y, unit)
+    key = "".join(f'<li class="g{number}">{escape(label)}</li>' for number, (label, _, _) in enumerate(curves))
+    return _wrap([*axes, *lines], name) + (f'<ul class="key">{key}</ul>' if len(curves) > 1 else "")
+
+
 def draw_bars(rows: Sequence[tuple[str, float, str]]) -> str:
     """Draw named amounts as bars under each other.
 

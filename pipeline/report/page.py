@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.report.advice import ADVICE
 from pipeline.report.charts import draw_bars, draw_course, draw_histogram, draw_points
+from pipeline.report.frame import assemble_page, draw_table, draw_tiles
 from pipeline.report.health_page import draw_health
 from pipeline.report.words import say_bytes, say_date, say_number, say_time
 
-STYLE = Path(__file__).with_name("report.css")
 STAGE_NAMES = {"decode": "fetch and decode", "embed": "model and pooling", "write": "encode and write"}
 PLAN_ROWS = (
     ("seconds", "wall time", "time"),
@@ -53,17 +52,12 @@ def build_page(facts: Facts) -> str:
         _draw_map(facts["map"]),
         _draw_configuration(facts["configuration"]),
     ]
-    title = escape(f"Run {facts['run_id']}")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-        'img-src data:"><link rel="icon" href="data:,">'
-        f"<title>{title}</title><style>{STYLE.read_text()}</style></head><body>"
-        f"{_draw_head(facts)}<main>{''.join(sections)}</main>"
-        f"<footer>Run {escape(facts['run_id'])}, written {escape(facts['written_time'])}. The same facts as JSON: "
-        f"<code>reports/{escape(facts['run_id'])}.json</code>.</footer></body></html>"
+    run_id = escape(facts["run_id"])
+    footer = (
+        f"Run {run_id}, written {escape(facts['written_time'])}. The same facts as JSON: "
+        f"<code>reports/{run_id}.json</code>."
     )
+    return assemble_page(f"Run {facts['run_id']}", _draw_head(facts), "".join(sections), footer)
 
 
 def _draw_head(facts: Facts) -> str:
@@ -97,15 +91,13 @@ def _draw_head(facts: Facts) -> str:
         (f"{audio_s / facts['seconds']:,.0f}×", "real time, start-up included") if audio_s else None,
         (say_bytes(facts["bytes_written"]), "written") if facts["bytes_written"] else None,
     ]
-    drawn = "".join(
-        f'<div class="tile"><b>{escape(tile[0])}</b><span>{escape(tile[1])}</span></div>' for tile in tiles if tile
-    )
+    drawn = draw_tiles([tile for tile in tiles if tile])
     written = facts["written_time"]
     return (
-        f"<header><h1>Run {escape(facts['run_id'])}</h1>"
+        f"<h1>Run {escape(facts['run_id'])}</h1>"
         f'<p class="note"><time datetime="{escape(written)}">{say_date(written)}</time>'
         f' · Store <span class="mono">{escape(facts["store"])}</span></p>'
-        f'<p class="verdict">{verdict}</p><div class="tiles">{drawn}</div></header>'
+        f'<p class="verdict">{verdict}</p>{drawn}'
     )
 
 
@@ -186,7 +178,7 @@ def _draw_plan(plan: Facts | None) -> str:
             "these figures before a run, and its report then shows both.</p>"
         )
     )
-    return _draw_table(head, rows) + note
+    return draw_table(head, rows) + note
 
 
 def _draw_placement(facts: Facts) -> str:
@@ -203,7 +195,7 @@ def _draw_placement(facts: Facts) -> str:
     note = (
         '<p class="note">Tracks that passed each stage on each node, and the task time that they took there.</p>'
     )
-    return f'{note}<div class="scroll" tabindex="0">{_draw_table(head, rows)}</div>'
+    return f'{note}<div class="scroll" tabindex="0">{draw_table(head, rows)}</div>'
 
 
 def _draw_catalog(catalog: Facts | None) -> str:
@@ -264,7 +256,7 @@ def _draw_configuration(configuration: Facts) -> str:
     if not configuration:
         return ""
     rows = [[name, _say_value(value)] for name, value in configuration.items()]
-    table = _draw_table(["flag", "value"], rows)
+    table = draw_table(["flag", "value"], rows)
     return f'<h2>Configuration</h2><div class="grid"><div class="card wide">{table}</div></div>'
 
 
@@ -272,14 +264,3 @@ def _say_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value) or "none"
     return "not given" if value is None or value == {} else str(value)
-
-
-def _draw_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"

@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # it takes a second to import, in which Ray may start already
     import ray.data
 
 # What Ray says at its start: "authentication" that local connections need a token, which it makes and uses by
-# itself; "worker" that a thread cannot have its SIGTERM. And in a run: "progress" that its bars are off.
+# itself; "worker" that a thread cannot have its SIGTERM. And in a run: "progress" that its bars are off;
+# "exceptions" that a pass which was ended on purpose is a fault of Ray's (what is one becomes a RunError).
 _START_LEVELS = {
     "ray": logging.WARNING,
     "ray._private.authentication": logging.ERROR,
@@ -29,6 +30,7 @@ _RUN_LEVELS = {
     "ray": logging.WARNING,
     "ray.data": logging.WARNING,
     "ray.data._internal.progress": logging.ERROR,
+    "ray.data.exceptions": logging.CRITICAL,
 }
 # And at an end before any work began: that the tasks that warm workers up, which nobody waits for, were cut short.
 _END_LEVELS = {"ray._private.worker": logging.CRITICAL}
@@ -53,13 +55,14 @@ def start_ray() -> None:
     global _num_asked
     with _starting:
         _num_asked += 1
-        if ray.is_initialized():
-            return
         ended_by = signal.getsignal(signal.SIGTERM)
-        with _hush(_START_LEVELS), _set_environment(WORKER_ENVIRONMENT):
-            ray.init(configure_logging=False, log_to_driver=False, include_dashboard=False)
+        if not ray.is_initialized():
+            with _hush(_START_LEVELS), _set_environment(WORKER_ENVIRONMENT):
+                ray.init(configure_logging=False, log_to_driver=False, include_dashboard=False)
         if threading.current_thread() is threading.main_thread() and ended_by is not None:
-            signal.signal(signal.SIGTERM, ended_by)  # Ray put its own in its place
+            # Ray put its own in its place, in Python or, where it was started in a thread, below it: that one
+            # prints a stack and aborts the process three seconds later, whatever it is at.
+            signal.signal(signal.SIGTERM, ended_by)
 
 
 def start_ray_early() -> Callable[[], None]:
@@ -114,12 +117,17 @@ def take_turn(while_waiting: Callable[[], object]) -> Iterator[None]:
         _turn.release()
 
 
-def set_up(dataset: ray.data.Dataset) -> None:
-    """Set how a dataset is run; the settings are its own, and those of what is made of it, not the process's."""
+def set_up(dataset: ray.data.Dataset, keeps_order: bool = True) -> None:
+    """Set how a dataset is run; the settings are its own, and those of what is made of it, not the process's.
+
+    Args:
+        dataset: What is to be run.
+        keeps_order: Rows come out in the order in which they went in: one that takes long holds up all behind it.
+    """
     context = dataset.context
     context.enable_progress_bars = False  # one line of our own counts tracks, not blocks
     context.print_on_execution_start = False
-    context.execution_options.preserve_order = True  # parts hold consecutive ids, which is their index
+    context.execution_options.preserve_order = keeps_order
 
 
 @contextmanager

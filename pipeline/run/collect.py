@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Collector:
     watch: RunWatch
     line: ProgressLine
     _asked_s: float = field(default=0.0, init=False)
+    _outcomes: Counter[str] = field(default_factory=Counter, init=False)  # that the monitor was not told of yet
+    _failures: Counter[tuple[str, str]] = field(default_factory=Counter, init=False)
 
     def collect(self, build: Callable[[], ray.data.Dataset]) -> None:
         """Run one pass to its end and commit as results come in.
@@ -80,10 +83,16 @@ class Collector:
         """Hand one result to the committer, and count it where the run is watched."""
         accepted = self.committer.accept(result)
         if accepted.num_tracks:
-            outcomes = {name: len(getattr(accepted, name)) for name in OUTCOMES}
-            self.monitor.count_outcomes.remote(outcomes, dict(accepted.failures))
+            self._outcomes.update({name: len(getattr(accepted, name)) for name in OUTCOMES})
+            self._failures.update(accepted.failures)
             self.watch.accept(accepted.num_tracks, accepted.audio_s)
         self._show(accepted.num_tracks)
+
+    def tell_outcomes(self) -> None:
+        """Tell the monitor of the outcomes that it was not told of yet."""
+        self.monitor.count_outcomes.remote(dict(self._outcomes), dict(self._failures))
+        self._outcomes.clear()
+        self._failures.clear()
 
     def _show(self, num_tracks: int = 0) -> None:
         if time.monotonic() - self._asked_s > POLL_INTERVAL_S:
@@ -91,8 +100,9 @@ class Collector:
         self.line.update(num_tracks, self.watch.describe(self.committer.counts.failed))
 
     def _read_books(self) -> None:
-        """Ask the monitor how the stages are; without its answer the run goes on."""
+        """Tell the monitor of outcomes, and ask it how the stages are; without its answer the run goes on."""
         self._asked_s = time.monotonic()
+        self.tell_outcomes()
         try:
             self.watch.books = ray.get(self.monitor.read.remote(), timeout=POLL_INTERVAL_S)
         except ray.exceptions.RayError as error:

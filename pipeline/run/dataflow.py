@@ -31,10 +31,12 @@ from pipeline.decode.known_content import KnownContent
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.errors import DeviceError, RunError, StorageError
-from pipeline.run.cluster import quiet_ray, set_up, start_ray, take_turn
+from pipeline.run.blocks import BLOCK_BYTES, join_tables, share_plan
+from pipeline.run.cluster import quiet_ray, start_ray, take_turn
 from pipeline.run.collect import Collector, mark_as_crashed
-from pipeline.run.metrics import Turn, measure, name_node, name_worker, start_monitor
-from pipeline.run.passes import ALONE, PassSettings, plan_blocks
+from pipeline.run.measure import Turn, measure, name_node, name_worker
+from pipeline.run.metrics import start_monitor
+from pipeline.run.passes import ALONE, PassSettings
 from pipeline.run.placement import Placement, place_actors
 from pipeline.run.ray_private import map_blocks
 from pipeline.run.watch import ProgressLine, RunWatch
@@ -66,7 +68,7 @@ class EmbedderActor:
         """Embed decoded rows, in several tables."""
         embed = partial(self.embedder.embed_rows, turn=self.turn)
         try:
-            yield from measure("embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.turn)
+            yield from run_stage("embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.turn)
         except DeviceError:
             logger.exception("this process ends, so that Ray starts another")
             os._exit(1)  # raised, the error would cost the block and leave the actor to spoil the next one
@@ -188,13 +190,16 @@ def build_dataset(
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
     # Long tracks leave the block in which they were planned, so that there may be one for each row.
     planned.context.max_errored_blocks = rows.num_rows
-    # A part holds a block, whose ids follow each other, in whatever order parts come: a slow file holds up no GPU.
-    planned.context.execution_options.preserve_order = placement.num_gpus == 0
-    decoded = map_blocks(planned, partial(measure, "decode", monitor, settings.windows, decode), **task)
+    decoded = map_blocks(planned, partial(run_stage, "decode", monitor, settings.windows, decode), **task)
     # Blocks stay as they come here, so that long tracks do not fill the memory; the embedder makes batches of its
     # own, of windows.
     embedded = map_blocks(decoded, EmbedderActor, **actor)
-    return map_blocks(embedded, partial(measure, "write", monitor, settings.windows, write), **task)
+    return map_blocks(embedded, partial(run_stage, "write", monitor, settings.windows, write), **task)
+
+
+def run_stage(*measured: Any) -> Iterator[pa.Table]:
+    """Run one task of a stage, with the arguments of ``measure``; its tables travel joined."""
+    return join_tables(measure(*measured), BLOCK_BYTES)
 
 
 def decode_or_recognise(
@@ -202,16 +207,6 @@ def decode_or_recognise(
 ) -> Iterator[pa.Table]:
     """Call ``decode_tracks`` with the hashes that are known; every task of a node reads the same copy of them."""
     return decode_tracks(rows, known=None if shared is None else ray.get(shared), **settings)
-
-
-def share_plan(
-    rows: pa.Table, tracks_per_block: int, known_sizes_bytes: pa.Array | None = None
-) -> ray.data.Dataset:
-    """Return planned rows as a dataset; arguments as of ``plan_blocks``."""
-    blocks = plan_blocks(rows.column("size_bytes"), tracks_per_block, known_sizes_bytes)
-    dataset: ray.data.Dataset = ray.data.from_blocks([rows.slice(block.start, len(block)) for block in blocks])
-    set_up(dataset)
-    return dataset
 
 
 def process_tracks(
@@ -271,6 +266,7 @@ def process_tracks(
                 )
             write_settings = build_write_settings(recipes, settings, committer.run_id)
             collector.accept(write_parts(mark_as_crashed(rows), write_settings))
+            collector.tell_outcomes()
 
 
 def write_or_refuse(embedded: pa.Table, settings: WriteSettings) -> pa.Table:

@@ -6,23 +6,16 @@ One actor sets all meters, so that a figure is one series however many workers c
 
 from __future__ import annotations
 
-import math
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.config import WindowPolicy, list_window_lengths_s
 from pipeline.run.progress import STAGES, Work, WorkBook
 
-ADVANCE_INTERVAL_S = 2.0  # how often a task says how far it is
 GAUGE_INTERVAL_S = 5.0
 BUSY_SPAN = 3  # intervals over which the models' busy share is taken
 TASK_SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
@@ -108,16 +101,19 @@ class Monitor:
             self._task_seconds[task_id] = 0.0
             self.book.begin(task_id, stage, node, num_tracks, first_track_id, time.monotonic())
 
-    def advance(self, task_id: str, stage: str, node: str, work: Work, track_id: str | None) -> None:
-        """Note what a task did; ``track_id`` is None when it ended."""
+    def advance(self, task_id: str, stage: str, node: str, work: Work, track_id: str) -> None:
+        """Note what a task that began did, and the track that it is at."""
         with self._lock:
             self.book.advance(task_id, stage, node, work, track_id, time.monotonic())
             self.meters.count(stage, node, work)
-            seconds = self._task_seconds.get(task_id, 0.0) + work.seconds
-            self._task_seconds[task_id] = seconds
-            if track_id is None:
-                self.meters.task_seconds.observe(seconds, {"stage": stage})
-                del self._task_seconds[task_id]
+            self._task_seconds[task_id] = self._task_seconds.get(task_id, 0.0) + work.seconds
+
+    def end(self, task_id: str, stage: str, node: str, work: Work, num_tracks: int) -> None:
+        """Note what a task did since it last said so, if ever, and that it ended."""
+        with self._lock:
+            self.book.end(task_id, stage, node, work, num_tracks, time.monotonic())
+            self.meters.count(stage, node, work)
+            self.meters.task_seconds.observe(self._task_seconds.pop(task_id, 0.0) + work.seconds, {"stage": stage})
 
     def count_outcomes(self, outcomes: dict[str, int], failures: dict[tuple[str, str], int]) -> None:
         """Count tracks by outcome, and failures by stage and reason, as the driver accepts them."""
@@ -168,124 +164,6 @@ def start_monitor(run_id: str, num_planned: int) -> Any:
     here = NodeAffinitySchedulingStrategy(node_id, soft=True)
     actor: Any = ray.remote(Monitor)
     return actor.options(num_cpus=0, scheduling_strategy=here).remote(run_id, num_planned)
-
-
-class Turn:
-    """A lock that knows how long the calling thread has waited for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._own = threading.local()
-
-    def __enter__(self) -> None:
-        start_s = time.perf_counter()
-        self._lock.acquire()
-        self._own.waited_s = self.waited_s() + time.perf_counter() - start_s
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def waited_s(self) -> float:
-        """Return the seconds that this thread has waited so far."""
-        return float(getattr(self._own, "waited_s", 0.0))
-
-
-def measure(
-    stage: str,
-    monitor: Any,
-    windows: WindowPolicy,
-    function: Callable[[pa.Table], pa.Table | Iterable[pa.Table]],
-    rows: pa.Table,
-    turn: Turn | None = None,
-) -> Iterator[pa.Table]:
-    """Run one task of a stage and tell the monitor what it took.
-
-    Args:
-        stage: One of ``progress.STAGES``.
-        monitor: From ``start_monitor``.
-        windows: Window policy, to count what the model is given.
-        function: The stage: one table in; one, or several, out.
-        rows: What it is given.
-        turn: What calls in one process take turns by, where there are several: waiting for it does not count, and
-            of the processor time only this thread's does.
-
-    Yields:
-        What the stage yields.
-    """
-    context = ray.get_runtime_context()
-    task_id, node = str(context.get_task_id()), name_node()
-    ids = rows.column("track_id").to_pylist() if rows.num_rows else [""]
-    monitor.begin.remote(task_id, stage, node, rows.num_rows, ids[0])
-    work, num_done, told_s = Work(), 0, time.monotonic()
-    num_given = rows.num_rows
-    size_bytes = pc.sum(rows.column("size_bytes")).as_py() or 0 if stage == "decode" else 0
-    clock = time.thread_time if turn else time.process_time
-    steps = _take_steps(function, rows)
-    del rows  # a block of waveforms need not outlive its own stage
-    try:
-        while True:
-            waited_s = turn.waited_s() if turn else 0.0
-            start_s, start_cpu_s = time.perf_counter(), clock()
-            table = next(steps, None)
-            now_s, now_cpu_s = time.perf_counter(), clock()
-            waited_s = turn.waited_s() - waited_s if turn else 0.0
-            work.add(Work(seconds=now_s - start_s - waited_s, cpu_seconds=now_cpu_s - start_cpu_s))
-            if table is None:
-                break
-            work.add(count_work(stage, table, windows))
-            num_done += table.num_rows if stage != "write" else num_given
-            if time.monotonic() - told_s > ADVANCE_INTERVAL_S and num_done < num_given:
-                monitor.advance.remote(task_id, stage, node, work, ids[num_done])
-                work, told_s = Work(), time.monotonic()
-            yield table
-            del table  # it need not be there beside the next one
-    finally:
-        if stage == "write":
-            work.num_tracks = num_done
-        work.add(Work(num_tasks=1, bytes_read=size_bytes))
-        monitor.advance.remote(task_id, stage, node, work, None)
-
-
-def _take_steps(
-    function: Callable[[pa.Table], pa.Table | Iterable[pa.Table]], rows: pa.Table
-) -> Iterator[pa.Table]:
-    """Call a stage at the first step, not before."""
-    found = function(rows)
-    del rows
-    if isinstance(found, pa.Table):
-        yield found
-    else:
-        yield from found
-
-
-def count_work(stage: str, table: pa.Table, windows: WindowPolicy) -> Work:
-    """Count what stands in a table that left a stage; it does not tell how many tracks a write task took."""
-    if stage == "write":
-        sizes: dict[str, int] = {}
-        for part in table.column("parts")[0].as_py() or ():
-            sizes[part["resolution"]] = sizes.get(part["resolution"], 0) + part["size_bytes"]
-        return Work(bytes_written=sizes)
-    facts = table.select(["stage", "duration_s", "wanted"])  # waveforms and features are not copied to be counted
-    done = facts.filter(pc.and_(pc.is_null(facts.column("stage")), pc.is_valid(facts.column("duration_s"))))
-    num_windows = 0
-    if stage == "embed":
-        durations_s, wanted = (done.column(name).to_pylist() for name in ("duration_s", "wanted"))
-        for duration_s, names in zip(durations_s, wanted, strict=True):
-            lengths_s = list_window_lengths_s((name.split("/")[1] for name in names), windows)
-            num_windows += sum(math.ceil(duration_s / length_s) for length_s in lengths_s)
-    audio_s = pc.sum(done.column("duration_s")).as_py() or 0.0
-    return Work(num_tracks=table.num_rows, audio_s=audio_s, num_windows=num_windows)
-
-
-def name_node() -> str:
-    """Return the address of this node and the start of its id: several may share an address."""
-    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return f"{address}/{ray.get_runtime_context().get_node_id()[:8]}"
-
-
-def name_worker() -> str:
-    """Return the id of this worker process."""
-    return f"{ray.get_runtime_context().get_worker_id()}/{os.getpid()}"
 
 
 def _increase(counter: Counter, value: float, labels: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.decode.known_content import KnownContent, list_prefixes
 from pipeline.errors import Reason, Stage
+from pipeline.members import forget_places
 from pipeline.schema import CATALOG, LABELS, PLAN
 
 FACT_COLUMNS = ("uri", "etag", "size_bytes", "modified_time")
@@ -202,7 +203,9 @@ def _is_whole(found: pa.Table, resolutions: Sequence[str]) -> Mask:
 
 def _has_same_facts(catalog: pa.Table, found: pa.Table) -> Mask:
     """Say for each row whether its file can be taken for the recorded one without reading it."""
-    same = {name: _as_mask(pc.equal(catalog.column(name), found.column(name))) for name in FACT_COLUMNS}
+    names = [name for name in FACT_COLUMNS if name != "uri"]
+    same = {name: _as_mask(pc.equal(catalog.column(name), found.column(name))) for name in names}
+    same["uri"] = _as_mask(pc.equal(forget_places(catalog.column("uri")), forget_places(found.column("uri"))))
     both_have_etags = _as_mask(pc.and_(pc.is_valid(catalog.column("etag")), pc.is_valid(found.column("etag"))))
     same_size_and_time = same["size_bytes"] & same["modified_time"]
     return same["uri"] & ((both_have_etags & same["etag"]) | (~both_have_etags & same_size_and_time))
@@ -221,7 +224,7 @@ def _is_relabeled(catalog: pa.Table, found: pa.Table) -> Mask:
 
     Where it says nothing, the ledger has what the file's tags say.
     """
-    differs = np.zeros(catalog.num_rows, bool)
+    differs = ~_as_mask(pc.fill_null(pc.equal(catalog.column("uri"), found.column("uri")), True))  # moved members
     for name in LABELS:
         equal = pc.equal(catalog.column(name), pc.fill_null(found.column(name), ""))
         differs |= ~_as_mask(pc.fill_null(equal, True))
@@ -248,7 +251,8 @@ def _list_owners(
 ) -> pa.ChunkedArray:
     """List the files that the store has for each of the rows' ids, null where it is the row's own."""
     recorded = pc.coalesce(*(found.column("uri").take(pa.array(rows)) for found in matches.values()))
-    return pc.if_else(pc.fill_null(pc.not_equal(recorded, uris), False), recorded, None)
+    is_other = pc.not_equal(forget_places(recorded), forget_places(uris))
+    return pc.if_else(pc.fill_null(is_other, False), recorded, None)
 
 
 def _repeat(wanted: list[str], num_rows: int) -> pa.ChunkedArray:

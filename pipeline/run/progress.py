@@ -1,7 +1,7 @@
 """Progress: what each stage has done, on which node, and which of them a run that stands still waits for.
 
-Tasks say when they begin, how far they are and when they end; the book adds it up. It knows nothing of Ray:
-``metrics`` holds one in an actor, which tasks on all nodes reach.
+Tasks say when they end, and those that last say that they began and how far they are; the book adds it up. It
+knows nothing of Ray: ``metrics`` holds one in an actor, which tasks on all nodes reach.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class WorkBook:
         self._running[task_id] = _RunningTask(stage, node, num_tracks, first_track_id, now_s)
         self._entered[stage] += num_tracks
 
-    def advance(self, task_id: str, stage: str, node: str, work: Work, track_id: str | None, now_s: float) -> None:
+    def advance(self, task_id: str, stage: str, node: str, work: Work, track_id: str, now_s: float) -> None:
         """Add what a task did since it last said so.
 
         Args:
@@ -87,16 +87,30 @@ class WorkBook:
             stage: Its stage.
             node: Where it runs.
             work: What it did.
-            track_id: The track that it is at; None when it has ended.
+            track_id: The track that it is at.
             now_s: When.
         """
         self.work.setdefault((stage, node), Work()).add(work)
         self._advanced_s[stage] = now_s
-        if track_id is None:
-            ended = self._running.pop(task_id, None)
-            self._left[stage] += ended.num_tracks if ended else work.num_tracks
-        elif task_id in self._running:
+        if task_id in self._running:
             self._running[task_id].track_id, self._running[task_id].advanced_s = track_id, now_s
+
+    def end(self, task_id: str, stage: str, node: str, work: Work, num_tracks: int, now_s: float) -> None:
+        """Add what a task did since it last said so; it may be short enough never to have said that it began.
+
+        Args:
+            task_id: The task.
+            stage: Its stage.
+            node: Where it ran.
+            work: What it did.
+            num_tracks: Tracks that it was given.
+            now_s: When.
+        """
+        self.work.setdefault((stage, node), Work()).add(work)
+        self._advanced_s[stage] = now_s
+        if self._running.pop(task_id, None) is None:
+            self._entered[stage] += num_tracks
+        self._left[stage] += num_tracks
 
     def forget_running(self) -> None:
         """Let go of tasks that were begun: their workers died, or another pass begins."""

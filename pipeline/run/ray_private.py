@@ -4,6 +4,7 @@ Ray 2.60 has no public way to
 
 * give whole blocks to an actor that has a GPU (``map_batches`` wants a number of rows, and would join blocks), or
   say how often a task is tried without a warning of deprecation, which has no successor yet;
+* share a table once, and give each task some rows of it;
 * end a pass over a dataset from another thread than the one that waits for its results.
 
 ``tests/pipeline/run/test_ray_private.py`` breaks where one of these changes.
@@ -12,11 +13,19 @@ Ray 2.60 has no public way to
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import pyarrow as pa
+import ray
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces import BlockEntry, RefBundle
+from ray.data._internal.execution.interfaces.ref_bundle import BlockSlice
+from ray.data._internal.logical.interfaces import LogicalPlan
+from ray.data._internal.logical.operators import InputData
+from ray.data._internal.stats import DatasetStats
+from ray.data.block import BlockMetadata
 
 
 def map_blocks(dataset: ray.data.Dataset, step: Callable[..., Any], **asked: Any) -> ray.data.Dataset:
@@ -28,6 +37,25 @@ def map_blocks(dataset: ray.data.Dataset, step: Callable[..., Any], **asked: Any
         asked: As ``ray.data.Dataset.map_batches``, with GPUs too.
     """
     return dataset.map_batches_internal(step, batch_size=None, batch_format="pyarrow", **asked)
+
+
+def share_rows(tables: Iterable[tuple[pa.Table, Sequence[range]]]) -> ray.data.Dataset:
+    """Share tables, of which each block of the dataset is some rows: a table is sent once to each node.
+
+    Args:
+        tables: Each table, and the rows of its blocks.
+    """
+    bundles = []
+    for table, blocks in tables:
+        shared: Any = ray.put(table)
+        entry = BlockEntry(shared, BlockMetadata(table.num_rows, table.nbytes, None, None))
+        bundles += [
+            RefBundle((entry,), table.schema, owns_blocks=False, slices=(BlockSlice(rows.start, rows.stop),))
+            for rows in blocks
+        ]
+    context = ray.data.DataContext.get_current().copy()
+    stats = DatasetStats(metadata={}, parent=None)
+    return ray.data.Dataset(LogicalPlan(InputData(bundles), context), context, stats)
 
 
 class LeftError(Exception):

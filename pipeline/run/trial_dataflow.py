@@ -19,11 +19,11 @@ import ray.data
 from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
 from pipeline.errors import RunError
-from pipeline.run.cluster import quiet_ray
-from pipeline.run.dataflow import EmbedderStart, choose_placement, share_plan
+from pipeline.run.cluster import quiet_ray, set_up
+from pipeline.run.dataflow import EmbedderStart, choose_placement
 from pipeline.run.metrics import start_monitor
 from pipeline.run.placement import Placement
-from pipeline.run.ray_private import map_blocks
+from pipeline.run.ray_private import map_blocks, share_rows
 from pipeline.run.trial import Trial, choose_files, run_trial
 
 
@@ -124,7 +124,9 @@ def _pull_trial(
         "num_cpus": placement.num_cpus,
         "num_gpus": placement.num_gpus,
     }
-    passed = map_blocks(share_plan(rows, rows.num_rows), _pass_on, **task)
+    planned = share_rows([(rows, [range(rows.num_rows)])])  # all in one task
+    set_up(planned)
+    passed = map_blocks(planned, _pass_on, **task)
     results = map_blocks(map_blocks(passed, TrialActor, **actor), _pass_on, **task)
     with quiet_ray():
         (row,) = results.take_all()

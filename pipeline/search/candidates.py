@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.index.codes import normalise_rows
+from pipeline.index.codes import Matrix, normalise_rows
+from pipeline.index.space import Space
 from pipeline.index.vector_index import VectorIndex
-from pipeline.search.align import Matrix, Whitening
 
 Mask = npt.NDArray[np.bool_]
 
@@ -17,7 +17,7 @@ ROWS_PER_PROBE = 256
 RANK_OFFSET = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)
 
 
-def find_candidates(index: VectorIndex, whitening: Whitening, vectors: Matrix, k: int, allowed: Mask) -> list[int]:
+def find_candidates(index: VectorIndex, whitening: Space, vectors: Matrix, k: int, allowed: Mask) -> list[int]:
     """Find the tracks to align: all that are allowed, or those that most probes agree on.
 
     Probes are frames of the query and, for as many candidates again, their changes around its mean: what

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from threading import Timer
 from typing import Any, Literal
 
@@ -19,6 +20,12 @@ SameColumn = Literal["artist", "album"]
 
 MAX_SECONDS = 5.0
 _ROW = "__row"
+_TAG_COLUMN = "__tag_"
+# What stands in quotation marks or in a remark is passed over, so that nothing in it is taken for a call.
+_TAG_CALL = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\btag\s*\(\s*'(?P<label>(?:[^']|'')*)'\s*\)""",
+    re.IGNORECASE | re.DOTALL,
+)
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "lock_configuration": "true",
@@ -41,16 +48,24 @@ _ALLOWED_FUNCTIONS = {
 }
 
 
-def filter_tracks(tracks: pa.Table, where: str, columns: Sequence[str]) -> npt.NDArray[np.bool_]:
+ReadTag = Callable[[str], pa.Array]
+"""Takes a label; returns each row's score of it, float32, null where there is none."""
+
+
+def filter_tracks(
+    tracks: pa.Table, where: str, columns: Sequence[str], read_tag: ReadTag | None = None
+) -> npt.NDArray[np.bool_]:
     """Mark the rows of a table for which an expression is true; where it is unknown (null) is no.
 
     DuckDB takes one expression here, never a statement, of comparisons, arithmetic and simple functions of text;
-    it may reach nothing but the table: no file, no network, no setting.
+    it may reach nothing but the table: no file, no network, no setting. ``tag('piano')`` stands for the score that
+    a head has given a track.
 
     Args:
         tracks: Table.
         where: The expression, such as ``artist IS DISTINCT FROM 'X' AND duration_s > 60``.
         columns: Names that it may use.
+        read_tag: Answers ``tag('…')``; without it there is no such function.
 
     Returns:
         bool of shape (num_rows,).
@@ -63,9 +78,13 @@ def filter_tracks(tracks: pa.Table, where: str, columns: Sequence[str]) -> npt.N
         clock = Timer(MAX_SECONDS, connection.interrupt)
         clock.start()
         try:
-            if refused := sorted(set(_find_refused(_parse(connection, where)))):
+            condition, labels = (where, []) if read_tag is None else _replace_tags(where)
+            if refused := sorted(set(_find_refused(_parse(connection, condition)))):
                 raise duckdb.NotImplementedException(f"{', '.join(refused)} may not be used")
-            found = connection.from_arrow(numbered).filter(where).project(_ROW).to_arrow_table()
+            for number, label in enumerate(labels):
+                assert read_tag is not None
+                numbered = numbered.append_column(f"{_TAG_COLUMN}{number}", read_tag(label))
+            found = connection.from_arrow(numbered).filter(condition).project(_ROW).to_arrow_table()
         except duckdb.InterruptException:
             raise UsageError(f"expected a filter that takes under {MAX_SECONDS:g} s, found {where!r}") from None
         except duckdb.Error as error:
@@ -92,6 +111,21 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> Any:
     if tree["error"]:
         raise duckdb.ParserException(tree["error_message"])
     return tree
+
+
+def _replace_tags(where: str) -> tuple[str, list[str]]:
+    """Put a column in place of every call of ``tag`` with one label; return the expression and the labels."""
+    labels: list[str] = []
+
+    def replace(found: re.Match[str]) -> str:
+        if found["label"] is None:  # a text, a name or a remark
+            return found[0]
+        label = found["label"].replace("''", "'")
+        if label not in labels:
+            labels.append(label)
+        return f"{_TAG_COLUMN}{labels.index(label)}"
+
+    return _TAG_CALL.sub(replace, where), labels
 
 
 def _find_refused(tree: Any) -> Iterator[str]:

@@ -12,7 +12,8 @@ class Hit:
     Args:
         rank: From 1.
         track_id: The track.
-        score: Higher is nearer, at most 1: the cosine of global vectors, or how well the passage fits.
+        score: Higher is nearer, at most 1: the cosine of global vectors in the index's space, or how well the
+            passage fits.
         title: As the catalog has it; likewise artist, album and genre.
         artist: See title.
         album: See title.

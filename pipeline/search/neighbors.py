@@ -48,7 +48,7 @@ NEIGHBORS = pa.schema(
         pa.field("track_id", pa.string(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),  # from 1
         pa.field("neighbor_id", pa.string(), nullable=False),
-        pa.field("score", pa.float32()),  # cosine of the global vectors
+        pa.field("score", pa.float32()),  # cosine of the global vectors in the index's space
         pa.field("store_version", pa.int64()),  # version of ``tracks`` that was searched
         pa.field("event_time", TIMESTAMP),
     ]

@@ -20,7 +20,7 @@ from pipeline.decode.audio import decode_audio
 from pipeline.embed.checkpoint import load_checkpoint
 from pipeline.embed.device import choose_batch_size, choose_device
 from pipeline.embed.embedder import Embedder, EmbedderSettings
-from pipeline.errors import UsageError
+from pipeline.errors import Reason, Stage, TrackError, UsageError
 from pipeline.search.recognise import MOMENTS, Heard
 from pipeline.store.parts import round_mantissa
 
@@ -96,18 +96,31 @@ class AudioQuery:
         """
         return cls(load_checkpoint(checkpoint, stats), recipe_id, definition, device, max_duration_s)
 
-    def embed(self, data: bytes, resolution: str, is_stored: bool = False) -> Heard:
-        """Embed a file: decode it, then ``embed_waveform``.
+    def embed(
+        self,
+        data: bytes,
+        resolution: str,
+        is_stored: bool = False,
+        start_s: float | None = None,
+        end_s: float | None = None,
+    ) -> Heard:
+        """Embed a file or a section of it: decode it, then ``embed_waveform``.
 
         Args:
             data: The whole file, in any codec that the catalog takes.
             resolution: Name of the index's resolution.
-            is_stored: The catalog holds this very file: its vectors are wanted as they are stored.
+            is_stored: The catalog holds this very file: its vectors are wanted as they are stored. Of a section
+                it holds none.
+            start_s: The section's start; by default the file's.
+            end_s: The section's end; by default the file's.
 
         Raises:
-            TrackError: The file cannot be decoded, or the model cannot take it.
+            TrackError: The file cannot be decoded, has no such section, or the model cannot take it.
         """
-        return self.embed_waveform(decode_audio(data, self.max_duration_s).waveform, resolution, is_stored)
+        waveform = decode_audio(data, self.max_duration_s).waveform
+        if start_s is None and end_s is None:
+            return self.embed_waveform(waveform, resolution, is_stored)
+        return self.embed_waveform(cut_section(waveform, start_s, end_s), resolution)
 
     def embed_waveform(
         self, waveform: Matrix, resolution: str, is_stored: bool = False, also: Sequence[str] = ()
@@ -199,6 +212,30 @@ def match_recipe(weights_sha256: str, recipe_id: str, definition: str) -> Recipe
             f"{changed}; embed the catalog again, or query with the version that made it"
         )
     return recipe
+
+
+def cut_section(waveform: Matrix, start_s: float | None, end_s: float | None) -> Matrix:
+    """Cut a section out of a waveform.
+
+    Args:
+        waveform: float32, shape (num_samples,), at 24 kHz.
+        start_s: Its start; None for the beginning.
+        end_s: Its end, which may lie past the waveform's; None for the end.
+
+    Raises:
+        TrackError: It begins before the waveform, or not before its own or the waveform's end.
+    """
+    duration_s = len(waveform) / SAMPLE_RATE_HZ
+    first_s = 0.0 if start_s is None else start_s
+    last_s = duration_s if end_s is None else min(end_s, duration_s)
+    if not 0 <= first_s < last_s:
+        end = "its end" if end_s is None else f"{end_s:g} s"
+        raise TrackError(
+            Stage.DECODE,
+            Reason.TOO_SHORT,
+            f"expected a section within its {duration_s:g} s, found {first_s:g} s to {end}",
+        )
+    return waveform[round(first_s * SAMPLE_RATE_HZ) : round(last_s * SAMPLE_RATE_HZ)]
 
 
 def count_filled_frames(num_samples: int, resolution: str) -> int:

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
-from pipeline.index.codes import normalise_rows
-from pipeline.search.align import Matrix, align_passage, fit_whitening
+from pipeline.index.codes import Matrix, normalise_rows
+from pipeline.index.space import fit_whitening
+from pipeline.search.align import align_passage
 from pipeline.store.read import FeatureStore
 
 MOMENTS = "0.5hz"

@@ -1,7 +1,7 @@
 """Search: what sounds like this track, like this moment of it, or like these vectors.
 
-Whole tracks are ranked by the cosine of their global vectors. With an index of moments a hit is a track with the
-span in which it fits the query best: ``candidates`` are named frame by frame, and ``align`` compares passages.
+Whole tracks are ranked by the cosine of their global vectors in the index's space. A hit of moments is a track and
+the span in which it fits the query best: ``candidates`` are named frame by frame, ``align`` compares passages.
 """
 
 from __future__ import annotations
@@ -10,29 +10,28 @@ import hashlib
 import logging
 import math
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, UsageError
-from pipeline.index.codes import normalise_rows
+from pipeline.index.codes import Mask, Matrix, normalise_rows
+from pipeline.index.space import Space, fit_whitening
 from pipeline.index.vector_index import VectorIndex
-from pipeline.search.align import Matrix, Whitening, align_passage, fit_whitening
+from pipeline.search.align import align_passage
 from pipeline.search.candidates import find_candidates
 from pipeline.search.filters import SameColumn, differs_from, filter_tracks
 from pipeline.search.hits import Hit, Match
 from pipeline.search.near_duplicates import choose_near_duplicate_score
 from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
 from pipeline.search.shown import ShownTracks
+from pipeline.search.tags import read_tag
 from pipeline.store.read import FeatureStore, find_frames
 from pipeline.store.withheld import WithheldWatch
 
 logger = logging.getLogger(__name__)
-
-Mask = npt.NDArray[np.bool_]
 
 WHITENING_SAMPLE = 4096
 MAX_COMPARED_TRACKS = 50  # with a clip, moment by moment, after a search by its global vector
@@ -78,7 +77,7 @@ class Searcher:
         return FeatureStore(store.url, self.index.manifest.store_version, store.options)
 
     @cached_property
-    def whitening(self) -> Whitening:
+    def whitening(self) -> Space:
         """The space in which passages are compared, fitted to a sample of the index's own moments."""
         live = np.flatnonzero(self.index.live)
         chosen = np.random.default_rng(0).choice(live, min(len(live), WHITENING_SAMPLE), replace=False)
@@ -107,10 +106,8 @@ class Searcher:
             UsageError: No such track, section or column, or the expression is none.
             StorageError: The section's frames cannot be read from the store.
         """
-        position = self.index.find_track(track_id)
+        position = self.find_shown(track_id)
         allowed = self.select_tracks(where)
-        if not self.shown.mark()[position]:
-            raise UsageError(f"the track {track_id!r} was taken down; search for another one")
         allowed[position] = False
         if exclude_same is not None:
             allowed &= differs_from(self.index.tracks, position, exclude_same)
@@ -119,7 +116,7 @@ class Searcher:
             raise UsageError(
                 f"the index has no vectors of {track_id} there; search the whole track, or another one"
             )
-        return self._search(vectors, k, allowed)
+        return self.search_placed(vectors, k, allowed)
 
     def search_vectors(
         self, vectors: Matrix, k: int = 10, where: str | None = None, exclude_track: str | None = None
@@ -135,7 +132,7 @@ class Searcher:
         Raises:
             UsageError: The vectors have another shape, or no such track or column, or the expression is none.
         """
-        embed_dim = self.index.manifest.embed_dim
+        embed_dim = self.index.input_dim
         if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != embed_dim:
             raise UsageError(f"expected vectors of shape (num_frames, {embed_dim}), found {vectors.shape}")
         if self.frame_rate_hz is None and len(vectors) != 1:
@@ -143,7 +140,7 @@ class Searcher:
         allowed = self.select_tracks(where)
         if exclude_track is not None:
             allowed[self.index.find_track(exclude_track)] = False
-        return self._search(vectors, k, allowed)
+        return self.search_placed(self.index.place(vectors), k, allowed)
 
     def search_heard(self, heard: Heard, k: int = 10, where: str | None = None) -> list[Hit]:
         """Find what sounds like a file; the recording that it was cut out of comes first.
@@ -159,10 +156,18 @@ class Searcher:
         if heard.moments is None or self.frame_rate_hz is not None:
             return self.search_vectors(heard.vectors, k, where)
         _check_number(k)
-        matches = self._match_globals(heard.vectors, max(k, MAX_COMPARED_TRACKS), self.select_tracks(where))
+        vectors = self.index.place(heard.vectors)
+        matches = self._match_globals(vectors, max(k, MAX_COMPARED_TRACKS), self.select_tracks(where))
         recognised = self._recognise(heard.moments, matches[:MAX_COMPARED_TRACKS])
         known = {match.position for match in recognised}
         return self._list_hits(recognised + [match for match in matches if match.position not in known], k)
+
+    def find_shown(self, track_id: str) -> int:
+        """Return a track's row of the index; a UsageError says that it is not there, or taken down."""
+        position = self.index.find_track(track_id)
+        if not self.shown.mark()[position]:
+            raise UsageError(f"the track {track_id!r} was taken down; search for another one")
+        return position
 
     def holds_content(self, data: bytes) -> bool:
         """Say whether the index has a track of exactly these bytes."""
@@ -173,7 +178,7 @@ class Searcher:
         """Mark the tracks that meet an expression; all have vectors.
 
         Args:
-            where: SQL expression over ``FILTER_COLUMNS``; None for all tracks.
+            where: SQL expression over ``FILTER_COLUMNS`` and ``tag('…')``; None for all tracks.
 
         Raises:
             UsageError: It is no expression, or names other columns.
@@ -181,7 +186,8 @@ class Searcher:
         allowed: Mask = (self.index.tracks.column("num_vectors").to_numpy() > 0) & self.shown.mark()
         if where is None:
             return allowed
-        return allowed & filter_tracks(self.index.tracks, where, FILTER_COLUMNS)
+        tracks, store = self.index.tracks, self.index.location.store
+        return allowed & filter_tracks(tracks, where, FILTER_COLUMNS, partial(read_tag, store, tracks))
 
     def _read_query(self, position: int, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
         """Return a track's vectors, or those of a section of it.
@@ -206,7 +212,7 @@ class Searcher:
         return self._average_section(track_id, start_s, end_s)
 
     def _average_section(self, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
-        """Return the mean of a section's frames in the index's own snapshot: its global vector."""
+        """Return the mean of a section's frames in the index's own snapshot: its global vector, placed."""
         manifest, reader = self.index.manifest, self._reader
         row = reader.tracks(["resolutions"], pc.field("track_id") == track_id, manifest.recipe)
         stored = row.column("resolutions")[0].as_py() if row.num_rows else []
@@ -218,9 +224,10 @@ class Searcher:
             )
         frames = reader.frames([track_id], resolution, start_s, end_s, manifest.recipe).column("embeddings")
         vectors = np.asarray(pc.list_flatten(pc.list_flatten(frames)), np.float32)
-        return np.asarray(vectors.reshape(-1, manifest.embed_dim).mean(axis=0, keepdims=True), np.float32)
+        return self.index.place(vectors.reshape(-1, self.index.input_dim).mean(axis=0, keepdims=True))
 
-    def _search(self, vectors: Matrix, k: int, allowed: Mask) -> list[Hit]:
+    def search_placed(self, vectors: Matrix, k: int, allowed: Mask) -> list[Hit]:
+        """Find what is near vectors of the index's own space, among the tracks that are marked."""
         _check_number(k)
         match_tracks = self._match_globals if self.frame_rate_hz is None else self._match_moments
         return self._list_hits(match_tracks(vectors, k, allowed), k)

@@ -20,6 +20,7 @@ from pipeline.service import models, page_files
 from pipeline.service.audio import AudioFile, answer_with_audio, is_playable
 from pipeline.service.guard import Guard
 from pipeline.service.playable import PlayableCopies, UnplayableError
+from pipeline.service.predictions import describe_predictions
 from pipeline.service.similarity import SIMILARITY_RESOLUTION, compare_with_itself
 from pipeline.service.state import Generation, ServiceState
 
@@ -170,6 +171,16 @@ def get_similarity(state: State, track_id: str) -> models.Similarity | models.Tr
     return models.encode_similarity(matrix)
 
 
+@router.get("/tracks/{track_id:path}/predictions", summary="What heads say of a track", response_model=None)
+def get_predictions(state: State, track_id: str) -> models.Predictions | models.TrackFacts:
+    """Return tags, beats, sections and chords, as `musicfm predict` wrote them."""
+    generation = state.generation()
+    if generation.names.find(track_id) is None and generation.names.find(f"{track_id}/predictions") is not None:
+        return get_track(state, f"{track_id}/predictions")
+    content = generation.index.tracks.column("content_hash")[_find(generation, track_id)].as_py()
+    return describe_predictions(state.settings.store, track_id, content)
+
+
 @router.get("/tracks/{track_id:path}/audio", summary="A track's file", response_model=None)
 async def get_audio(
     request: Request,
@@ -200,7 +211,7 @@ async def get_audio(
 def get_track(state: State, track_id: str) -> models.TrackFacts:
     """Return a track's facts, and the address of its audio: a FLAC copy where browsers, as a rule, lack the codec.
 
-    Ids may hold slashes. One that ends in `/audio` or `/similarity` is taken for that of a track without the
+    Ids may hold slashes. One that ends in `/audio` and the like is taken for that of a track without the
     ending where there is such a track.
     """
     generation = state.generation()

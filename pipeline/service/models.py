@@ -77,6 +77,39 @@ class Similarity(BaseModel):
     values: str = Field(description="Base64 of num_bins × num_bins bytes, row by row")
 
 
+class Tag(BaseModel):
+    """What a head says of a whole track."""
+
+    task: str = Field(description="tagging, classification, key or regression")
+    label: str
+    score: float = Field(description="A probability; of the task regression the number itself")
+
+
+class Beat(BaseModel):
+    """One beat."""
+
+    time_s: float
+    is_downbeat: bool
+
+
+class Span(BaseModel):
+    """What a head says of a part of a track."""
+
+    label: str
+    score: float
+    start_s: float
+    end_s: float
+
+
+class Predictions(BaseModel):
+    """What heads say of a track; all empty where none was applied."""
+
+    tags: list[Tag] = Field(description="The likeliest first")
+    beats: list[Beat]
+    sections: list[Span]
+    chords: list[Span]
+
+
 class Query(BaseModel):
     """What was asked."""
 

@@ -22,7 +22,7 @@ from pipeline.config import Recipe
 from pipeline.location import StoreLocation
 from pipeline.schema import CATALOG, FAILURES, RECIPES, TRACKS, UNCHANGED
 from pipeline.store.books import Accepted, RunCounts
-from pipeline.store.ledger import Actions, extract_rows, merge_track_rows, relabel_track_rows
+from pipeline.store.ledger import Actions, cut_between_parts, extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.store.parts import Part, from_ipc, write_part
 from pipeline.store.table_commits import append_rows
 from pipeline.store.tables import open_table, read_columns
@@ -65,6 +65,7 @@ class RunCommitter:
         self._pending = _Pending()
         self._recognised: list[pa.Table] = []
         self._done: set[str] = set()
+        self._spans: dict[str, list[tuple[str, str]]] = {}  # of the ledger's parts that the run wrote, by recipe
         self.writer = StoreWriter(store, run_id)
         # As the run finds them: it gives each track one outcome, so nothing that it adds itself has to leave.
         self._held_ids = {recipe: _read_ids(self.writer.tracks, recipe) for recipe in self.recipes}
@@ -226,12 +227,17 @@ class RunCommitter:
             rows = merge_track_rows(rows, taken.rows)
             kept = taken.rows.filter(pc.is_in(taken.rows.column("track_id"), relabeled.column("track_id")))
             rows = pa.concat_tables([rows, relabel_track_rows(kept, relabeled)])
-        if rows.num_rows:
+        return actions + self._write_ledger_parts(recipe, rows.sort_by("track_id"))
+
+    def _write_ledger_parts(self, recipe: str, rows: pa.Table) -> Actions:
+        """Write sorted rows of one recipe, and return the actions that add them."""
+        actions: Actions = []
+        spans = self._spans.setdefault(recipe, [])
+        for cut in cut_between_parts(rows.column("track_id").to_pylist(), spans):
             url = self.store.table_url("tracks")
-            part = write_part(
-                rows.sort_by("track_id"), "tracks", url, {"recipe": recipe}, self.run_id, self.store.options
-            )
+            part = write_part(rows[cut], "tracks", url, {"recipe": recipe}, self.run_id, self.store.options)
             actions.append(part.as_add_action())
+            spans.append((str(part.min_track_id), str(part.max_track_id)))
         return actions
 
     def _commit_failures(

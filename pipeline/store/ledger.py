@@ -8,8 +8,10 @@ affected ids are read.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ from pipeline.store.parts import write_part
 from pipeline.store.tables import read_columns
 
 Actions = list[AddAction | RemoveAction]
+
+MAX_PARTS_PER_COMMIT = 16  # of a recipe: a few late blocks lie apart, rows from all over the catalog do not
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,30 @@ def relabel_track_rows(rows: pa.Table, catalog: pa.Table) -> pa.Table:
     columns = {name: facts.column(name) if name in CATALOG.names else rows.column(name) for name in TRACKS.names}
     columns |= {name: pc.coalesce(facts.column(name), rows.column(name)) for name in LABELS}
     return pa.table(columns, schema=TRACKS)
+
+
+def cut_between_parts(sorted_ids: Sequence[str], spans: Iterable[tuple[str, str]]) -> list[slice]:
+    """Cut rows so that none of the parts that they become reaches over a whole other one.
+
+    Blocks are done in any order. A slow one that is committed beside much later ones would make a part that spans
+    all that was written meanwhile, and every point read would open it too.
+
+    Args:
+        sorted_ids: Ids of the rows.
+        spans: First and last id of the other parts.
+
+    Returns:
+        The rows of each part: all in one where nothing lies between them, or where they are so scattered that they
+        would come to more than ``MAX_PARTS_PER_COMMIT``.
+    """
+    cuts = {0, len(sorted_ids)}
+    for first, last in spans:
+        position = bisect_left(sorted_ids, first)
+        if position == bisect_right(sorted_ids, last):
+            cuts.add(position)
+    if len(cuts) > MAX_PARTS_PER_COMMIT + 1:
+        cuts = {0, len(sorted_ids)}
+    return [slice(*pair) for pair in pairwise(sorted(cuts))]
 
 
 def list_table_files(table: DeltaTable, table_name: str, recipe: str | None = None) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 
@@ -33,4 +34,11 @@ def export_checkpoint(model: MusicFM25Hz, path: Path, half: bool = True) -> None
 
 def write_stats(path: Path, mean: float, std: float) -> None:
     """Write a statistics file."""
-    path.write_text(json.dumps({MEAN_KEY: mean, STD_KEY: std}) + "\n")
+    write_text_whole(path, json.dumps({MEAN_KEY: mean, STD_KEY: std}) + "\n")
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a file that is whole at every moment, though several workers may write it at once."""
+    part = path.with_name(f"{path.name}.{uuid4().hex}")
+    part.write_text(text)
+    part.replace(path)

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicfm_model.checkpoint_files import MEAN_KEY, STD_KEY
 from musicfm_model.model import MusicFM25Hz
 from musicfm_model.pretraining import prediction_loss
 from pipeline.training.crops import Batch
+from pipeline.training.encode import encode, normalize
 from pipeline.training.recipe import FRAMES_PER_TOKEN, Recipe
 
 PROJECTOR_DIM = 512
@@ -65,13 +65,11 @@ class Pretraining(nn.Module):
 
     def normalize(self, log_mels: Tensor) -> Tensor:
         """Return (B, T, n_mels) in dB by the model's statistics."""
-        return (log_mels - self.musicfm.stat[MEAN_KEY]) / self.musicfm.stat[STD_KEY]
+        return normalize(self.musicfm, log_mels)
 
     def encode(self, log_mels: Tensor, layers: set[int]) -> dict[int, Tensor]:
         """Return hidden states (B, T / 4, embed_dim) of log-mels (B, T, n_mels) in dB."""
-        normalized = self.normalize(log_mels).transpose(1, 2)
-        states: dict[int, Tensor] = self.musicfm.conformer(self.musicfm.conv(normalized), layers)
-        return states
+        return encode(self.musicfm, log_mels, layers)
 
     def tokenize(self, log_mels: Tensor) -> Tensor:
         """Return the target tokens (B, T / 4) of log-mels (B, T, n_mels) in dB."""
@@ -89,16 +87,27 @@ class Pretraining(nn.Module):
         Parts are ``cross_entropy``, ``accuracy``, ``regression``, ``contrast_<layer>`` and ``vector_<layer>``, as
         far as the recipe has them.
         """
-        recipe, last, num_masked = self.recipe, self.musicfm.num_layers, len(batch.masked)
         crops = torch.cat([batch.masked, batch.contrast])
-        states = self.encode(crops, {last, *recipe.contrast_layers})
-        loss = crops.new_zeros(())
+        return self.score(self.encode(crops, self.layers()), batch)
+
+    def layers(self) -> set[int]:
+        """Return the hidden states that the loss looks at."""
+        return {self.musicfm.num_layers, *self.recipe.contrast_layers}
+
+    def score(self, states: dict[int, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return loss and parts of hidden states, as ``forward`` does.
+
+        Args:
+            states: Those of ``layers``, of the masked crops and then the others.
+            batch: The micro-batch.
+        """
+        last, num_masked = states[self.musicfm.num_layers], len(batch.masked)
+        loss = last.new_zeros((), dtype=torch.float32)
         parts: dict[str, Tensor] = {}
         if num_masked:
-            frames = states[last][:num_masked]
-            loss = loss + self._score_prediction(frames, batch, parts)
-        if num_masked < len(crops):
-            for layer in recipe.contrast_layers:
+            loss = loss + self._score_prediction(last[:num_masked], batch, parts)
+        if num_masked < len(last):
+            for layer in self.recipe.contrast_layers:
                 frames = states[layer][num_masked:]
                 loss = loss + self._score_contrast(layer, frames, batch.contrast_tracks, parts)
         return loss, {name: part.detach().float() for name, part in parts.items()}

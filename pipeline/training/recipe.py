@@ -103,6 +103,18 @@ NANO = ModelConfig(embed_dim=192, num_layers=5, num_heads=4, ffn_dim=512, conv_d
 SMALL = ModelConfig(embed_dim=384, num_layers=8, num_heads=6, ffn_dim=1536, conv_dim=128)
 PUBLISHED = ModelConfig()
 
+_NANO_RECIPE = Recipe(
+    num_steps=3000,
+    peak_lr=8e-4,
+    num_warmup_steps=360,
+    weight_decay=0.02,
+    crop_lengths_s=(4.0, 10.0, 4.0, 10.0, 30.0),
+    masked_s=400.0,
+    contrast_s=640.0,
+    contrast_weight=0.5,
+    augmentation=Augmentation(prob=0.5, max_gain_db=6.0, max_filter_db=2.0, low_pass_prob=0.2),
+    precision="bfloat16",
+)
 _PUBLISHED_CROPS = Recipe(
     crop_lengths_s=(30.0,),  # paper, section 3.1
     masked_s=240.0,
@@ -116,8 +128,11 @@ _PUBLISHED_CROPS = Recipe(
     peak_lr=1e-4,
 )
 PRESETS: dict[str, tuple[ModelConfig, Recipe]] = {
-    "nano": (NANO, Recipe()),
+    "nano": (NANO, _NANO_RECIPE),
     "small": (SMALL, replace(Recipe(), masked_s=160.0, contrast_s=160.0, peak_lr=3e-4)),
     "published": (PUBLISHED, _PUBLISHED_CROPS),
 }
-"""Sizes and recipe by name; ``published`` has the published objective alone."""
+"""Sizes and recipe by name.
+
+``nano`` is what the model in ``demo`` was trained by, on a GPU; ``published`` has the published objective alone.
+"""

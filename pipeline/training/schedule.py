@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
-
-from pipeline.training.recipe import Recipe
+from typing import Protocol
 
 FINAL_SHARE = 0.01
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+class ScheduleRecipe(Protocol):
+    """What a schedule asks of a recipe."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the optimiser."""
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after the warm-up."""
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Steps over which it rises."""
+
+
+def learning_rate(recipe: ScheduleRecipe, step: int) -> float:
     """Return the learning rate of a step, counted from 0."""
     warmup = min(recipe.num_warmup_steps, recipe.num_steps)
     if step < warmup:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from pipeline.errors import RunError
-from pipeline.training.recipe import Recipe
 
 STATE_FILE = "state.pt"
 
@@ -32,31 +31,46 @@ class Progress:
 
 
 def save_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, recipe: Recipe
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, recipe: object
 ) -> None:
     """Write a state in place of the last one, which stays until the new one is whole.
 
     Raises:
         RunError: It cannot be written; the last one is still there.
     """
-    part = folder / (STATE_FILE + ".part")
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "recipe": repr(recipe)}
+    what = f"a training state before step {progress.next_step}"
+    write_whole(folder / STATE_FILE, {**parts, **vars(progress)}, what)
+
+
+def write_whole(path: Path, content: dict[str, Any], what: str) -> None:
+    """Write tensors and plain values in place of the last file, which stays until the new one is whole.
+
+    Args:
+        path: The file; its folder is made where it does not exist.
+        content: What goes into it.
+        what: What to call it in a message.
+
+    Raises:
+        RunError: It cannot be written; the last one is still there.
+    """
+    part = path.with_name(path.name + ".part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "recipe": repr(recipe)}
-            torch.save({**parts, **vars(progress)}, file)
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, folder / STATE_FILE)
+        os.replace(part, path)
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
         raise RunError(
-            f"cannot write a training state to {folder} before step {progress.next_step}: {error}; the last whole "
-            "one is kept: make room and run the same command again"
+            f"cannot write {what} to {path.parent}: {error}; the last whole one is kept: make room and run the "
+            "same command again"
         ) from error
 
 
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Progress:
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: object) -> Progress:
     """Put a saved state into a model and its optimiser; a folder without one means the beginning.
 
     Raises:

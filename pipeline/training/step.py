@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from musicfm_model.precision import float32_arithmetic
 from pipeline.errors import RunError
-from pipeline.training.crops import Batch
-from pipeline.training.recipe import Recipe
 
 MAX_SKIPPED_IN_A_ROW = 5
+
+
+class OptimizerRecipe(Protocol):
+    """What an optimiser asks of a recipe."""
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after the warm-up."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of weights of two dimensions or more."""
+
+
+class StepRecipe(Protocol):
+    """What a step asks of a recipe."""
+
+    @property
+    def max_grad_norm(self) -> float:
+        """Gradients are scaled down to this norm."""
+
+    @property
+    def precision(self) -> str:
+        """``float32`` or ``bfloat16`` (autocast)."""
 
 
 @dataclass
@@ -54,13 +77,21 @@ class SkipCounter:
             )
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW over what is trained; biases, norms and other vectors do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def make_optimizer(parts: Sequence[tuple[nn.Module, float]], recipe: OptimizerRecipe) -> torch.optim.AdamW:
+    """Return AdamW over what is trained; biases, norms and other vectors do not decay.
+
+    Args:
+        parts: Modules, and what each one's learning rate is multiplied by.
+        recipe: Of the run.
+    """
+    groups: list[dict[str, Any]] = []
+    for module, lr_scale in parts:
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        for decay, chosen in (
+            (recipe.weight_decay, [p for p in trained if p.ndim >= 2]),
+            (0.0, [p for p in trained if p.ndim < 2]),
+        ):
+            groups.append({"params": chosen, "weight_decay": decay, "lr_scale": lr_scale})
     return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.98), fused=True)
 
 
@@ -74,20 +105,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def take_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[Callable[[], Batch]],
-    recipe: Recipe,
+    batches: Sequence[Callable[[], Any]],
+    recipe: StepRecipe,
     lr: float,
-    num_own_slots: int,
 ) -> StepResult:
     """Take one step.
 
     Args:
-        model: A ``Pretraining``, in training mode, or what shares one out (DistributedDataParallel).
-        optimizer: From ``make_optimizer``.
+        model: In training mode; gives a micro-batch's loss and its parts. Or what shares it out
+            (DistributedDataParallel).
+        optimizer: Of the model; a group's ``lr_scale`` multiplies its learning rate.
         batches: Makes each of this worker's micro-batches.
         recipe: Of the run.
         lr: Learning rate.
-        num_own_slots: How many micro-batches this worker has.
     """
     device = next(model.parameters()).device
     norms = {name: buffer.clone() for name, buffer in model.named_buffers() if "norm" in name or ".bn" in name}
@@ -97,13 +127,13 @@ def take_step(
         for index, make in enumerate(batches):
             batch = make()
             # Gradients travel between workers once a step, with the last micro-batch.
-            waits = index < num_own_slots - 1 and hasattr(model, "no_sync")
+            waits = index < len(batches) - 1 and hasattr(model, "no_sync")
             with model.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with autocast(device, recipe.precision):
                     loss, parts = model(batch)
-                (loss / num_own_slots).backward()
+                (loss / len(batches)).backward()
             for name, part in parts.items():
-                totals[name] = totals.get(name, 0) + part / num_own_slots
+                totals[name] = totals.get(name, 0) + part / len(batches)
     grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
     is_skipped = not (torch.isfinite(torch.tensor(grad_norm)))
     if is_skipped:
@@ -111,7 +141,7 @@ def take_step(
         optimizer.zero_grad(set_to_none=True)
     else:
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         optimizer.step()
     return StepResult(totals, grad_norm, bool(is_skipped))
 

@@ -11,7 +11,8 @@ def round_by_numpy(values: np.ndarray) -> np.ndarray:
     """Round to 11 significant bits by arithmetic alone."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
     scaled = mantissa * 2**11
-    return np.ldexp(np.sign(scaled) * np.floor(np.abs(scaled) + 0.5) / 2**11, exponent).astype(np.float32)
+    rounded: np.ndarray = np.ldexp(np.sign(scaled) * np.floor(np.abs(scaled) + 0.5) / 2**11, exponent)
+    return rounded.astype(np.float32)
 
 
 def test_values_keep_ten_mantissa_bits() -> None:

@@ -171,7 +171,7 @@ def find_bad_seconds(found: Waveform, expected: Waveform) -> list[int]:
 @functools.cache
 def decode_clean(data: bytes) -> tuple[Waveform, int, int]:
     """Return what FFmpeg decodes of an undamaged file, with rate and channels of the source."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         frame = next(container.decode(audio=0))
         rate, num_channels = frame.sample_rate, frame.layout.nb_channels
     return decode_by_library(data), rate, num_channels
@@ -215,9 +215,9 @@ def decode_by_program(data: bytes) -> Waveform:
 def resample(waveform: Waveform, rate: int) -> Waveform:
     """Return a waveform at 24 kHz."""
     common = math.gcd(rate, SAMPLE_RATE_HZ)
-    if rate // common < 1_000:
+    if rate // common < 200_000:
         result: Waveform = resample_poly(waveform, SAMPLE_RATE_HZ // common, rate // common)
-    else:  # of a header that lies: a filter for each phase would be too many
+    else:  # of a header that lies: the filter would be too long
         result = resample_by_spectrum(waveform, math.ceil(waveform.size * SAMPLE_RATE_HZ / rate))
     return result.astype(np.float32, copy=False)
 

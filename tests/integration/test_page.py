@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -10,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import uvicorn
 
 from pipeline.location import StoreLocation
+from pipeline.probing.heads import Head, HeadSpec
+from pipeline.probing.predict import predict
 from pipeline.service.app import create_app
 from pipeline.service.guard import Access
 from pipeline.service.state import ServiceSettings, ServiceState
+from pipeline.store.read import FeatureStore
+from tests.checkpoints import TINY
 from tests.corpus import MUSIC
 from tests.processes import find_free_ports
 from tests.served import HOSTILE, SLASHED, TRACKS
@@ -543,3 +549,43 @@ def test_the_description_of_the_interface_is_readable_offline(page: Any, url: st
     assert "GET /search/track/{track_id}" in text
     assert "exclude_same" in text
     assert_it_fits(page)
+
+
+@pytest.fixture(scope="module")
+def predicted(store: StoreLocation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service over a store in which heads with random weights have spoken of every track."""
+    copy = StoreLocation(str(tmp_path_factory.mktemp("predicted") / "store"))
+    shutil.copytree(store.url, copy.url)
+    [recipe] = FeatureStore(copy.url).recipes().column("recipe").to_pylist()
+    torch.manual_seed(0)
+    for task, resolution, labels in (
+        ("tagging", "global", ("piano", HOSTILE)),
+        ("beat", "8hz", ("beat", "downbeat")),
+        ("structure", "8hz", ("boundary", "verse", "chorus")),
+    ):
+        spec = HeadSpec(task, "linear", (recipe,), resolution, TINY.embed_dim, labels, decoding={"threshold": 0.0})
+        predict(copy, Head(spec).eval())
+    yield from run_server(ServiceSettings(copy, access=Access(is_local=True)))
+
+
+@BOTH_WIDTHS
+def test_what_heads_say_stands_under_the_matrix(page: Any, predicted: str, tmp_path: Path) -> None:
+    assert page.locator("#predictions").is_hidden()
+    search(page, "cav")
+    page.wait_for_function("() => document.getElementById('matrix').width > 10")
+    assert page.locator("#predictions").is_hidden()  # this store has none
+    page.expected_complaints = re.escape(predicted)
+    page.goto(f"{predicted}#track=caves")
+    page.wait_for_selector("#prediction-tags li")
+    tags = page.locator("#prediction-tags li").all_inner_texts()
+    assert sorted(text.rsplit(" ", 2)[0] for text in tags) == sorted(["piano", HOSTILE])
+    assert page.locator("#predictions img").count() == 0
+    assert set(page.locator("#prediction-sections li").all_inner_texts()) <= {"verse", "chorus"}
+    assert re.match(r"\d+ beats, \d+ of them downbeats, about \d+ a minute", page.inner_text("#prediction-text"))
+    assert count_colours(page, "#prediction-beats") > 1
+    below = page.locator("#predictions").bounding_box()["y"]
+    assert below > page.locator("#matrix").bounding_box()["y"]
+    assert_it_fits(page)
+    take_picture(page, "predictions", tmp_path)
+    page.goto(f"{predicted}#")
+    page.wait_for_function("() => document.getElementById('query').hidden")

@@ -114,3 +114,31 @@ def test_ranks_are_numbers(known: KnownStore, text: str, capsys: pytest.CaptureF
         evaluate_retrieval.main(["--store", known.location.url, "--truth", "x", "-k", text])
     assert end.value.code == 2
     assert "1,10,100" in capsys.readouterr().err
+
+
+def test_distances_are_compared_without_touching_the_index(
+    known: KnownStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("query_id,relevant_id\n" + "".join(f"{name},{rank_naively(known, name)[0]}\n" for name in IDS))
+    before = sorted(Path(known.location.url).rglob("*"))
+    line = run(capsys, known, "--truth", str(path), "-k", "1", "--compare-distances")
+    assert line["distance"] == "plain"
+    # This store has no moments, so that the covariance within tracks is not there to be compared.
+    assert list(line["by_distance"]) == ["plain", "centred", "whitened"]
+    assert line["by_distance"]["plain"]["recall"] == line["recall"] == {"1": 1.0}
+    assert line["by_distance"]["centred"]["recall"]["1"] == pytest.approx(rank_centred(known))
+    assert sorted(Path(known.location.url).rglob("*")) == before
+
+
+def rank_centred(known: KnownStore) -> float:
+    """Return how often the nearest by plain cosine is the nearest by centred cosine too."""
+    vectors = known.features[make_recipe().recipe_id, "global"]
+    unit = np.concatenate([vectors[name] for name in IDS]).astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    centred = unit - unit.mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    cosines = centred @ centred.T
+    np.fill_diagonal(cosines, -2)
+    nearest = [IDS[position] for position in cosines.argmax(axis=1)]
+    return float(np.mean([rank_naively(known, name)[0] == near for name, near in zip(IDS, nearest, strict=True)]))

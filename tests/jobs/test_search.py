@@ -107,6 +107,34 @@ def test_a_file_of_the_catalog_finds_itself(
     assert "= likely the same recording" in output
 
 
+def test_several_tracks_minus_another(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--store", store, "--track", "caves", "crossroads", "--minus", "desert", "--json")
+    code, output, _ = run(capsys, *arguments)
+    assert code == 0
+    line = json.loads(output)
+    assert line["query"]["track_ids"] == ["caves", "crossroads"]
+    assert line["query"]["minus"] == ["desert"]
+    assert {hit["track_id"] for hit in line["results"]} == {"caves-later", "palace"}
+
+
+def test_many_files_are_searched_by_in_one_start_and_a_bad_one_is_passed_over(
+    store: str, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = tmp_path / "noise.mp3"
+    noise.write_bytes(np.random.default_rng(0).bytes(5000))
+    files = [str(MUSIC / "palace.m4a"), str(noise), str(tmp_path / "gone.mp3"), str(MUSIC / "crossroads.wav")]
+    query = ["--store", store, "--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--audio", *files]
+    code, output, _ = run(capsys, *query, "--end-s", "6", "-k", "1", "--json")
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert code == 1
+    assert [line["query"]["audio"] for line in lines] == files
+    assert lines[0]["query"]["end_s"] == 6
+    assert [len(line.get("results", ())) for line in lines] == [1, 0, 0, 1]
+    assert [files[1] in lines[1]["error"], files[2] in lines[2]["error"]] == [True, True]
+    code, output, _ = run(capsys, *query, "-k", "1")
+    assert [line for line in output.splitlines() if line.endswith(":")] == [f"{files[0]}:", f"{files[3]}:"]
+
+
 def test_a_threshold_may_be_given(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, output, _ = run(capsys, "--store", store, "--track", "caves", "--near-duplicate-score", "-1", "--json")
     assert all(hit["near_duplicate"] for hit in json.loads(output.splitlines()[-1])["results"])
@@ -132,7 +160,10 @@ def test_mistakes_exit_with_two_and_one_line(
         (*by_audio, str(noise)): f"cannot search by {noise}",
         (*by_audio, str(short)): "expected at least 43 ms of music",
         (*by_audio, str(tmp_path / "missing.mp3")): "found nothing",
-        (*by_audio, str(noise), "--start-s", "3"): "--start-s: only with --track",
+        (*by_audio, str(noise), "--minus", "caves"): "--minus: only with --track",
+        (*by_audio, str(MUSIC / "palace.m4a"), "--start-s", "3000"): "expected a section within its",
+        ("--store", store, "--track", "caves", "desert", "--start-s", "3"): "a section is of one --track",
+        ("--store", store, "--track", "caves", "desert", "--resolution", "0.5hz"): "--resolution global",
         ("--store", store, "--audio", str(noise), "--checkpoint", other): "expected the checkpoint that the index",
         ("--store", store, "--audio", str(noise), "--checkpoint", str(noise)): "noise.mp3",
     }

@@ -110,13 +110,39 @@ def test_a_paragraph_that_covers_nothing_is_an_error_and_leaves_no_half_package(
     assert not list((folder / "audio").iterdir())
 
 
-def test_a_cut_file_is_named(folder: Path) -> None:
-    fetch_corpus(folder, REVIEWED, min_held_out=1)
-    (folder / "corpus.json").unlink()
-    file = folder / "audio/game-music/usr/share/game/music/caribbean.flac"
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CorpusError, match=r"caribbean\.flac"):
+def test_a_cut_or_lost_file_is_unpacked_again(folder: Path) -> None:
+    first = fetch_corpus(folder, REVIEWED, min_held_out=1)
+    music = folder / "audio/game-music/usr/share/game/music"
+    whole = (music / "caribbean.flac").read_bytes()
+    (music / "caribbean.flac").write_bytes(whole[: len(whole) // 2])
+    (music / "hub.ogg").unlink()
+    assert fetch_corpus(folder, REVIEWED, min_held_out=1) == first
+    assert (music / "caribbean.flac").read_bytes() == whole
+    assert (music / "hub.ogg").is_file()
+
+
+def test_a_run_that_was_cut_short_goes_on_and_leaves_nothing_half_done(folder: Path) -> None:
+    later = folder / "packages/other-data_3%3a4-1_all.deb"
+    hidden = later.rename(folder / "later")
+    with pytest.raises(CorpusError, match="other-data"):  # no such package: apt knows none
         fetch_corpus(folder, REVIEWED, min_held_out=1)
+    unpacked = (folder / "audio/game-music/contents.json").stat().st_mtime_ns
+    for place in ("audio", "packages"):
+        (folder / place / ".part-killed").mkdir()
+    hidden.rename(later)
+    assert fetch_corpus(folder, REVIEWED, min_held_out=1)["num_tracks"] == 4
+    assert (folder / "audio/game-music/contents.json").stat().st_mtime_ns == unpacked
+    assert not list(folder.glob("*/.part-*"))
+
+
+def test_a_broken_file_of_a_package_is_named(tmp_path: Path) -> None:
+    game = tmp_path / "game/usr/share/game"
+    write_clip(game / "music/caribbean.flac", "caribbean.ogg")
+    whole = (game / "music/caribbean.flac").read_bytes()
+    (game / "music/caribbean.flac").write_bytes(whole[: len(whole) // 2])
+    build_package(tmp_path / "game", tmp_path / "out/packages", "game-music", "1.2-3")
+    with pytest.raises(CorpusError, match=r"caribbean\.flac"):
+        fetch_corpus(tmp_path / "out", Review((GAME,), frozenset(), {}, "reviewed"), min_held_out=0)
 
 
 def make_track(name: str, artist: str, split: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ import { asTime, countTracks } from "./elements.js";
 import { TrackMap } from "./map.js";
 import { MatrixPanel } from "./matrix_panel.js";
 import { Player } from "./player.js";
+import { PredictionsPanel } from "./predictions.js";
 import { chooseScale, makeRow } from "./results.js";
 import { describeFile, describeTrack } from "./spots.js";
 import { suggestTracks } from "./suggestions.js";
@@ -27,6 +28,7 @@ const player = new Player(audio, $("player"), $("playing"), (error) => {
 }, markPlaying);
 const rows = { player, onOpen: (trackId) => openTrack(trackId) };
 const matrix = new MatrixPanel(player, () => query && describeQuery(), findMoment);
+const predictions = new PredictionsPanel();
 const map = new TrackMap($("map"), $("map-name"), openTrack, (box) =>
   ask(withQuery("map", box ?? {})).catch(showError));
 
@@ -153,8 +155,13 @@ function showQuery(next) {
   showComparison();
   showDrop();
   if (!query) return;
-  if (query.file) matrix.show(null);
-  else if (!isSame) matrix.load(query.track.track_id);
+  if (query.file) {
+    matrix.show(null);
+    predictions.clear();
+  } else if (!isSame) {
+    matrix.load(query.track.track_id);
+    predictions.load(query.track);
+  }
   $("search").value = query.track ? query.track.title || query.track.track_id : "";
   $("query-title").textContent = query.track ? query.track.title || query.track.track_id : query.file.name;
   player.refresh($("play-query"));

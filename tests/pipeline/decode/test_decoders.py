@@ -138,12 +138,23 @@ def test_tags_before_the_audio_are_stepped_over(music: NDArray[np.float32], endi
 
 @pytest.mark.parametrize(
     "rubbish",
-    [b"\0" * 30_000, b"\x8f\x11" * 15_000, np.random.default_rng(5).bytes(60_000)],
+    [b"\0" * 3_000, b"\x8f\x11" * 15_000, np.random.default_rng(5).bytes(60_000)],
     ids=["zeros", "pattern", "noise"],
 )
 def test_rubbish_around_an_mp3_is_no_loss(music: NDArray[np.float32], rubbish: bytes) -> None:
     for data in (encode_bytes(music, RATE, format="MP3"), encode_mp3_without_length(music, RATE, 64_000)):
         assert decode(rubbish + data + rubbish).duration_s == pytest.approx(6.05, abs=0.1)
+
+
+def test_zeros_around_an_mp3_are_missing_music_unless_its_header_says_that_nothing_is_missing(
+    music: NDArray[np.float32],
+) -> None:
+    zeros = bytes(30_000)
+    stated, unstated = encode_bytes(music, RATE, format="MP3"), encode_mp3_without_length(music, RATE, 64_000)
+    for data in (zeros + stated, stated + zeros):
+        assert decode(data).duration_s == pytest.approx(6.05, abs=0.1)
+    assert catch(lambda: decode(zeros + unstated)).reason is Reason.UNREADABLE
+    assert catch(lambda: decode(unstated + zeros)).reason is Reason.UNREADABLE
 
 
 def test_damaged_packets_before_the_first_good_one_are_no_loss(music: NDArray[np.float32]) -> None:

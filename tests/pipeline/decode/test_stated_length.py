@@ -7,7 +7,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.decode.stated_length import asf_duration_s, compare_bytes, mp3_duration_s
+from pipeline.decode.stated_length import asf_duration_s, compare_bytes, mp3_duration_s, wav_duration_s
 from tests.corpus import MUSIC
 from tests.encoders import encode_bytes, encode_mp3_without_length, make_id3_tag
 
@@ -51,6 +51,19 @@ def test_an_asf_broadcast_states_nothing() -> None:
     at = data.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
     data[at + 88] |= 1
     assert asf_duration_s(bytes(data)) is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bytes_per_s", "expected_s"),
+    [(0x566F, 0, 3.0), (0xFF, 10_000, 3.0), (0x55, 40_000, 1.25), (1, 10_000, None)],
+    ids=["vorbis of unknown rate", "aac", "a fact that counts bytes", "pcm"],
+)
+def test_a_compressed_wav_states_its_duration(encoding: int, bytes_per_s: int, expected_s: float | None) -> None:
+    layout = struct.pack("<4sIHHIIHH", b"fmt ", 16, encoding, 2, 22_050, bytes_per_s, 1, 0)
+    chunks = layout + struct.pack("<4sII", b"fact", 4, 3 * 22_050) + struct.pack("<4sI", b"data", 50_000)
+    data = struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + 50_000, b"WAVE") + chunks + bytes(50_000)
+    assert wav_duration_s(data) == expected_s
+    assert wav_duration_s(data.replace(b"fact", b"junk")) is None
 
 
 @pytest.mark.parametrize("container", SOUNDFILE_CONTAINERS)

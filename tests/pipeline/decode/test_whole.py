@@ -127,7 +127,9 @@ def test_what_was_sent_as_text_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("start_s", [0.0, 3.0, 60.0, 4 * 3600.0])
-@pytest.mark.parametrize(("container", "codec"), [("webm", "libopus"), ("matroska", "flac"), ("ogg", "libopus")])
+@pytest.mark.parametrize(
+    ("container", "codec"), [("webm", "libopus"), ("matroska", "flac"), ("ogg", "libopus"), ("ogg", "flac")]
+)
 def test_a_clock_that_starts_late_is_no_length(container: str, codec: str, start_s: float) -> None:
     music = load_two(48_000)[0]
     late = encode_in_container(music, 48_000, container, codec, output_ts_offset=f"{start_s:g}")
@@ -207,16 +209,24 @@ def test_a_tag_of_any_size_before_and_behind_changes_nothing(name: str) -> None:
         np.testing.assert_array_equal(decode_audio(tagged).waveform, expected)
 
 
-def test_aac_in_a_wav_that_frames_nothing_is_refused() -> None:
-    refuse(encode_in_container(load_two()[0], RATE, "wav", "aac"), Reason.TRUNCATED, Reason.UNREADABLE)
+@pytest.mark.parametrize(("rate", "num_channels"), [(RATE, 2), (16_000, 1), (48_000, 2)])
+def test_aac_in_a_wav_that_frames_nothing_is_refused(rate: int, num_channels: int) -> None:
+    data = encode_in_container(load_two(rate, num_channels)[0], rate, "wav", "aac")
+    refuse(data, Reason.TRUNCATED, Reason.UNREADABLE)
 
 
-@pytest.mark.parametrize("rate", [RATE, 48_000])
-@pytest.mark.parametrize("at", [0.2, 0.45])
-def test_raw_aac_with_a_zeroed_third_is_refused(rate: int, at: float) -> None:
-    data = encode_in_container(load_two(rate)[0], rate, "adts", "aac")
-    start, size = int(at * len(data)), len(data) // 3
-    refuse(data[:start] + bytes(size) + data[start + size :], Reason.TRUNCATED, Reason.UNREADABLE)
+@pytest.mark.parametrize(("container", "codec"), [("adts", "aac"), ("ac3", "ac3"), ("mp2", "mp2"), ("mp3", "mp3")])
+@pytest.mark.parametrize("rate", [32_000, 48_000])
+@pytest.mark.parametrize("at", [0.0, 0.2, 0.45, 0.7])
+def test_a_bare_stream_with_a_zeroed_third_is_refused(container: str, codec: str, rate: int, at: float) -> None:
+    options = {"write_xing": "0", "id3v2_version": "0"} if codec == "mp3" else {}
+    encoder = "libmp3lame" if codec == "mp3" else codec
+    data = encode_in_container(load_two(rate)[0], rate, container, encoder, 96_000, **options)
+    start = int(at * len(data))
+    stop = min(start + len(data) // 3, len(data))
+    refuse(data[:start] + bytes(stop - start) + data[stop:], Reason.TRUNCATED, Reason.UNREADABLE)
+    tag = make_id3_tag(len(data) // 3)  # as many zeros, which are no music
+    assert decode_audio(data + tag + data).duration_s == pytest.approx(2 * FIRST_S, abs=0.3)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("wv", "wavpack"), ("tta", "tta")])

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import threading
@@ -117,7 +118,7 @@ def test_of_many_builders_at_once_one_alone_publishes_a_version(
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"num_tracks": 2', '"num_tracks": 3'), ("{", "["), ('"format": 1', '"format": 7')]
+    ("old", "new"), [('"num_tracks": 2', '"num_tracks": 3'), ("{", "["), ('"format": 2', '"format": 7')]
 )
 def test_a_manifest_that_was_tampered_with_is_refused(location: IndexLocation, old: str, new: str) -> None:
     publish(location, make_manifest())
@@ -125,6 +126,18 @@ def test_a_manifest_that_was_tampered_with_is_refused(location: IndexLocation, o
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(StorageError, match="rebuild"):
         read_manifest(location)
+
+
+def test_an_index_of_the_format_before_is_opened_as_plain(location: IndexLocation) -> None:
+    publish(location, make_manifest())
+    path = Path(location.version_url(1))
+    body = json.loads(path.read_text())["manifest"] | {"format": 1}
+    del body["distance"]
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"manifest": body, "sha256": digest}))
+    manifest = read_manifest(location)
+    assert manifest is not None
+    assert (manifest.format, manifest.distance, manifest.num_tracks) == (1, "plain", 2)
 
 
 def test_an_index_is_found_by_its_resolution_and_recipe(location: IndexLocation) -> None:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -8,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray
-import ray.data
 
 from musicfm_model.checkpoint import load_checkpoint
 from pipeline.catalog.load import load_catalog
@@ -23,12 +23,10 @@ from pipeline.run.dataflow import (
     EmbedderStart,
     choose_placement,
     process_tracks,
-    share_plan,
     write_or_refuse,
 )
 from pipeline.run.placement import Placement
 from pipeline.run.prepare import build_recipes, plan_run
-from pipeline.run.ray_private import map_blocks
 from pipeline.run.watch import RunWatch
 from pipeline.schema import EMBEDDED, PLAN, RESULTS
 from pipeline.store.commit import RunCommitter
@@ -59,22 +57,6 @@ def test_tracks_whose_workers_died_become_failures_of_every_recipe(tmp_path: Pat
     assert [f["uri"] for f in failures] == ["/a.mp3", "/a.mp3", "/b.mp3"]
     assert from_ipc(row["tracks"]).num_rows == from_ipc(row["unchanged"]).num_rows == 0
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.ray
-def test_planned_rows_arrive_block_by_block_as_they_were(local_ray: None) -> None:
-    many = pa.concat_tables([PLANNED] * 50)
-    shared = share_plan(many, 30)
-    assert shared.num_blocks() == 4
-    arrived: Any = map_blocks(shared, count_rows).iter_batches(batch_size=None, batch_format="pyarrow")
-    found = list(arrived)
-    assert [table.column("num_rows").to_pylist()[0] for table in found] == [30, 30, 30, 10]
-    assert pa.concat_tables(found).drop_columns("num_rows").cast(PLAN).equals(many.combine_chunks())
-
-
-def count_rows(rows: pa.Table) -> pa.Table:
-    """Return the rows of a block, each with their number."""
-    return rows.append_column("num_rows", pa.array([rows.num_rows] * rows.num_rows))
 
 
 def test_a_store_that_refuses_says_so_in_the_result(tmp_path: Path) -> None:
@@ -196,6 +178,43 @@ def test_an_actor_may_hold_several_blocks_at_once(
     assert sorted(frames.column("track_id").to_pylist()) == many.column("track_id").to_pylist()
     lengths = dict(zip(*(frames.column(name).to_pylist() for name in ("track_id", "num_frames")), strict=True))
     assert lengths == {f"{number:03d}": 8 * (1 + number % 3) for number in range(40)}
+
+
+def decode_in_the_end(data: bytes, max_duration_s: float) -> DecodedAudio:
+    """Decode; where the file names another one, once that is there."""
+    if data.startswith(b"wait for "):
+        awaited, deadline_s = Path(data[9:].decode()), time.monotonic() + 60
+        while not awaited.exists() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        data = awaited.read_bytes()
+    return decode_audio(data, max_duration_s)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_file_that_takes_long_holds_up_no_other(
+    plan: tuple[pa.Table, RunSettings], local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, settings = plan
+    (row,) = rows.to_pylist()
+    slow, awaited = Path(row["uri"]).with_name("slow.wav"), Path(row["uri"]).with_name("awaited.wav")
+    slow.write_bytes(f"wait for {awaited}".encode())
+    first = pa.Table.from_pylist([row | {"track_id": "!first", "uri": str(slow)}], schema=rows.schema)
+    monkeypatch.setattr("pipeline.run.placement.TRACKS_PER_BLOCK_CPU", 1)
+    monkeypatch.setattr("pipeline.run.dataflow.decode_audio_in_time", decode_in_the_end)
+
+    class Watching(Collector):
+        def accept(self, result: pa.Table) -> None:
+            super().accept(result)
+            if len(self.committer.done) == 10:  # all others came
+                shutil.copy(row["uri"], draft := awaited.with_suffix(".draft"))
+                draft.rename(awaited)
+
+    monkeypatch.setattr("pipeline.run.dataflow.Collector", Watching)
+    committer = process(pa.concat_tables([first, repeat_track(rows, 10)]), settings)
+    committer.close()
+    assert open_table(settings.store, "failures").to_pyarrow_table().num_rows == 0
+    assert open_table(settings.store, "tracks").to_pyarrow_table().num_rows == 11
 
 
 class BreaksOnce(EmbedderActor):

@@ -10,49 +10,14 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipeline.run.metrics import Turn, count_work, measure, start_monitor
-from pipeline.run.progress import Work
-from pipeline.schema import DECODED, EMBEDDED, FEATURE_LIST, PLAN, RESULTS
+from pipeline.run.measure import Turn, measure
+from pipeline.run.metrics import start_monitor
+from pipeline.schema import EMBEDDED, PLAN
 
 ROWS = pa.Table.from_pylist(
     [{"track_id": f"t{i}", "size_bytes": 100, "wanted": ["r/8hz"], "held": [], "stored": []} for i in range(5)],
     schema=PLAN,
 )
-
-
-def embedded(duration_s: float | None, wanted: list[str], stage: str | None = None) -> pa.Table:
-    row = {"track_id": "t", "wanted": wanted, "held": [], "duration_s": duration_s, "stage": stage}
-    return pa.Table.from_pylist([row], schema=EMBEDDED)
-
-
-def test_windows_are_counted_by_policy() -> None:
-    wanted = ["r/50hz", "r/16hz", "r/8hz", "r/global"]
-    assert count_work("embed", embedded(61.0, wanted), "shared") == Work(num_tracks=1, audio_s=61.0, num_windows=3)
-    expected = 11 + 6 + 3 + 3  # of 6, 12, 24 and 29.1 s
-    assert count_work("embed", embedded(61.0, wanted), "task").num_windows == expected
-    assert count_work("decode", embedded(61.0, wanted), "shared").num_windows == 0
-
-
-def test_failed_and_unchanged_tracks_are_no_audio() -> None:
-    assert count_work("embed", embedded(None, []), "shared") == Work(num_tracks=1)
-    assert count_work("decode", embedded(9.0, ["r/8hz"], "decode"), "shared") == Work(num_tracks=1)
-
-
-def test_parts_are_counted_by_resolution() -> None:
-    parts = [{"resolution": name, "size_bytes": size} for name, size in (("8hz", 5), ("8hz", 6), ("16hz", 7))]
-    result = pa.Table.from_pylist([{"parts": parts}, {}][:1], schema=RESULTS)
-    assert count_work("write", result, "shared").bytes_written == {"8hz": 11, "16hz": 7}
-
-
-def test_counting_copies_no_waveforms() -> None:
-    row = {"track_id": "t", "wanted": ["r/8hz"], "held": [], "duration_s": 100.0}
-    narrow = pa.Table.from_pylist([row], schema=DECODED).drop_columns(["waveform"])
-    waveform = pa.array([[0.0] * 2_400_000], FEATURE_LIST)
-    decoded = narrow.append_column("waveform", waveform).select(DECODED.names)
-    pool = pa.default_memory_pool()
-    before_bytes = pool.total_bytes_allocated()
-    assert count_work("decode", decoded, "shared").audio_s == 100.0
-    assert pool.total_bytes_allocated() - before_bytes < 100_000
 
 
 def spin(rows: pa.Table) -> Any:

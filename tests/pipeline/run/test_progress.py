@@ -18,7 +18,7 @@ works = st.builds(
 def test_the_books_are_the_sum_of_what_tasks_told(told: list[tuple[str, str, Work]]) -> None:
     book = WorkBook(0.0)
     for number, (stage, node, work) in enumerate(told):
-        book.advance(str(number), stage, node, work, None, 1.0)
+        book.end(str(number), stage, node, work, work.num_tracks, 1.0)
     placement = book.read()["placement"]
     for stage in STAGES:
         own = [(node, work) for other, node, work in told if other == stage]
@@ -34,7 +34,7 @@ def test_the_books_are_the_sum_of_what_tasks_told(told: list[tuple[str, str, Wor
 
 def decode(book: WorkBook, task_id: str, num_tracks: int, now_s: float) -> None:
     book.begin(task_id, "decode", NODES[0], num_tracks, "a", now_s)
-    book.advance(task_id, "decode", NODES[0], Work(1, num_tracks), None, now_s)
+    book.end(task_id, "decode", NODES[0], Work(1, num_tracks), num_tracks, now_s)
 
 
 def test_before_anything_began_decoding_is_what_is_waited_for() -> None:
@@ -70,6 +70,14 @@ def test_the_last_stage_with_work_is_the_one_that_holds_the_others_up() -> None:
     assert "does not advance is embed: 1 of its tasks" in said
     assert "'a' since 50 s, and 8 more tracks wait" in said
     assert book.count_running() == {("decode", NODES[0]): 0, ("embed", NODES[0]): 1, ("decode", NODES[1]): 1}
+
+
+def test_tasks_that_never_said_that_they_began_count_as_well() -> None:
+    book = WorkBook(0.0)
+    book.end("t1", "decode", NODES[0], Work(1, 8), 8, 1.0)
+    assert (book.count_waiting("embed"), book.count_running()) == (8, {("decode", NODES[0]): 0})
+    book.end("e1", "embed", NODES[0], Work(1, 3), 8, 2.0)  # broke off after three
+    assert (book.count_waiting("embed"), book.count_waiting("write")) == (0, 8)
 
 
 def test_a_task_that_is_tried_again_counts_as_one() -> None:

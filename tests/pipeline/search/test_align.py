@@ -4,20 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.search.align import align_passage, fit_whitening, score_places
+from pipeline.search.align import align_passage, score_places
 
 Matrix = npt.NDArray[np.float32]
 
 
 def draw(num_vectors: int, num_dimensions: int, seed: int = 0) -> Matrix:
     return np.random.default_rng(seed).standard_normal((num_vectors, num_dimensions)).astype(np.float32)
-
-
-def draw_stretched(num_vectors: int, seed: int = 0) -> Matrix:
-    """Draw unit vectors of which three directions carry nearly all, around a common mean."""
-    spread = np.geomspace(3, 0.1, 24).astype(np.float32)
-    vectors = draw(num_vectors, 24, seed) * spread + 8
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def naive_score(short: Matrix, run: Matrix) -> float:
@@ -77,43 +70,3 @@ def test_long_tracks_are_scored_in_blocks_as_in_one(monkeypatch: pytest.MonkeyPa
     whole = score_places(short, long)
     monkeypatch.setattr("pipeline.search.align._MAX_BLOCK_VALUES", 7 * short.size)
     assert score_places(short, long) == pytest.approx(whole, abs=1e-6)
-
-
-def test_whitened_vectors_vary_equally_in_all_directions() -> None:
-    vectors = draw_stretched(20_000)
-    whitened = fit_whitening(vectors).apply(vectors)
-    covariance = np.cov(whitened.T)
-    assert np.abs(whitened.mean(axis=0)).max() < 0.02
-    assert np.diag(covariance) == pytest.approx(np.ones(len(covariance)), rel=0.1)
-    assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 0.02
-
-
-def test_strangers_come_apart() -> None:
-    vectors = draw_stretched(2000)
-    cosines = vectors[:1000] @ vectors[1000:].T
-    whitened = fit_whitening(vectors).apply(vectors)
-    whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
-    assert np.median(cosines) > 0.9
-    assert abs(np.median(whitened[:1000] @ whitened[1000:].T)) < 0.05
-
-
-def test_few_vectors_are_hardly_trusted() -> None:
-    few = draw_stretched(6)
-    whitening = fit_whitening(few)
-    lengths = np.linalg.norm(whitening.projection, axis=0)
-    # A plain whitening of 6 vectors would blow up 19 directions without end.
-    assert lengths.max() / lengths.min() < 10
-
-
-def test_one_vector_alone_gives_a_space() -> None:
-    one = draw_stretched(1)
-    assert np.isfinite(fit_whitening(one).apply(one)).all()
-
-
-def test_only_the_largest_directions_are_kept() -> None:
-    vectors = draw_stretched(500)
-    whitening = fit_whitening(vectors, max_dimensions=4)
-    assert whitening.apply(vectors).shape == (500, 4)
-    directions = whitening.projection / np.linalg.norm(whitening.projection, axis=0)
-    kept = np.var((vectors - vectors.mean(0)) @ directions, axis=0).sum()
-    assert kept > 0.7 * np.var(vectors, axis=0).sum()

@@ -85,6 +85,23 @@ def test_vectors_are_rounded_as_stored(query: AudioQuery) -> None:
     assert (vectors.view(np.uint32) & 0x1FFF == 0).all()  # 13 of 23 mantissa bits fell away
 
 
+@pytest.mark.parametrize("resolution", ["global", "0.5hz"])
+def test_a_section_of_a_file_is_heard_as_a_file_of_its_own(query: AudioQuery, resolution: str) -> None:
+    music = load_music(seconds=12.0, sample_rate=24_000)
+    whole = encode_bytes(music, 24_000, format="WAV", subtype="FLOAT")
+    for start_s, end_s, first, stop in ((2, 9, 48_000, 216_000), (None, 5, 0, 120_000), (7.5, 99, 180_000, None)):
+        part = encode_bytes(music[first:stop], 24_000, format="WAV", subtype="FLOAT")
+        heard, expected = query.embed(whole, resolution, True, start_s, end_s), query.embed(part, resolution)
+        assert np.array_equal(heard.vectors, expected.vectors)
+
+
+@pytest.mark.parametrize("section", [(-1, 3), (5, 5), (7, 3), (12, None), (float("nan"), 3)])
+def test_a_section_that_is_not_there_is_refused(query: AudioQuery, section: tuple[float, float | None]) -> None:
+    clip = encode_bytes(load_music(seconds=9.0, sample_rate=24_000), 24_000, format="WAV")
+    with pytest.raises(TrackError, match="expected a section within its 9 s"):
+        query.embed(clip, "global", False, *section)
+
+
 def test_what_is_no_music_is_told_as_the_catalog_tells_it(query: AudioQuery) -> None:
     for data in (b"", b"<html>", (MUSIC / "broken.mp3").read_bytes()):
         with pytest.raises(TrackError) as found:

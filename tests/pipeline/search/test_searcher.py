@@ -8,9 +8,11 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
+from pipeline.index.space import fit_whitening, place_vectors
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
 from pipeline.search.hits import Hit, Match
+from pipeline.search.recognise import Heard
 from pipeline.search.searcher import Searcher
 from pipeline.store.takedown import take_down
 from pipeline.store.writer import StoreWriter
@@ -65,6 +67,24 @@ def test_vectors_find_the_track_they_are_of(globals_index: VectorIndex) -> None:
     assert hit.score == pytest.approx(1, abs=1e-4)
     assert hit.near_duplicate
     assert "t0023" not in ids(Searcher(globals_index).search_vectors(vector, k=60, exclude_track="t0023"))
+
+
+def test_a_model_s_vectors_are_placed_in_the_space_of_the_index(tmp_path: Path) -> None:
+    tracks = [5 + vectors for vectors in draw_tracks(60)]
+    space = fit_whitening(place_vectors(np.concatenate(tracks), None), max_dimensions=6)
+    index = make_index(tmp_path, tracks, space=space)
+    searcher = Searcher(index)
+    hits = searcher.search_vectors(7 * tracks[23], k=5)
+    assert hits[0].track_id == "t0023"
+    assert hits[0].score == pytest.approx(1, abs=1e-4)
+    by_track = searcher.search_track("t0023", k=4)
+    assert ids(hits)[1:] == ids(by_track)
+    placed = space.place(np.concatenate(tracks))
+    expected = np.sort(placed @ placed[23])[::-1][1:5]
+    assert [hit.score for hit in by_track] == pytest.approx(expected, abs=1e-3)
+    assert ids(searcher.search_heard(Heard(tracks[23], None), k=5)) == ids(hits)
+    with pytest.raises(UsageError, match=r"\(num_frames, 8\)"):
+        searcher.search_vectors(index.vectors_of(3))
 
 
 def test_filters_leave_k_hits_wherever_there_are_k(globals_index: VectorIndex) -> None:

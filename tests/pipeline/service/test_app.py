@@ -278,7 +278,7 @@ def test_the_document_names_every_path(client: TestClient) -> None:
     paths = get(client, "/openapi.json")["paths"]
     assert {
         "/search/track/{track_id}", "/search/audio", "/tracks", "/tracks/{track_id}", "/tracks/{track_id}/audio",
-        "/tracks/{track_id}/similarity", "/map", "/info", "/health", "/metrics",
+        "/tracks/{track_id}/similarity", "/tracks/{track_id}/predictions", "/map", "/info", "/health", "/metrics",
     } == set(paths)  # fmt: skip
     assert all(operation["summary"] for methods in paths.values() for operation in methods.values())
 

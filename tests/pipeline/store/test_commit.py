@@ -2,8 +2,11 @@ import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import Phase, given, settings
@@ -11,8 +14,12 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
+from pipeline.store.check import check_store
 from pipeline.store.commit import RunCommitter
+from pipeline.store.maintain import compact_store
+from pipeline.store.read import FeatureStore
 from pipeline.store.tables import create_tables, open_table
+from pipeline.store.writer import StoreWriter
 from tests.rows import read_store
 from tests.runs import (
     R4,
@@ -33,6 +40,7 @@ from tests.runs import (
     write_result,
 )
 from tests.store_model import EDITS, Model, edit_catalog
+from tests.stores import KnownStore
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Run:
     retry: bool
     killed_at: str | None  # the method whose call the process does not survive
     survived_commits: int
+    random: Random  # draws the order in which blocks are done
 
 
 runs = st.builds(
@@ -59,6 +68,7 @@ runs = st.builds(
     retry=st.booleans(),
     killed_at=st.sampled_from([None, None, "accept", "_commit_failures", "commit_ledger"]),
     survived_commits=st.integers(0, 1),
+    random=st.randoms(use_true_random=False),
 )
 
 
@@ -86,7 +96,9 @@ def check_one_run(store: StoreLocation, model: Model, catalog: Catalog, step: Ru
     plan = plan_run(store, catalog, step.recipes, sorted(step.resolutions), step.retry)
     start_books(committer, plan)
     relabeled = set(plan.relabeled.column("track_id").to_pylist())
-    for number, start in enumerate(range(0, plan.to_process.num_rows, step.batch_size)):
+    starts = list(range(0, plan.to_process.num_rows, step.batch_size))
+    step.random.shuffle(starts)
+    for number, start in enumerate(starts):
         planned = plan.to_process.slice(start, step.batch_size)
         ids = set(planned.column("track_id").to_pylist()) | (relabeled if number == 0 else set())
         result = embed(store, planned, catalog, run_id)
@@ -320,6 +332,56 @@ def test_every_file_of_the_ledger_is_sorted_by_track(store: StoreLocation) -> No
         ids = pq.ParquetFile(uri.removeprefix("file://")).read(["track_id"]).column("track_id").to_pylist()
         assert ids == sorted(ids)
     assert len(open_table(store, "tracks").file_uris()) == 1
+
+
+def count_parts_over(store: StoreLocation, table_name: str, track_id: str) -> int:
+    """Count the parts of one recipe and resolution whose span holds an id: what a point read opens."""
+    files = pa.table(open_table(store, table_name).get_add_actions(flatten=True)).to_pylist()
+    own = [file for file in files if file.get("partition.resolution", "16hz") == "16hz"]
+    return sum(file["min.track_id"] <= track_id <= file["max.track_id"] for file in own)
+
+
+@settings(deadline=None, max_examples=4)
+@given(st.permutations(range(5)), st.booleans())
+def test_blocks_may_be_done_in_any_order(order: list[int], stops_midway: bool) -> None:
+    contents = {f"{number:02d}": f"content {number}" for number in range(15)}
+    with tempfile.TemporaryDirectory() as folder:
+        known = KnownStore(StoreLocation(folder))
+        if stops_midway:  # the next run goes on with what is left, in an order of its own
+            known.run(contents, order=lambda _: order[:3], close=False)
+        known.run(contents, order=lambda number: [block for block in order if block < number])
+        ids, store = list(contents), FeatureStore(folder)
+        assert all(count_parts_over(known.location, "frames", track_id) == 1 for track_id in ids)
+        assert all(count_parts_over(known.location, "tracks", track_id) == 1 for track_id in ids)
+        check_features(store, known)
+        compact_store(StoreWriter(known.location, "maintain"))
+        assert [count_parts_over(known.location, name, "07") for name in ("tracks", "frames")] == [1, 1]
+        check_features(FeatureStore(folder), known)
+        assert not check_store(known.location).problems
+
+
+def check_features(store: FeatureStore, known: KnownStore) -> None:
+    """Read every track by its id, and find what was stored."""
+    ((recipe, _), *_) = known.features
+    for track_id, expected in known.features[recipe, "16hz"].items():
+        (found,) = store.frames([track_id], "16hz").column("embeddings").to_pylist()
+        np.testing.assert_array_equal(np.array(found, np.float32), expected)
+    rows = store.tracks(["track_id", "embedding"]).to_pylist()
+    assert {row["track_id"]: row["embedding"] for row in rows} == {
+        track_id: vector[0].tolist() for track_id, vector in known.features[recipe, "global"].items()
+    }
+
+
+def test_a_late_block_lies_apart_from_what_was_written_meanwhile(store: StoreLocation) -> None:
+    catalog = sound(*"abcdefgh")
+    committer = open_run(store, "run1")
+    for ids in ("bc", "de", "af", "gh"):  # a and f are done in one commit; between them lie two parts
+        committer.accept(write_result(store, catalog, "run1", *ids))
+        committer.commit()
+    spans = pa.table(open_table(store, "tracks").get_add_actions(flatten=True)).select(
+        ["min.track_id", "max.track_id"]
+    )
+    assert sorted("".join(row.values()) for row in spans.to_pylist()) == ["aa", "bc", "de", "ff", "gh"]
 
 
 @pytest.mark.parametrize("second", [1, 9])

@@ -1,5 +1,6 @@
 import tempfile
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 
 from pipeline.location import StoreLocation
 from pipeline.schema import CATALOG, TABLES, TRACKS
-from pipeline.store.ledger import extract_rows, merge_track_rows, relabel_track_rows
+from pipeline.store.ledger import (
+    MAX_PARTS_PER_COMMIT,
+    cut_between_parts,
+    extract_rows,
+    merge_track_rows,
+    relabel_track_rows,
+)
 from pipeline.store.parts import write_part
 from pipeline.store.table_commits import commit_actions
 from pipeline.store.tables import create_tables, open_table
@@ -92,6 +99,31 @@ def test_rows_leave_as_they_would_leave_a_dict(
         rows = read_store(store, table_name)
         assert {(row["recipe"], row["track_id"]): row["size_bytes"] for row in rows} == expected
         assert len(rows) == len(expected)
+
+
+ranges = st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda ends: (min(ends), max(ends)))
+
+
+@given(st.sets(st.integers(0, 99)), st.lists(ranges, max_size=12))
+def test_a_part_reaches_over_no_whole_other_part(numbers: set[int], others: list[tuple[int, int]]) -> None:
+    ids = [f"{number:02d}" for number in sorted(numbers)]
+    spans = [(f"{first:02d}", f"{last:02d}") for first, last in others]
+    pieces = [ids[cut] for cut in cut_between_parts(ids, spans)]
+    assert [track_id for piece in pieces for track_id in piece] == ids
+    assert all(pieces)
+    for piece in pieces:
+        for before, after in pairwise(piece):
+            assert not any(before < first and last < after for first, last in spans)
+    for left, right in pairwise(pieces):
+        assert any(left[-1] < first and last < right[0] for first, last in spans), "cut for nothing"
+
+
+def test_rows_from_all_over_the_catalog_stay_together() -> None:
+    ids = [f"{number:04d}" for number in range(0, 1000, 10)]
+    spans = [(f"{number:04d}", f"{number + 2:04d}") for number in range(5, 1000, 10)]
+    few = MAX_PARTS_PER_COMMIT - 1
+    assert len(cut_between_parts(ids, spans[:few])) == MAX_PARTS_PER_COMMIT
+    assert cut_between_parts(ids, spans) == [slice(0, len(ids))]
 
 
 @pytest.fixture

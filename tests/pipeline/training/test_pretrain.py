@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,10 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.training.corpus import HELD_OUT, open_corpus
-from pipeline.training.loop import Intervals, TrainingRun, Worker, build_model
-from pipeline.training.pretrain import average_figures
+from pipeline.training.course import Intervals
+from pipeline.training.group import average_figures
+from pipeline.training.loop import TrainingRun, build_model
+from pipeline.training.worker import Worker
 from tests.pipeline.training.corpora import RECIPE, SIZES, open_train, write_corpus
 
 SHARED = replace(RECIPE, num_steps=4, num_slots=2)
@@ -24,22 +25,14 @@ def train_part(rank: int, num_workers: int, corpus_folder: str, folder: str, por
     torch.set_num_threads(1)
     train = open_train(Path(corpus_folder))
     model = build_model(SIZES, SHARED, train.measure_stats(), Path(folder) / f"worker-{rank}")
-    wrapped: torch.nn.Module = model
-    combine: Callable[[dict[str, float]], dict[str, float]] = dict
+    worker = Worker(torch.device("cpu"))
     if num_workers > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         dist.init_process_group("gloo", rank=rank, world_size=num_workers)
-        wrapped, combine = DistributedDataParallel(model), average_figures
-    TrainingRun(
-        model,
-        wrapped,
-        train,
-        open_corpus(Path(corpus_folder), HELD_OUT),
-        Path(folder),
-        Intervals(report=1, gates=0, save=4),
-        Worker(rank, num_workers),
-        combine=combine,
-    ).run()
+        worker = Worker(torch.device("cpu"), rank, num_workers, DistributedDataParallel, average_figures)
+    intervals = Intervals(report=1, gates=0, save=4)
+    held_out = open_corpus(Path(corpus_folder), HELD_OUT)
+    TrainingRun(model, train, held_out, Path(folder), intervals, worker).run()
     if num_workers > 1:
         dist.destroy_process_group()
 

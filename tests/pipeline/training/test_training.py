@@ -13,13 +13,15 @@ import torch
 from musicfm_model import MusicFM25Hz, load_checkpoint
 from pipeline.errors import RunError
 from pipeline.training.corpus import HELD_OUT, open_corpus
+from pipeline.training.course import Intervals
 from pipeline.training.crops import Batch
 from pipeline.training.export import export_checkpoint
-from pipeline.training.loop import Intervals, TrainingRun, build_model
+from pipeline.training.loop import TrainingRun, build_model
 from pipeline.training.objectives import Pretraining, contrast_pairs
 from pipeline.training.recipe import Recipe
 from pipeline.training.schedule import learning_rate
 from pipeline.training.step import SkipCounter, make_optimizer, take_step
+from pipeline.training.worker import Worker
 from tests.pipeline.training.corpora import RECIPE, SIZES, open_train, write_corpus
 
 
@@ -34,7 +36,12 @@ def start(
     train = open_train(corpus_folder)
     model = build_model(SIZES, recipe, train.measure_stats(), folder)
     run = TrainingRun(
-        model, model, train, open_corpus(corpus_folder, HELD_OUT), folder, Intervals(report=1, gates=0, save=2)
+        model,
+        train,
+        open_corpus(corpus_folder, HELD_OUT),
+        folder,
+        Intervals(report=1, gates=0, save=2),
+        Worker(torch.device("cpu")),
     )
     if stop_after is not None:
         run.on_report = lambda line: leave_at(line["step"], stop_after)
@@ -72,13 +79,13 @@ def test_another_recipe_is_another_run(corpus_folder: Path, tmp_path: Path) -> N
 
 def test_a_step_that_is_not_finite_changes_nothing_and_ends_the_run_when_it_repeats(corpus_folder: Path) -> None:
     model = make_model(corpus_folder)
-    optimizer = make_optimizer(model, RECIPE)
+    optimizer = make_optimizer([(model, 1.0)], RECIPE)
     before = copy.deepcopy(model.state_dict())
     spoilt = torch.full((2, 80, 128), math.nan)
     tokens = torch.tensor([[0, 0], [1, 3]])
     batch = Batch(torch.zeros(2, 80, 128), spoilt, spoilt, tokens, torch.tensor([0, 0]))
     counter = SkipCounter()
-    result = take_step(model, optimizer, iter([lambda: batch]), RECIPE, 1e-3, 1)
+    result = take_step(model, optimizer, [lambda: batch], RECIPE, 1e-3)
     assert result.is_skipped
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

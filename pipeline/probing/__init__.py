@@ -1,0 +1,1 @@
+"""Probing: what stored features know, by heads trained on them; and the heads' predictions for a whole catalog."""

@@ -1,0 +1,247 @@
+"""A probe: annotated tracks of a store, a head trained on the features of some, and measured on others'.
+
+::
+
+    annotations = read_annotations("genres.csv", "classification")
+    result = run_probe(ProbeSettings(StoreLocation("~/features"), annotations))
+    print(result.metrics["accuracy"], result.baselines["chance"]["accuracy"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline.config import RESOLUTIONS
+from pipeline.errors import UsageError
+from pipeline.location import StoreLocation
+from pipeline.probing.annotations import TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
+from pipeline.probing.decoding import PEAK_PICKER, Prediction, decode
+from pipeline.probing.evaluation import CHANCE, choose_thresholds, evaluate, predict_chance
+from pipeline.probing.features import FeatureSet, copy_features, find_common_tracks, open_sources
+from pipeline.probing.fitting import Fit, Targets, fit_head
+from pipeline.probing.heads import Head, HeadSpec
+from pipeline.probing.matching import assign_splits, match_tracks
+from pipeline.probing.metrics import PROTOCOLS, Estimate
+from pipeline.probing.splits import SPLITS
+from pipeline.probing.targets import choose_labels, make_targets
+
+FRAMES_AT_ONCE = 4096
+NEED_FRAMES = ("beat", "chord", "structure")
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """What is probed.
+
+    Args:
+        store: The feature store.
+        annotations: What people say of its tracks; names the task.
+        resolution: Of the features; by default the task's own.
+        recipes: Whose features; of several a mix with learned weights. Empty where the store has only one.
+        head: ``linear`` or ``mlp``.
+        seed: Of splits, weights, order and bootstrap: the same gives the same figures.
+        scratch: Folder for a copy of the features; by default the system's for temporary files.
+    """
+
+    store: StoreLocation
+    annotations: Annotations
+    resolution: str | None = None
+    recipes: tuple[str, ...] = ()
+    head: str = "linear"
+    seed: int = 0
+    scratch: str | None = None
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found.
+
+    Args:
+        head: The trained head; its description holds the metrics.
+        metrics: On the test tracks.
+        baselines: The same of who has not listened: ``chance``, as ``evaluation.CHANCE`` says.
+        num_tracks: Tracks of each split.
+        split_by: Whether splits were ``given`` or made ``by artist and album``.
+        left_out: For each reason, tracks or rows that could not be used.
+        fit: How the training went.
+        seed: Of all draws.
+    """
+
+    head: Head
+    metrics: dict[str, Estimate]
+    baselines: dict[str, dict[str, Estimate]]
+    num_tracks: dict[str, int]
+    split_by: str
+    left_out: dict[str, list[str]]
+    fit: Fit
+    seed: int
+
+    def as_line(self) -> dict[str, object]:
+        """Return it for JSON."""
+        spec = self.head.spec
+        line: dict[str, object] = {
+            "task": spec.task,
+            "head": spec.kind,
+            "recipe": "+".join(spec.recipes),
+            "resolution": spec.resolution,
+            "num_train": self.num_tracks["train"],
+            "num_test": self.num_tracks["test"],
+            "metrics": _as_rows(self.metrics),
+            "baselines": {name: _as_rows(own) for name, own in self.baselines.items()},
+            "num_valid": self.num_tracks["valid"],
+            "num_labels": len(spec.labels),
+            "left_out": {reason: len(names) for reason, names in self.left_out.items()},
+            "split": self.split_by,
+            "seed": self.seed,
+            "protocol": PROTOCOLS[spec.task],
+            "chance": CHANCE[spec.task],
+            "head_id": self.head.head_id,
+        }
+        if spec.task in ("beat", "structure"):
+            line["peaks"] = PEAK_PICKER
+        if len(spec.recipes) > 1:
+            line["mix"] = dict(zip(spec.recipes, (round(w, 4) for w in self.head.mix_weights()), strict=True))
+        return line
+
+
+def run_probe(settings: ProbeSettings) -> ProbeResult:
+    """Train a head on stored features, and measure it.
+
+    Args:
+        settings: What is probed.
+
+    Raises:
+        UsageError: No annotated track is in the store, there are too few, or a recipe has to be named.
+        StorageError: The store cannot be read, or its features not be copied.
+        RunError: The training broke off.
+    """
+    annotations = settings.annotations
+    task = annotations.task
+    resolution = settings.resolution or TASK_RESOLUTIONS[task]
+    if task in NEED_FRAMES and RESOLUTIONS[resolution].frame_rate_hz is None:
+        raise UsageError(f"expected a resolution with frames for the task {task}, found {resolution}")
+    sources = open_sources(settings.store, resolution, settings.recipes)
+    ledger = find_common_tracks(sources)
+    matched, left_out = match_tracks(annotations, ledger)
+    tracks = ledger.filter(pa.array([track_id in matched for track_id in ledger.column("track_id").to_pylist()]))
+    features = copy_features(sources, tracks, task in TRACK_TASKS, settings.scratch)
+    return probe_features(features, matched, tracks, settings, left_out)
+
+
+def probe_features(
+    features: FeatureSet,
+    annotations: dict[str, Annotation],
+    tracks: pa.Table,
+    settings: ProbeSettings,
+    left_out: dict[str, list[str]] | None = None,
+) -> ProbeResult:
+    """Train and measure a head on features, wherever they come from (``features.from_arrays``).
+
+    Args:
+        features: Of annotated tracks.
+        annotations: Of each, by track id.
+        tracks: track_id, artist and album of each, for splits; in any order.
+        settings: ``annotations.task``, ``head`` and ``seed`` count here.
+        left_out: To be told with the result.
+
+    Raises:
+        UsageError: There are too few tracks, or all have one label.
+        RunError: The training broke off.
+    """
+    task, seed = settings.annotations.task, settings.seed
+    said = [annotations[track_id] for track_id in features.track_ids]
+    splits, split_by = assign_splits(task, features.track_ids, said, tracks, seed)
+    parts = {name: [number for number, own in enumerate(splits) if own == name] for name in SPLITS}
+    train = [said[number] for number in parts["train"]]
+    labels = choose_labels(task, train)
+    _check_labels(task, labels, train)
+    spec = HeadSpec(task, settings.head, features.recipes, features.resolution, features.embed_dim, labels)
+    targets = [
+        make_targets(task, labels, own, int(length), features.frame_rate_hz)
+        for own, length in zip(said, features.lengths, strict=True)
+    ]
+    head = Head(spec)
+    fit = _fit(head, features, targets, parts, seed)
+    valid = [apply_head(head, features.read(number)) for number in parts["valid"]] if task in NEED_FRAMES else []
+    spec = choose_thresholds(
+        spec, valid, [said[number] for number in parts["valid"]][: len(valid)], features.frame_rate_hz
+    )
+    test = [said[number] for number in parts["test"]]
+    found = [
+        decode(spec, apply_head(head, features.read(number)), features.frame_rate_hz) for number in parts["test"]
+    ]
+    metrics = evaluate(task, labels, test, found, seed)
+    chance = evaluate(task, labels, test, _guess(task, labels, train, features, parts["test"]), seed)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    head.spec = replace(spec, metrics=_as_rows(metrics), date=date)
+    counts = {name: len(own) for name, own in parts.items()}
+    return ProbeResult(head, metrics, {"chance": chance}, counts, split_by, left_out or {}, fit, seed)
+
+
+def apply_head(head: Head, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return a head's outputs for one track, some minutes at a time.
+
+    Args:
+        head: The head, in evaluation mode.
+        matrix: As ``FeatureSet.read`` returns it.
+
+    Returns:
+        float32 of shape (num_frames, num_labels).
+    """
+    with torch.inference_mode():
+        outputs = [
+            head(torch.tensor(matrix[start : start + FRAMES_AT_ONCE])).numpy()
+            for start in range(0, len(matrix), FRAMES_AT_ONCE)
+        ]
+    return np.concatenate(outputs)
+
+
+def _fit(head: Head, features: FeatureSet, targets: list[Tensor], parts: dict[str, list[int]], seed: int) -> Fit:
+    """Fit a head; numbers are fitted in units of their own spread, which then becomes part of the head."""
+    if head.spec.task != "regression":
+        return fit_head(head, features, Targets.join(targets), parts["train"], parts["valid"], seed)
+    known = torch.cat([targets[number] for number in parts["train"]])
+    mean, std = known.mean(), known.std().clamp_min(1e-6)
+    scaled = Targets.join([(own - mean) / std for own in targets])
+    fit = fit_head(head, features, scaled, parts["train"], parts["valid"], seed)
+    last = head.layers[-1]
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        last.weight.mul_(std)
+        last.bias.mul_(std).add_(mean)
+    return fit
+
+
+def _guess(
+    task: str, labels: Sequence[str], train: Sequence[Annotation], features: FeatureSet, test: Sequence[int]
+) -> list[Prediction]:
+    rate_hz = features.frame_rate_hz or 1.0
+    return predict_chance(task, labels, train, [float(features.lengths[number]) / rate_hz for number in test])
+
+
+def _check_labels(task: str, labels: Sequence[str], train: Sequence[Annotation]) -> None:
+    """Refuse what nothing can be learnt from."""
+    few = {"classification": 2, "tagging": 1, "structure": 2}.get(task, 0)
+    if len(labels) < few:
+        found = ", ".join(labels) or "none"
+        raise UsageError(
+            f"expected {'two different labels' if task == 'classification' else 'a label'} or more among the "
+            f"{len(train)} tracks to train on, found {found}: a head that can say one thing only needs no training"
+        )
+    if task == "regression" and len({own.number for own in train}) < 2:
+        raise UsageError(
+            f"expected different numbers among the {len(train)} tracks to train on, found "
+            f"{train[0].labels[0]} alone"
+        )
+
+
+def _as_rows(estimates: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    return {name: estimate.as_row() for name, estimate in estimates.items()}

@@ -1,0 +1,100 @@
+"""Blocks: how many tracks one task takes, and how a stage's rows travel to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from pipeline.run.cluster import set_up
+from pipeline.run.passes import plan_blocks
+from pipeline.run.ray_private import share_rows
+
+BLOCK_FILE_BYTES = 2**28  # of a block's files: one bulk read
+BLOCK_BYTES = 192 * 2**20  # of what travels together: waveforms of 64 clips are 176 MiB, their frames 188
+SHARED_ROWS = 2**14  # of the plan in one object, some 6 MB, of which every task takes its rows
+SHARD_TRACKS = 32  # members of shards that a block has at least: they are read in one request
+UNKNOWN_SIZE_BYTES = 8 * 2**20  # what a file of unknown size counts as: a song as mp3
+PAYLOADS = ("waveform", "features")  # columns that are nearly all of a row's bytes, and are never copied
+
+
+def share_plan(
+    rows: pa.Table, tracks_per_block: int, known_sizes_bytes: pa.Array | None = None
+) -> ray.data.Dataset:
+    """Return planned rows as a dataset; arguments as of ``passes.plan_blocks``."""
+    if tracks_per_block > 1 and pc.any(pc.match_substring(rows.column("uri"), "#bytes=")).as_py():
+        tracks_per_block = max(tracks_per_block, SHARD_TRACKS)
+    sizes_bytes = rows.column("size_bytes").to_pylist()
+    blocks: list[range] = []
+    for block in plan_blocks(rows.column("size_bytes"), tracks_per_block, known_sizes_bytes):
+        is_new = len(block) <= tracks_per_block  # of longer ones little but the hash is wanted
+        blocks += cut_by_bytes(block, sizes_bytes, BLOCK_FILE_BYTES) if is_new else [block]
+    dataset = share_rows(_group_blocks(rows, blocks))
+    dataset.context.target_max_block_size = BLOCK_BYTES  # what a stage joins stays together
+    # A part holds a block, whose ids follow each other, in whatever order parts come.
+    set_up(dataset, keeps_order=False)
+    return dataset
+
+
+def _group_blocks(rows: pa.Table, blocks: Sequence[range]) -> Iterator[tuple[pa.Table, list[range]]]:
+    """Yield pieces of the plan that are shared as one object, and the rows of their blocks in them."""
+    group: list[range] = []
+    for block in blocks:
+        group.append(block)
+        first = group[0].start
+        if block.stop - first >= SHARED_ROWS or block.stop == rows.num_rows:
+            own = [range(each.start - first, each.stop - first) for each in group]
+            yield rows.slice(first, block.stop - first), own
+            group = []
+
+
+def cut_by_bytes(block: range, sizes_bytes: Sequence[int | None], max_bytes: int) -> list[range]:
+    """Cut a block of planned rows where its files are too large to be read together.
+
+    Args:
+        block: Which rows.
+        sizes_bytes: Of each row's file; None where nobody knows.
+        max_bytes: Of the files of a block; a larger file is a block of its own.
+    """
+    blocks, start, total_bytes = [], block.start, 0
+    for row in block:
+        size_bytes = sizes_bytes[row]
+        own_bytes = UNKNOWN_SIZE_BYTES if size_bytes is None else size_bytes
+        if row > start and total_bytes + own_bytes > max_bytes:
+            blocks.append(range(start, row))
+            start, total_bytes = row, 0
+        total_bytes += own_bytes
+    return [*blocks, range(start, block.stop)]
+
+
+def join_tables(tables: Iterable[pa.Table], max_bytes: int) -> Iterator[pa.Table]:
+    """Join what a stage yields into tables of so many bytes; facts are one chunk each, payloads are not copied.
+
+    Ray packs and unpacks every chunk of every column in Python, which costs more than to carry a track's samples.
+
+    Args:
+        tables: Rows of one schema.
+        max_bytes: A table is passed on once it has so many.
+    """
+    waiting: list[pa.Table] = []
+    size_bytes = 0
+    for table in tables:
+        waiting.append(table)
+        size_bytes += table.nbytes
+        del table
+        if size_bytes >= max_bytes:
+            yield _join(waiting)
+            waiting, size_bytes = [], 0
+    if waiting:
+        yield _join(waiting)
+
+
+def _join(tables: Sequence[pa.Table]) -> pa.Table:
+    joined = pa.concat_tables(tables)
+    columns = [
+        column if name in PAYLOADS else column.combine_chunks()
+        for name, column in zip(joined.column_names, joined.columns, strict=True)
+    ]
+    return pa.table(columns, schema=joined.schema)

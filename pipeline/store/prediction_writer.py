@@ -1,0 +1,196 @@
+"""Writing predictions: a head's partition of the table, brought up to date in commits that are whole.
+
+Rows of a track come and leave whole, each change in one commit; every commit of a head takes the next number of an
+application transaction, so of two runs of one head the slower one fails, and no row stands twice.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, RemoveAction
+
+from pipeline.errors import RunError
+from pipeline.location import StoreLocation
+from pipeline.storage import join_url, read_file, write_file
+from pipeline.store.predictions import PREDICTIONS, TABLE_NAME, has_predictions, open_predictions
+from pipeline.store.retry import commit_once
+from pipeline.store.table_commits import vacuum_table
+from pipeline.store.tables import describe_store_error
+
+KEPT_HOURS = 168  # a reader of replaced files has a week to finish
+_STORED = pa.schema([field for field in PREDICTIONS if field.name != "head"])
+File = dict[str, object]
+
+
+class PredictionWriter:
+    """A head's partition of the table, for one run.
+
+    Args:
+        store: Where it lies.
+        head: Id of the head; None to change rows of all heads.
+
+    Raises:
+        StorageError: The table cannot be opened or made.
+    """
+
+    def __init__(self, store: StoreLocation, head: str | None) -> None:
+        self.store, self.head = store, head
+        self.run_id = uuid.uuid4().hex[:12]
+        self.table = open_predictions(store)
+
+    def read_held(self) -> dict[str, str]:
+        """Return the content that each track was predicted for."""
+        held: dict[str, str] = {}
+        for file in self._list_files():
+            rows = self._read(file, ["track_id", "content_hash"])
+            held.update(
+                zip(*(rows.column(name).to_pylist() for name in ("track_id", "content_hash")), strict=True)
+            )
+        return held
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows of whole tracks that have none yet, in one commit.
+
+        Args:
+            rows: Of ``PREDICTIONS``, all of this head.
+
+        Raises:
+            RunError: Another run of this head committed meanwhile.
+            StorageError: The table cannot be written.
+        """
+        assert self.head is not None
+        if rows.num_rows:
+            self._commit([self._write(rows, self.head)], "predict")
+
+    def remove(self, track_ids: Sequence[str]) -> int:
+        """Take all rows of some tracks out, in one commit.
+
+        Args:
+            track_ids: Which tracks; those without rows are ignored.
+
+        Returns:
+            How many rows left.
+
+        Raises:
+            RunError: Another run of this head committed meanwhile.
+            StorageError: The table cannot be read or written.
+        """
+        ids = pa.array(sorted(set(track_ids)), pa.string())
+        actions: list[AddAction | RemoveAction] = []
+        num_removed = 0
+        for file in self._list_files() if len(ids) else []:
+            low, high = file["min.track_id"], file["max.track_id"]
+            if (
+                low is not None
+                and not pc.any(pc.and_(pc.greater_equal(ids, low), pc.less_equal(ids, high))).as_py()
+            ):
+                continue
+            rows = self._read(file)
+            leaves = pc.is_in(rows.column("track_id"), ids)
+            if not pc.any(leaves).as_py():
+                continue
+            num_removed += pc.sum(leaves).as_py()
+            head = str(file["partition.head"])
+            path, size_bytes = str(file["path"]), int(str(file["size_bytes"]))
+            actions.append(RemoveAction(path, True, int(time.time() * 1000), size_bytes, {"head": head}))
+            rest = rows.filter(pc.invert(leaves))
+            if rest.num_rows:
+                actions.append(self._write(rest, head))
+        if actions:
+            self._commit(actions, "remove")
+        return num_removed
+
+    def vacuum(self, kept_hours: int = KEPT_HOURS) -> None:
+        """Remove files that left the table so long ago.
+
+        Raises:
+            StorageError: The table cannot be read or written.
+        """
+        vacuum_table(self.table, kept_hours)
+
+    def _list_files(self) -> list[File]:
+        files: list[File] = pa.table(self.table.get_add_actions(flatten=True)).to_pylist()
+        return [file for file in files if self.head is None or file["partition.head"] == self.head]
+
+    def _read(self, file: File, columns: Sequence[str] | None = None) -> pa.Table:
+        data = read_file(join_url(self.store.table_url(TABLE_NAME), str(file["path"])), self.store.options)
+        try:
+            return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise describe_store_error(self.table.table_uri, error) from error
+
+    def _write(self, rows: pa.Table, head: str) -> AddAction:
+        """Write rows as a file; no reader sees it before a commit adds it."""
+        rows = (
+            rows.select(_STORED.names).cast(_STORED).sort_by([("track_id", "ascending"), ("start_s", "ascending")])
+        )
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd", store_schema=False)
+        path = f"head={head}/part-{self.run_id}-{uuid.uuid4().hex}.parquet"
+        write_file(join_url(self.store.table_url(TABLE_NAME), path), buffer.getvalue(), self.store.options)
+        ids = rows.column("track_id")
+        stats = {
+            "numRecords": rows.num_rows,
+            "minValues": {"track_id": ids[0].as_py()},
+            "maxValues": {"track_id": ids[-1].as_py()},
+            "nullCount": {"track_id": 0},
+        }
+        return AddAction(path, buffer.tell(), {"head": head}, int(time.time() * 1000), True, json.dumps(stats))
+
+    def _commit(self, actions: list[AddAction | RemoveAction], event: str) -> None:
+        commit: Callable[..., object] = partial(
+            self.table.create_write_transaction,
+            actions,
+            mode="append",
+            schema=self.table.schema(),
+            partition_by=["head"],
+        )
+        # Of a removal from all heads no claim is needed: a file leaves a table once.
+        claim = None
+        if self.head is not None:
+            app_id = f"music-feature-store.predictions.{self.head}"
+            claim = Transaction(app_id, (self.table.transaction_version(app_id) or 0) + 1)
+        try:
+            commit_once(self.table, commit, {"event": event, "run_id": self.run_id}, claim)
+        except CommitFailedError as error:
+            raise RunError(
+                f"another run has written predictions to {self.table.table_uri} meanwhile; what this one had "
+                f"committed is kept: run the same command again ({error})"
+            ) from error
+        except (DeltaError, OSError) as error:
+            raise describe_store_error(self.table.table_uri, error) from error
+
+
+def remove_predictions(store: StoreLocation, track_ids: Sequence[str], vacuum: bool = False) -> int:
+    """Take all that heads say of some tracks out of a store, if it has predictions.
+
+    Args:
+        store: The store.
+        track_ids: Which tracks.
+        vacuum: Whether files that held them go as well, and with them the table's earlier versions.
+
+    Returns:
+        How many rows left.
+
+    Raises:
+        RunError: A run of a head rewrote the same files meanwhile.
+        StorageError: The table cannot be read or written.
+    """
+    if not has_predictions(store):
+        return 0
+    writer = PredictionWriter(store, None)
+    num_removed = writer.remove(track_ids)
+    if vacuum:
+        writer.vacuum(0)
+    return num_removed

@@ -1,0 +1,63 @@
+"""The head that a fine-tuning begins with and is measured against: a probe of the checkpoint's own features."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import RunError
+from pipeline.probing.features import from_arrays
+from pipeline.probing.fitting import Targets, fit_head
+from pipeline.training.corpus import Corpus
+from pipeline.training.labels import Labels
+from pipeline.training.state import write_whole
+from pipeline.training.tuning import Tuning
+from pipeline.training.tuning_recipe import TuningRecipe
+
+FROZEN_FILE = "frozen.pt"
+
+
+def begin_with_frozen(model: Tuning, corpus: Corpus, labels: Labels, recipe: TuningRecipe, folder: Path) -> Tensor:
+    """Train the head on the features as they are, in place, or find that this was done.
+
+    Args:
+        model: With the checkpoint's weights.
+        corpus: The tracks.
+        labels: Of the tracks.
+        recipe: Of the run.
+        folder: Of the run: what comes out is kept there.
+
+    Returns:
+        (num_tracks, num_names) float32: what the head answers for each track, scaled.
+
+    Raises:
+        RunError: It can be neither read nor written.
+    """
+    path = folder / FROZEN_FILE
+    if path.exists():
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise RunError(f"cannot read {path} ({error}): name another run") from error
+        if content["run"] == repr(recipe):
+            model.head.load_state_dict(content["head"])
+            found: Tensor = content["outputs"]
+            return found
+    vectors = model.pool_tracks(corpus, recipe.window_s)
+    spec = model.head.spec
+    features = from_arrays(
+        labels.track_ids, list(vectors[:, None].numpy()), None, spec.recipes[0], spec.resolution
+    )
+    targets = Targets.join([row[None] for row in labels.targets()])
+    head = copy.deepcopy(model.head).cpu()
+    fit_head(head, features, targets, labels.rows_of("train"), labels.rows_of("valid"), recipe.seed)
+    model.head.load_state_dict(head.state_dict())
+    with torch.no_grad():
+        outputs: Tensor = head(vectors)
+    content = {"run": repr(recipe), "head": head.state_dict(), "outputs": outputs}
+    write_whole(path, content, "the frozen features' head")
+    return outputs
