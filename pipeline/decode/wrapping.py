@@ -55,7 +55,7 @@ def cut_tags(data: bytes) -> bytes:
 
 
 def find_trailing_tags(data: bytes) -> int:
-    """Return where the tags at a file's end begin: ID3v1, ID3v2.4, Lyrics3, APEv2; its size where there are none."""
+    """Return where the tags at a file's end begin, ID3v1, ID3v2.4, Lyrics3 or APEv2: its size without any."""
     end = len(data)
     while True:
         if data[end - 128 : end - 125] == b"TAG":
