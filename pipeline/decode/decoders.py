@@ -193,16 +193,20 @@ def _measure_loss(name: str, log: PacketLog, data: bytes) -> float:
     Around a bare stream there are tags and rubbish, which come as packets that do not decode.
     """
     good, before, between, behind = log.count_bytes()
-    if name in _BARE_FORMATS:
-        # Of aac, what FFmpeg skips between frames comes in no packet.
-        lost = len(data) - find_adts_start(data) - good - behind if name == "aac" else between
-        lost = max(lost - count_tag_bytes(data) if lost > 0 else 0, count_zeroed_bytes(data))
+    if name == "aac":  # what FFmpeg skips between frames comes in no packet
+        lost = len(data) - find_adts_start(data) - good - behind
+    elif name in _BARE_FORMATS:
+        lost = between
     elif name in _FORMATS_WITHOUT_END:
         lost = before + between + behind
     elif name == "ogg":
         lost = count_ogg_payload(data) - good
     else:
         lost = before + between + behind + len(data[log.end_bytes :].rstrip(b"\0"))
+    if lost > 0:
+        lost -= count_tag_bytes(data)
+    if name in _BARE_FORMATS:
+        lost = max(lost, count_zeroed_bytes(data))
     return max(0, lost) / max(1, good)
 
 

@@ -29,15 +29,20 @@ def skip_tags(data: bytes, start: int = 0) -> int:
     """Return where any number of ID3v2 and APEv2 tags end that begin at ``start``."""
     while True:
         if data[start : start + 3] == b"ID3" and len(data) >= start + 10:
-            size = 0
-            for byte in data[start + 6 : start + 10]:  # 28 bits in four bytes (ID3v2.3.0, section 3.1)
-                size = size << 7 | byte & 0x7F
             has_footer = data[start + 5] & 0x10
-            start += 10 + size + (10 if has_footer else 0)
+            start += 10 + _read_id3_size(data, start + 6) + (10 if has_footer else 0)
         elif data[start : start + 8] == b"APETAGEX" and len(data) >= start + 32:
             start += 32 + int.from_bytes(data[start + 12 : start + 16], "little")
         else:
             return start
+
+
+def _read_id3_size(data: bytes, position: int) -> int:
+    """Read 28 bits in four bytes (ID3v2.3.0, section 3.1)."""
+    size = 0
+    for byte in data[position : position + 4]:
+        size = size << 7 | byte & 0x7F
+    return size
 
 
 def cut_tags(data: bytes) -> bytes:
@@ -50,11 +55,13 @@ def cut_tags(data: bytes) -> bytes:
 
 
 def find_trailing_tags(data: bytes) -> int:
-    """Return where the tags at a file's end begin: ID3v1, Lyrics3, APEv2; the file's size where there are none."""
+    """Return where the tags at a file's end begin, ID3v1, ID3v2.4, Lyrics3 or APEv2: its size without any."""
     end = len(data)
     while True:
         if data[end - 128 : end - 125] == b"TAG":
             end -= 128
+        elif data[max(0, end - 10) : max(0, end - 7)] == b"3DI":  # a footer (ID3v2.4.0, section 3.4)
+            end -= 20 + _read_id3_size(data, end - 4)
         elif data[end - 9 : end] == b"LYRICS200" and data[end - 15 : end - 9].isdigit():
             end -= 15 + int(data[end - 15 : end - 9])
         elif data[max(0, end - 32) : max(0, end - 24)] == b"APETAGEX":

@@ -184,6 +184,13 @@ def test_a_w64_from_a_pipe_is_read_to_its_end(size: int) -> None:
     assert decode_audio(bytes(data)).duration_s == FIRST_S
 
 
+def append_id3_tag(num_bytes: int) -> bytes:
+    """Return a tag that ends in a footer, as one behind the audio does (ID3v2.4.0, section 3.4)."""
+    header = bytearray(make_id3_tag(num_bytes)[:10])
+    header[3], header[5] = 4, 0x10
+    return bytes(header) + bytes(num_bytes) + b"3DI" + bytes(header[3:])
+
+
 TAGGED: dict[str, Encode] = {
     **READ_ON,
     **READ_TO_THE_FIRST_END,
@@ -205,6 +212,7 @@ def test_a_tag_of_any_size_before_and_behind_changes_nothing(name: str) -> None:
         make_id3_tag(90) + make_id3_tag(90_000) + clean,
         ape + clean,
         clean + ape + b"TAG" + bytes(125),
+        clean + append_id3_tag(90_000),
     ):
         np.testing.assert_array_equal(decode_audio(tagged).waveform, expected)
 
