@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +42,10 @@ def test_a_catalog_of_one_track_marks_only_that(tmp_path: Path) -> None:
 
 def test_moments_have_a_mark_of_their_own(tmp_path: Path) -> None:
     assert choose_near_duplicate_score(make_index(tmp_path, draw_tracks(4), resolution="0.5hz")) == MOMENT_SCORE
+
+
+def test_the_space_of_moments_marks_at_more_of_the_typical_distance(tmp_path: Path) -> None:
+    index = make_index(tmp_path, draw_tracks(60))
+    plain = choose_near_duplicate_score(index)
+    index.manifest = replace(index.manifest, distance="within-track")
+    assert (1 - choose_near_duplicate_score(index)) / (1 - plain) == pytest.approx(0.4 / 0.25)

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("mir_eval", reason="mir_eval is not installed: pip install '.[probe]'")
+
+import torch
+
+from benchmarks.probes import NANO, annotate, average, draw_weights, split_by_style, use_log_mel
+from musicfm_model.checkpoint import load_checkpoint
+from musicfm_model.model import MusicFM25Hz
+from tests.benchmarks.test_charts import make_chart
+
+
+def test_no_style_is_on_two_sides() -> None:
+    charts = [make_chart(style=f"style {number % 20}") for number in range(50)]
+    splits = split_by_style(charts)
+    assert {name: list(splits.values()).count(name) for name in ("train", "valid", "test")} == {
+        "train": 14,
+        "valid": 2,
+        "test": 4,
+    }
+
+
+def test_what_is_known_is_said_in_the_tasks_form() -> None:
+    chart = make_chart(tempo_bpm=120)
+    assert annotate("beat", chart, "test").beats == chart.list_beats()
+    assert annotate("chord", chart, "test").spans[0] == (0, 2, "C:maj")
+    assert annotate("key", chart, "test").labels == ("C major",)
+
+
+def test_means_of_rows_have_no_rest() -> None:
+    rows = np.arange(14, dtype=np.float32).reshape(7, 2)
+    assert average(rows, 3).tolist() == [[2, 3], [8, 9]]
+    assert average(rows, 50).tolist() == [[6, 7]]
+
+
+def test_untrained_weights_have_the_sizes_of_the_trained_and_other_values() -> None:
+    trained = load_checkpoint(str(NANO))
+    untrained = draw_weights(trained)
+    assert untrained.config == trained.config
+    wav = torch.randn(1, 24_000)
+    both = [MusicFM25Hz.from_checkpoint(own).get_hidden_states(wav, [0])[0] for own in (trained, untrained)]
+    assert both[0].shape == both[1].shape
+    assert not torch.allclose(*both)
+
+
+def test_log_mels_stand_beside_their_surroundings() -> None:
+    found = use_log_mel()(torch.randn(1, 24_000))
+    (matrix,) = found.values()
+    assert matrix.shape == (25, 9 * 128)
+    np.testing.assert_array_equal(matrix[3].reshape(128, 9)[:, 5], matrix[4].reshape(128, 9)[:, 4])
