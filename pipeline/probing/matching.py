@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from pipeline.errors import UsageError
 from pipeline.probing.annotations import Annotation, Annotations
-from pipeline.probing.splits import SPLITS, group_tracks, split_by_artist, split_groups
+from pipeline.probing.splits import SPLITS, choose_groups, group_tracks, split_groups
 from pipeline.storage import absolute_url
 
-GIVEN, BY_ARTIST = "given", "by artist and album"
+GIVEN = "given"
 VALID_SHARE = 0.15  # of given training tracks, where no validation tracks are given
 
 
@@ -90,7 +90,8 @@ def assign_splits(
     labels = [() if task == "regression" else annotation.labels for annotation in annotations]
     given = [annotation.split for annotation in annotations]
     if not any(given):
-        return split_by_artist(track_ids, artists, albums, labels, seed), BY_ARTIST
+        groups, how = choose_groups(track_ids, artists, albums)
+        return split_groups(track_ids, groups, labels, seed), how
     splits = [own or "" for own in given]
     for needed in ("train", "test"):
         if needed not in splits:
@@ -105,7 +106,7 @@ def assign_splits(
     if len(rows) < 2:
         raise UsageError("expected two tracks to train on or more: one of them says when to stop; found one")
     ids = [track_ids[row] for row in rows]
-    groups = group_tracks(ids, [artists[row] for row in rows], [albums[row] for row in rows])
+    groups, _ = choose_groups(ids, [artists[row] for row in rows], [albums[row] for row in rows])
     if len(set(groups.tolist())) < 2:  # one artist: who says when to stop is not what is measured
         groups = group_tracks(ids, [None] * len(ids), [None] * len(ids))
     own_labels = [labels[row] for row in rows]

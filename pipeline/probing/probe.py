@@ -69,7 +69,7 @@ class ProbeResult:
         metrics: On the test tracks.
         baselines: The same of who has not listened: ``chance``, as ``evaluation.CHANCE`` says.
         num_tracks: Tracks of each split.
-        split_by: Whether splits were ``given`` or made ``by artist and album``.
+        split_by: Whether splits were ``given`` or made ``by artist and album``, or ``by artist`` alone.
         left_out: For each reason, tracks or rows that could not be used.
         fit: How the training went.
         seed: Of all draws.

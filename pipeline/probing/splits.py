@@ -2,6 +2,7 @@
 
 A model that has heard an artist, or the sound of an album, would seem to know what it was asked about. So whatever
 shares an artist or an album, directly or through others, is one group (a connected component) and stays together.
+Where that makes one group of most tracks (a compilation, "Greatest Hits"), artists alone decide.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pipeline.errors import UsageError
 
 SPLITS = ("train", "valid", "test")
 SHARES = (0.7, 0.15, 0.15)
+MAX_GROUP_SHARE = 0.5  # of the tracks: a larger group tells that albums say nothing
+BY_ALBUM, BY_ARTIST = "by artist and album", "by artist"
 SPELLINGS = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
     **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
@@ -52,6 +55,25 @@ def group_tracks(
     return np.asarray(groups[: len(track_ids)], np.int64)
 
 
+def choose_groups(
+    track_ids: Sequence[str], artists: Sequence[str | None], albums: Sequence[str | None]
+) -> tuple[npt.NDArray[np.int64], str]:
+    """Number the groups that stay together, and say by what: artist and album, or artist alone.
+
+    Args:
+        track_ids: The tracks.
+        artists: Of each; None where unknown.
+        albums: Of each; None where unknown.
+
+    Returns:
+        int64 of shape (num_tracks,), and ``BY_ALBUM`` or ``BY_ARTIST``.
+    """
+    groups = group_tracks(track_ids, artists, albums)
+    if np.bincount(groups).max() <= MAX_GROUP_SHARE * len(track_ids):
+        return groups, BY_ALBUM
+    return group_tracks(track_ids, artists, [None] * len(track_ids)), BY_ARTIST
+
+
 def split_groups(
     track_ids: Sequence[str],
     groups: npt.NDArray[np.int64],
@@ -85,7 +107,7 @@ def split_groups(
         members.setdefault(int(groups[row]), []).append(row)
     if len(members) < len(names):
         raise UsageError(
-            f"expected tracks of {len(names)} artists and albums or more, to be split into {', '.join(names)}, "
+            f"expected tracks of {len(names)} artists or more, to be split into {', '.join(names)}, "
             f"found {len(track_ids)} tracks of {len(members)}: give the split of each track in a column `split`"
         )
     known = {label: number for number, label in enumerate(sorted({name for row in labels for name in row}), 1)}
@@ -148,9 +170,9 @@ def split_by_artist(
         The split of each track.
 
     Raises:
-        UsageError: There are fewer than three artists and albums.
+        UsageError: There are fewer than three artists.
     """
-    groups = group_tracks(track_ids, artists, albums)
+    groups, _ = choose_groups(track_ids, artists, albums)
     return split_groups(track_ids, groups, labels or [()] * len(track_ids), seed)
 
 
