@@ -103,8 +103,7 @@ def average_figures(figures: Figures) -> Figures:
     """Return the mean over the group's workers of each figure."""
     names = sorted(figures)
     values = torch.tensor([figures[name] for name in names], dtype=torch.float64)
-    device = ray.train.torch.get_device() if dist.get_backend() == "nccl" else torch.device("cpu")
-    values = values.to(device)
+    values = values.to(choose_exchange_device())
     dist.all_reduce(values)
     means = (values / dist.get_world_size()).tolist()
     return dict(zip(names, means, strict=True))
@@ -113,9 +112,14 @@ def average_figures(figures: Figures) -> Figures:
 def broadcast_figures(figures: Figures) -> Figures:
     """Return the first worker's figures."""
     content: list[Any] = [figures]
-    dist.broadcast_object_list(content, src=0, device=ray.train.torch.get_device())
+    dist.broadcast_object_list(content, src=0, device=choose_exchange_device())
     shared: Figures = content[0]
     return shared
+
+
+def choose_exchange_device() -> torch.device:
+    """Return the device whose tensors the group's back end passes on."""
+    return ray.train.torch.get_device() if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def find_cause(error: BaseException) -> str:

@@ -57,9 +57,12 @@ def open_events(folder: Path) -> Callable[[Figures], None]:
         raise UsageError(
             "expected tensorboardX for --tensorboard, found none: pip install 'music-feature-store[train]'"
         ) from error
-    writer = SummaryWriter(str(folder))
+    writers: list[SummaryWriter] = []  # none until there is something to write: a run may have ended already
 
     def write(figures: Figures) -> None:
+        if not writers:
+            writers.append(SummaryWriter(str(folder)))
+        writer = writers[0]
         for name, value in figures.items():
             if name != "step":
                 writer.add_scalar(name.replace(".", "/", 1), value, int(figures["step"]))

@@ -1,6 +1,8 @@
 """Fine-tuning a tiny model to tell rising from falling glides, which its own features hardly do."""
 
 import json
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from sklearn.metrics import accuracy_score
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
 
 from musicfm_model import MusicFM25Hz, load_checkpoint
 from musicfm_model.config import ModelConfig
@@ -20,6 +25,7 @@ from pipeline.probing.targets import compute_loss
 from pipeline.training.corpus import TRAIN, CorpusWriter, compute_log_mel, open_corpus
 from pipeline.training.course import Intervals
 from pipeline.training.finetune import FinetuneSettings, build_tuning, tune
+from pipeline.training.group import average_figures, broadcast_figures
 from pipeline.training.labels import Labels, measure, measure_chance, measure_test
 from pipeline.training.tuning import CropSource
 from pipeline.training.tuning_recipe import TuningRecipe
@@ -116,6 +122,34 @@ def test_killed_and_started_again_it_ends_with_the_same_figures(
     for name in ("loss", "valid.loss", "valid.accuracy"):
         one, other = ([line[name] for line in curve if name in line] for curve in curves)
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6), name
+
+
+def tune_part(rank: int, settings: FinetuneSettings, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    worker = Worker(torch.device("cpu"), rank, 2, DistributedDataParallel, average_figures, broadcast_figures)
+    tune(settings, worker)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_are_as_one(settings: FinetuneSettings) -> None:
+    few = replace(settings, name="one", recipe=replace(settings.recipe, num_steps=6), intervals=Intervals(1, 3, 3))
+    tune(few, HERE)
+    shared = replace(few, name="two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn(tune_part, (shared, port), nprocs=2)  # type: ignore[no-untyped-call]
+    one, two = (torch.load(each.run_folder / "state.pt", weights_only=True) for each in (few, shared))
+    for name in ("loss", "grad_norm", "valid.loss", "valid.accuracy"):
+        curves = [[line[name] for line in state["curve"] if name in line] for state in (one, two)]
+        assert curves[0] == pytest.approx(curves[1], rel=1e-3, abs=1e-5), name
+    for name, parameter in one["model"].items():
+        assert torch.allclose(parameter.float(), two["model"][name].float(), rtol=1e-3, atol=1e-4), name
+    assert read_result(shared)["metrics"] == read_result(few)["metrics"]
 
 
 def test_it_stops_when_validation_tracks_gain_no_more_and_then_does_nothing(settings: FinetuneSettings) -> None:

@@ -99,6 +99,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_ends_the_run_when_it_repe
     assert counter.num_skipped == 9
 
 
+def test_a_run_whose_steps_are_never_finite_ends(corpus_folder: Path, tmp_path: Path) -> None:
+    run = start(corpus_folder, tmp_path)
+    run.train = replace(run.train, log_mels=torch.full_like(run.train.log_mels, math.nan))
+    with pytest.raises(RunError, match="5 steps in a row, up to step 4"):
+        run.run()
+
+
 def test_a_full_disk_ends_in_one_line_and_keeps_the_last_state(corpus_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         start(corpus_folder, tmp_path, stop_after=3).run()
