@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from pipeline.errors import RunError
 from pipeline.run.placement import WORKER_ENVIRONMENT
 
 if TYPE_CHECKING:  # it takes a second to import, in which Ray may start already
@@ -51,6 +52,9 @@ def start_ray() -> None:
     Under ``ray job submit`` the address is set; on a laptop nothing is, and Ray starts by itself. It then stays up
     for whoever calls next, and ends with the process or by ``ray.shutdown()``. The process's signal handlers,
     environment and loggers are left as they were.
+
+    Raises:
+        RunError: Ray does not start, or the cluster does not answer.
     """
     global _num_asked
     with _starting:
@@ -58,7 +62,13 @@ def start_ray() -> None:
         ended_by = signal.getsignal(signal.SIGTERM)
         if not ray.is_initialized():
             with _hush(_START_LEVELS), _set_environment(WORKER_ENVIRONMENT):
-                ray.init(configure_logging=False, log_to_driver=False, include_dashboard=False)
+                try:
+                    ray.init(configure_logging=False, log_to_driver=False, include_dashboard=False)
+                except Exception as error:  # Ray raises exceptions of every kind there, bare ones among them
+                    raise RunError(
+                        f"Ray did not start: {' '.join(str(error).split())[:300]}; see that the machine has "
+                        "time and memory to spare, and that RAY_ADDRESS, where it is set, is right"
+                    ) from error
         if threading.current_thread() is threading.main_thread() and ended_by is not None:
             # Ray put its own in its place, in Python or, where it was started in a thread, below it: that one
             # prints a stack and aborts the process three seconds later, whatever it is at.

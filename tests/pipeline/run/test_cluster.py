@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from pipeline.run.cluster import quiet_ray, take_turn
+from pipeline.errors import RunError
+from pipeline.run.cluster import quiet_ray, start_ray, take_turn
 
 
 def test_ray_is_quiet_until_the_last_of_several_runs_is_over() -> None:
@@ -57,3 +58,14 @@ def test_who_waits_goes_on_telling_others_that_it_is_there(monkeypatch: pytest.M
         assert thread.is_alive()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise Exception("The current node timed out\n during startup.")  # as Ray does it on a busy machine
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(RunError, match="Ray did not start: The current node timed out during startup") as caught:
+        start_ray()
+    assert "\n" not in str(caught.value)
