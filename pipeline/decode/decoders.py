@@ -33,7 +33,6 @@ from pipeline.errors import Reason, Stage, TrackError
 _BLOCK_VALUES = 2**16  # decoded at once, over all channels: 256 KiB stay in a core's cache
 
 _JITTER_S = 0.002  # of times that a container rounds to a millisecond
-_FRAMES_AT_ONCE = 32  # mixed at once: of mp3 and aac, some 2**16 values as well
 
 _PCM_WAV = re.compile(rb"fmt .{4}(?:[\x01\x03]\0|\xfe\xff)", re.DOTALL)  # tags of PCM, float and extensible
 
@@ -127,20 +126,23 @@ def _mix_stream(
     mixdown = Mixdown(codec, stream.rate, stated_s, max_duration_s)
     log = PacketLog()
     fifo = av.AudioFifo()  # joins a codec's short frames
-    first_format: tuple[int, int] | None = None  # sample rate and channels
-    tick_s = 0.0
-    for frame in _decode_frames(container, stream, log, data):
-        frame_format = (frame.sample_rate, frame.layout.nb_channels)
-        if frame_format != first_format:
-            if first_format is not None:  # the queue would crash on other channels
+    sample_rate_hz = num_channels = 0
+    frames_at_once, tick_s = 1, 0.0
+    add_time, add_num_samples = log.times.append, log.num_samples.append  # looked up once: frames are many
+    for number, frame in enumerate(_decode_frames(container, stream, log, data), start=1):
+        if frame.sample_rate != sample_rate_hz or frame.layout.nb_channels != num_channels:
+            if number > 1:  # the queue would crash on other channels
                 raise _failure(Reason.UNREADABLE, "the sample rate or the channels change midway")
-            first_format, tick_s = frame_format, float(frame.time_base or 0)
-            mixdown.sample_rate_hz = frame.sample_rate  # of HE-AAC, twice what the stream says
-        log.times.append(NO_TIME if frame.pts is None else frame.pts)
-        log.num_samples.append(frame.samples)
+            sample_rate_hz, num_channels = frame.sample_rate, frame.layout.nb_channels
+            mixdown.sample_rate_hz = sample_rate_hz  # of HE-AAC, twice what the stream says
+            frames_at_once = max(1, _BLOCK_VALUES // max(1, frame.samples * num_channels))
+            tick_s = float(frame.time_base or 0)
+        time = frame.pts
+        add_time(NO_TIME if time is None else time)
+        add_num_samples(frame.samples)
         frame.pts = None
         fifo.write(frame)
-        if len(log.times) % _FRAMES_AT_ONCE == 0:
+        if number % frames_at_once == 0:
             mixdown.add(_drain(fifo))
     if fifo.samples:
         mixdown.add(_drain(fifo))
@@ -163,6 +165,7 @@ def _decode_frames(
     is_ogg = container.format.name == "ogg"
     recordings = find_recordings(data) if is_ogg else []
     packets = container.demux(stream)
+    add_duration, add_size = log.durations.append, log.sizes_bytes.append
     while True:
         try:
             packet = next(packets, None)
@@ -171,7 +174,7 @@ def _decode_frames(
         if packet is None:
             return
         size_bytes, position = packet.size, packet.pos
-        log.durations.append(0 if packet.is_discard else packet.duration or 0)
+        add_duration(0 if packet.is_discard else packet.duration or 0)
         if size_bytes and position is not None:
             log.end_bytes = position + size_bytes
             if is_ogg:
@@ -181,9 +184,9 @@ def _decode_frames(
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            log.sizes_bytes.append(-size_bytes)
+            add_size(-size_bytes)
             continue
-        log.sizes_bytes.append(size_bytes)
+        add_size(size_bytes)
         yield from frames
 
 

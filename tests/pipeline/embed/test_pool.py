@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from pipeline.config import RESOLUTIONS
-from pipeline.embed.pool import FRAMES_PER_CHUNK, count_bins, pool_frames, pool_in_chunks
+from pipeline.embed.pool import FRAMES_PER_CHUNK, count_bins, count_repeats, pool_frames, pool_in_chunks
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 FRAME_RESOLUTIONS = [resolution for resolution in RESOLUTIONS.values() if resolution.frame_rate_hz]
@@ -77,3 +77,14 @@ def test_chunks_join_without_a_seam(resolution) -> None:  # type: ignore[no-unty
     assert max(map(len, chunks)) <= FRAMES_PER_CHUNK
     expected = pool_naively(frames.numpy(), resolution.frame_rate_hz)
     np.testing.assert_allclose(torch.cat(chunks).numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_hz", "expected"), [("50hz", 25.0, 2), ("50hz", 50.0, 1), ("16hz", 25.0, 1)]
+)
+def test_bins_that_are_single_frames_repeat_them(name: str, rate_hz: float, expected: int) -> None:
+    assert count_repeats(RESOLUTIONS[name], rate_hz) == expected
+    assert count_repeats(RESOLUTIONS["global"], rate_hz) == count_repeats(RESOLUTIONS["25hz"], rate_hz) == 1
+    frames = torch.arange(12.0).reshape(6, 2)
+    repeated = frames.repeat_interleave(2, dim=0)
+    assert torch.equal(pool_frames(frames, RESOLUTIONS["50hz"]), repeated)
