@@ -5,7 +5,8 @@ the clip's further. How the music changes stays: so the nearest tracks by global
 moment by moment, as ``align`` does it, and one that fits far better than chance is the recording itself.
 
 Measured on 12 demo clips and 17 pieces of some minutes, cut at random and encoded as 64 kbit/s mp3, with untrained
-models: of 330 cuts of 10 s and more whose track was taken away, three were taken for another track.
+models: of 330 cuts of 10 s and more whose track was taken away, three were taken for another track. With
+the trained nano strangers reach 0.17 (record 28).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.store.read import FeatureStore
 
 MOMENTS = "0.5hz"
 SURE_SCORE = 0.5  # of a passage: strangers reach 0.44 at most
-LIKELY_SCORE = 0.3  # enough for one that stands out from all others
+LIKELY_SCORE = 0.25  # enough for one that stands out from all others
 LIKELY_LEAD = 0.1
 MIN_LIKELY_FRAMES = 5  # two or three moments fit a stranger by chance
 

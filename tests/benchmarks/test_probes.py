@@ -39,9 +39,11 @@ def test_untrained_weights_have_the_sizes_of_the_trained_and_other_values() -> N
     untrained = draw_weights(trained)
     assert untrained.config == trained.config
     wav = torch.randn(1, 24_000)
-    both = [MusicFM25Hz.from_checkpoint(own).get_hidden_states(wav, [0])[0] for own in (trained, untrained)]
-    assert both[0].shape == both[1].shape
-    assert not torch.allclose(*both)
+    first, second = (
+        MusicFM25Hz.from_checkpoint(own).get_hidden_states(wav, [0])[0] for own in (trained, untrained)
+    )
+    assert first.shape == second.shape
+    assert not torch.allclose(first, second)
 
 
 def test_log_mels_stand_beside_their_surroundings() -> None:
