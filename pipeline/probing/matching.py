@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.errors import UsageError
 from pipeline.probing.annotations import Annotation, Annotations
-from pipeline.probing.splits import SPLITS, choose_groups, group_tracks, split_groups
+from pipeline.probing.splits import SPLITS, choose_groups, group_tracks, split_by_artist, split_groups
 from pipeline.storage import absolute_url
 
 GIVEN = "given"
@@ -90,8 +90,7 @@ def assign_splits(
     labels = [() if task == "regression" else annotation.labels for annotation in annotations]
     given = [annotation.split for annotation in annotations]
     if not any(given):
-        groups, how = choose_groups(track_ids, artists, albums)
-        return split_groups(track_ids, groups, labels, seed), how
+        return split_by_artist(track_ids, artists, albums, labels, seed)
     splits = [own or "" for own in given]
     for needed in ("train", "test"):
         if needed not in splits:

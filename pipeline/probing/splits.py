@@ -156,7 +156,7 @@ def split_by_artist(
     albums: Sequence[str | None],
     labels: Sequence[Sequence[str]] | None = None,
     seed: int = 0,
-) -> list[str]:
+) -> tuple[list[str], str]:
     """Split tracks into ``train``, ``valid`` and ``test`` by artist and album.
 
     Args:
@@ -167,13 +167,13 @@ def split_by_artist(
         seed: Of the draw.
 
     Returns:
-        The split of each track.
+        The split of each track, and ``BY_ALBUM`` or ``BY_ARTIST``.
 
     Raises:
         UsageError: There are fewer than three artists.
     """
-    groups, _ = choose_groups(track_ids, artists, albums)
-    return split_groups(track_ids, groups, labels or [()] * len(track_ids), seed)
+    groups, how = choose_groups(track_ids, artists, albums)
+    return split_groups(track_ids, groups, labels or [()] * len(track_ids), seed), how
 
 
 def read_split(text: str) -> str | None:

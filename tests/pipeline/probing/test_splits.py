@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.probing.splits import SPLITS, choose_groups, group_tracks, read_split, split_by_artist
+from pipeline.probing.splits import SPLITS, group_tracks, read_split, split_by_artist
 
 NAMES = st.one_of(st.none(), st.sampled_from(["a", "b", "c", "d", "e", "f", " "]))
 
@@ -52,12 +52,12 @@ def test_no_artist_or_album_is_on_two_sides_and_no_side_is_empty(
         with pytest.raises(UsageError, match="column `split`"):
             split_by_artist(ids, artists, albums, labels, seed)
         return
-    splits = split_by_artist(ids, artists, albums, labels, seed)
+    splits, _ = split_by_artist(ids, artists, albums, labels, seed)
     assert set(splits) == set(SPLITS)
     for group in together:
         assert len({splits[row] for row in group}) == 1
     order = np.random.default_rng(seed).permutation(len(rows))
-    again = split_by_artist(
+    again, _ = split_by_artist(
         [ids[row] for row in order],
         [artists[row] for row in order],
         [albums[row] for row in order],
@@ -70,7 +70,7 @@ def test_no_artist_or_album_is_on_two_sides_and_no_side_is_empty(
 def test_shares_hold_for_tracks_and_for_every_label() -> None:
     ids = [f"t{row:04}" for row in range(1000)]
     labels = [("rare",) if row % 10 == 0 else ("common",) for row in range(1000)]
-    splits = split_by_artist(ids, [f"artist {row // 3}" for row in range(1000)], [None] * 1000, labels)
+    splits, _ = split_by_artist(ids, [f"artist {row // 3}" for row in range(1000)], [None] * 1000, labels)
     for name in ("rare", "common"):
         own = Counter(split for split, label in zip(splits, labels, strict=True) if label == (name,))
         assert [own[split] / sum(own.values()) for split in SPLITS] == pytest.approx([0.7, 0.15, 0.15], abs=0.02)
@@ -79,10 +79,10 @@ def test_shares_hold_for_tracks_and_for_every_label() -> None:
 def test_an_album_of_most_tracks_is_none() -> None:
     ids = [f"t{row}" for row in range(12)]
     artists = [f"artist {row % 4}" for row in range(12)]
-    splits = split_by_artist(ids, artists, ["Soundtrack"] * 12)
+    splits, how = split_by_artist(ids, artists, ["Soundtrack"] * 12)
     assert len({(artist, split) for artist, split in zip(artists, splits, strict=True)}) == 4
-    assert choose_groups(ids, artists, ["Soundtrack"] * 12)[1] == "by artist"
-    assert choose_groups(ids, artists, [None] * 12)[1] == "by artist and album"
+    assert how == "by artist"
+    assert split_by_artist(ids, artists, [None] * 12)[1] == "by artist and album"
 
 
 def test_another_seed_is_another_split() -> None:
