@@ -44,6 +44,11 @@ def run_program(program: str, work: Callable[[], int]) -> NoReturn:
         if not _drop_output_without_reader():
             raise
         code = EXIT_NO_READER
+    if code == EXIT_INTERRUPTED:
+        # A thread that was left amid its work may ask Ray for more while Ray is taken down: that ends the process
+        # with a code of Ray's. Nobody waits for it; Ray's own processes end with this one.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
