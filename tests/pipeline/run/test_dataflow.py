@@ -200,7 +200,11 @@ def test_a_file_that_takes_long_holds_up_no_other(
     slow, awaited = Path(row["uri"]).with_name("slow.wav"), Path(row["uri"]).with_name("awaited.wav")
     slow.write_bytes(f"wait for {awaited}".encode())
     first = pa.Table.from_pylist([row | {"track_id": "!first", "uri": str(slow)}], schema=rows.schema)
-    monkeypatch.setattr("pipeline.run.placement.TRACKS_PER_BLOCK_CPU", 1)
+
+    def place(*found: Any) -> Placement:  # with room for several tasks of a stage at once
+        return replace(choose_placement(*found), num_actors=1, task_num_cpus=0.2, tracks_per_block=1)
+
+    monkeypatch.setattr("pipeline.run.dataflow.choose_placement", place)
     monkeypatch.setattr("pipeline.run.dataflow.decode_audio_in_time", decode_in_the_end)
 
     class Watching(Collector):
