@@ -89,7 +89,10 @@ def test_a_pipe_that_breaks_elsewhere_is_not_hidden() -> None:
         run_program("musicfm", work)
 
 
-def test_an_early_interruption_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_early_interruption_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)  # which ends a process whatever its threads do, and this one too
     def work() -> int:
         raise KeyboardInterrupt
 
