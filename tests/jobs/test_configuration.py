@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs import convert_checkpoint, pretrain, search
+from jobs import convert_checkpoint, finetune, pretrain, search
 from jobs.arguments import OneLineParser
 from jobs.configuration import HIDDEN, describe_flags, hide_credentials
 from jobs.embedding import build_embed_parser, run_embed_command
@@ -184,18 +184,21 @@ def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], t
 def test_a_flag_on_the_line_takes_the_place_of_one_that_excludes_it(write: Callable[[str], str]) -> None:
     config = ["--config", write("store = 's'\ntrack = 'caves'\nk = 3")]
     flags = search.build_parser().parse_args([*config, "--audio", "file.mp3"])
-    assert (flags.track, flags.audio, flags.k) == (None, "file.mp3", 3)
-    assert search.build_parser().parse_args(config).track == "caves"
+    assert (flags.track, flags.audio, flags.k) == (None, ["file.mp3"], 3)
+    assert search.build_parser().parse_args(config).track == ["caves"]
+
+
+WITHOUT_STORE = (pretrain, finetune)
 
 
 @pytest.mark.parametrize("module", COMMANDS.values(), ids=COMMANDS)
 def test_every_command_takes_a_file(module: Any, write: Callable[[str], str], capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
-        module.main(["--config", write("stor = 'x'" if module is not pretrain else "audi = 'x'")])
+        module.main(["--config", write("audi = 'x'" if module in WITHOUT_STORE else "stor = 'x'")])
     assert caught.value.code == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    nearest = {convert_checkpoint: "stats", pretrain: "audio"}.get(module, "store")
+    nearest = {convert_checkpoint: "stats", **dict.fromkeys(WITHOUT_STORE, "audio")}.get(module, "store")
     assert f"the nearest is '{nearest}'" in message
 
 

@@ -93,6 +93,7 @@ def test_an_early_interruption_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "_exit", sys.exit)  # which ends a process whatever its threads do, and this one too
+
     def work() -> int:
         raise KeyboardInterrupt
 
