@@ -12,6 +12,8 @@ from benchmarks.gpu.report import write_report
 from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.steps import STEPS, Step, run_steps
 
+pytestmark = pytest.mark.slow
+
 EXTERNAL = {"tests", "published", "end to end"}  # pytest itself, a checkout of the published code, Ray
 
 

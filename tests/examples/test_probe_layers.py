@@ -7,6 +7,8 @@ from pipeline.location import StoreLocation
 from tests.pipeline.probing.cases import RECIPE, is_positive, write_csv
 from tests.stores import KnownStore, make_recipe
 
+pytestmark = pytest.mark.slow
+
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install '.[notebook]'")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install '.[notebook]'")
 pytest.importorskip("ipykernel", reason="ipykernel is not installed: pip install '.[notebook]'")
