@@ -24,8 +24,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.catalog.members import Member
 from pipeline.errors import CatalogError
-from pipeline.members import Member
 from pipeline.storage import LISTING, Options, open_filesystem, stat_files
 
 SHARD_ENDINGS = (".tar", ".zip")

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.catalog.members import read_files
 from pipeline.decode.audio import DecodedAudio, decode_audio
 from pipeline.decode.known_content import is_known
 from pipeline.errors import Reason, Stage, TrackError
-from pipeline.members import read_files
 from pipeline.schema import DECODED, FEATURE_LIST, LABELS, PLAN
 from pipeline.storage import Options, classify_read_error
 

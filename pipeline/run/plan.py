@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.catalog.members import forget_places
 from pipeline.decode.known_content import KnownContent, list_prefixes
 from pipeline.errors import Reason, Stage
-from pipeline.members import forget_places
 from pipeline.schema import CATALOG, LABELS, PLAN
 
 FACT_COLUMNS = ("uri", "etag", "size_bytes", "modified_time")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline.catalog import shards
 from pipeline.catalog.load import load_catalog
+from pipeline.catalog.members import read_files
 from pipeline.decode.tracks import decode_tracks
 from pipeline.errors import CatalogError
-from pipeline.members import read_files
 from pipeline.run.blocks import SHARD_TRACKS
 from pipeline.run.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, plan_tracks
 from pipeline.schema import CATALOG, FAILURES, PLAN, TRACKS
