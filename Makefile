@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow torture fuzz bench feast check format clean
+.PHONY: help setup demo test test-ray test-slow torture fuzz bench feast check format clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ demo: setup ## embed a dozen real clips with a small model, then query the store
 test: setup ## run the tests but for those of Ray, of a browser, and the longest (five minutes on two cores)
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
-test-slow: setup ## run all others: Ray, a browser, runs broken on purpose, clusters of several nodes, S3 with faults (most of an hour)
-	$(BIN)/python -m pytest -m 'slow or ray'
+test-ray: setup ## run those of Ray that are not long (ten minutes)
+	$(BIN)/python -m pytest -m 'ray and not slow'
+
+test-slow: setup ## run the others: a browser, runs broken on purpose, clusters of several nodes, S3 with faults (most of an hour)
+	$(BIN)/python -m pytest -m slow
 
 torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)
 	TORTURE_KILLS=20 $(BIN)/python -m pytest -s -m 'slow or ray' tests/integration/test_torture.py

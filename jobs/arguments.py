@@ -12,13 +12,13 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jobs.configuration import add_configuration
 from jobs.flags import FlagTable, KeyValueFlag
+from jobs.interruption import take_interruptions
 from jobs.program import EXIT_INTERRUPTED, EXIT_OPEN_BOOKS, EXIT_USAGE
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import FeatureStoreError, StorageError, UsageError
@@ -167,8 +167,7 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
         (SIGINT, SIGTERM).
     """
     start_logging(log_format)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+    take_interruptions()
     try:
         return run()
     except (UsageError, StorageError) as error:
@@ -182,12 +181,6 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
             f"{parser.prog}: interrupted; what was committed is kept: run the same command again", file=sys.stderr
         )
         return EXIT_INTERRUPTED
-
-
-def _interrupt(*_: object) -> None:
-    """Take SIGTERM, which schedulers send, as ^C from people."""
-    signal.alarm(0)  # while Ray starts its own handler may stand before this one, and would abort in three seconds
-    raise KeyboardInterrupt
 
 
 def parse_resolutions(text: str) -> tuple[str, ...]:
