@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import settings
 
 from pipeline.location import StoreLocation
 from tests.checkpoints import TINY, write_random_checkpoint
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from tests.s3_server import S3Server
 
 # Ray, S3 and the stages are imported where a test asks for them: the model's tests need PyTorch alone.
+
+
+# The same examples every time, and no time limit for each: a machine's first call of anything may be slow.
+# For others: `pytest --hypothesis-profile=default --hypothesis-seed=N`.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:

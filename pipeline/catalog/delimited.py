@@ -24,6 +24,10 @@ _MARKS = {
 }
 
 
+class _SeveralRowsError(CatalogError):
+    """A value between quotation marks may as well be several rows between two lone ones: nobody can tell."""
+
+
 def read_delimited(data: bytes, delimiter: str, url: str) -> pa.Table:
     r"""Read a delimited text file whose first row names the columns; all values stay text.
 
@@ -46,6 +50,8 @@ def read_delimited(data: bytes, delimiter: str, url: str) -> pa.Table:
     text = _decode(data, url)
     try:
         return _read(text, delimiter, url, quoted=True)
+    except _SeveralRowsError:
+        raise
     except CatalogError:
         if delimiter != "\t":
             raise
@@ -119,7 +125,7 @@ def _check_row(row: Sequence[str], num_columns: int, delimiter: str, where: str)
         )
     for column, value in enumerate(row):
         if delimiter in value and _may_be_several_rows(value, column, num_columns, delimiter):
-            raise CatalogError(
+            raise _SeveralRowsError(
                 "expected a quotation mark to be closed in its own cell, found one value over several rows in "
                 f"{where}: {value[:40]!r}…; double the marks that belong to a value, or give a Parquet file"
             )
