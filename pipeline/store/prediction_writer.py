@@ -23,10 +23,10 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
 from pipeline.storage import join_url, read_file, write_file
-from pipeline.store.predictions import PREDICTIONS, TABLE_NAME, has_predictions, open_predictions
+from pipeline.store.predictions import PREDICTIONS, TABLE_NAME, open_predictions
 from pipeline.store.retry import commit_once
 from pipeline.store.table_commits import vacuum_table
-from pipeline.store.tables import describe_store_error
+from pipeline.store.tables import describe_store_error, has_table
 
 KEPT_HOURS = 168  # a reader of replaced files has a week to finish
 _STORED = pa.schema([field for field in PREDICTIONS if field.name != "head"])
@@ -187,7 +187,7 @@ def remove_predictions(store: StoreLocation, track_ids: Sequence[str], vacuum: b
         RunError: A run of a head rewrote the same files meanwhile.
         StorageError: The table cannot be read or written.
     """
-    if not has_predictions(store):
+    if not has_table(store, TABLE_NAME):
         return 0
     writer = PredictionWriter(store, None)
     num_removed = writer.remove(track_ids)

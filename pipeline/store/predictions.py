@@ -17,7 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.location import StoreLocation, delta_storage_options
 from pipeline.schema import TIMESTAMP
 from pipeline.store.retry import retry_broken
-from pipeline.store.tables import describe_store_error
+from pipeline.store.tables import describe_store_error, has_table
 
 TABLE_NAME = "predictions"
 PREDICTIONS = pa.schema(
@@ -37,19 +37,6 @@ PREDICTIONS = pa.schema(
 """Table ``predictions``, partitioned by ``head``: one row a track and label, or a track and span of time."""
 
 _WHOLE_TRACK = ("tagging", "classification", "key", "regression")
-
-
-def has_predictions(store: StoreLocation) -> bool:
-    """Say whether a store has predictions of any head.
-
-    Raises:
-        StorageError: The place cannot be read at all.
-    """
-    url = store.table_url(TABLE_NAME)
-    try:
-        return retry_broken(partial(DeltaTable.is_deltatable, url, delta_storage_options(store.options)))
-    except (DeltaError, OSError) as error:
-        raise describe_store_error(url, error) from error
 
 
 def open_predictions(store: StoreLocation) -> DeltaTable:
@@ -80,7 +67,7 @@ def read_predictions(store: StoreLocation, track_id: str) -> pa.Table:
     Raises:
         StorageError: The table cannot be read.
     """
-    if not has_predictions(store):
+    if not has_table(store, TABLE_NAME):
         return PREDICTIONS.empty_table()
     return _scan(
         open_predictions(store), PREDICTIONS.names, f"track_id = '{_quote(track_id)}' AND label IS NOT NULL"
@@ -103,7 +90,7 @@ def read_scores(store: StoreLocation, label: str) -> pa.Table:
     """
     columns = ["track_id", "content_hash", "score", "head", "event_time"]
     rows = None
-    if has_predictions(store):
+    if has_table(store, TABLE_NAME):
         tasks = ", ".join(f"'{task}'" for task in _WHOLE_TRACK)
         rows = _scan(open_predictions(store), columns, f"label = '{_quote(label)}' AND task IN ({tasks})")
     if rows is None or not rows.num_rows:
