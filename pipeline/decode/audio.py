@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import MIN_SAMPLES, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-from pipeline.decode.decoders import Declined, decode_with_ffmpeg, decode_with_soundfile
+from pipeline.decode.ffmpeg import Declined, decode_with_ffmpeg
+from pipeline.decode.libsndfile import decode_with_soundfile
 from pipeline.decode.mixdown import Mixdown
 from pipeline.decode.tags import Tags, read_tags
 from pipeline.decode.wrapping import cut_tags, require_binary
@@ -22,6 +23,11 @@ from pipeline.errors import Reason, Stage, TrackError
 _SILENT_AMPLITUDE = 1e-4
 
 _SILENT_FRAME_POWER = 1e-6  # -60 dBFS
+
+# 40 dB over full scale. The loudest masters reach 3 once they are compressed; damaged packets make a decoder of
+# floats put out 10,000 and more. In files of floats (PCM, WavPack) any scale may be meant.
+_LOUDEST_AMPLITUDE = 100.0
+_CODECS_OF_ANY_SCALE = ("pcm_f", "wavpack")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
 
     Raises:
         TrackError: At stage ``decode``: the file is empty, unreadable, truncated by over 1 s, too short for
-            the model, too long, silent, or has samples that are no finite numbers.
+            the model, too long, silent, or has samples that are no finite numbers or far over full scale.
     """
     if not data:
         raise TrackError(Stage.DECODE, Reason.EMPTY_FILE, "expected an audio file, found 0 bytes")
@@ -108,6 +114,12 @@ def _require_music(mixdown: Mixdown, waveform: NDArray[np.float32], rms: float) 
     if not np.isfinite([mixdown.peak, rms]).all():
         message = "expected finite samples, found NaN, infinity or magnitudes beyond float32"
         raise TrackError(Stage.DECODE, Reason.NON_FINITE_AUDIO, message)
+    if mixdown.peak > _LOUDEST_AMPLITUDE and not mixdown.codec.startswith(_CODECS_OF_ANY_SCALE):
+        message = (
+            f"expected samples around full scale, found {mixdown.peak:,.0f} times that, which no encoder of "
+            f"{mixdown.codec} was given: the file is damaged"
+        )
+        raise TrackError(Stage.DECODE, Reason.UNREADABLE, message)
     if mixdown.peak < _SILENT_AMPLITUDE:
         loudest = f"the loudest sample is {abs(mixdown.peak):.1e} of full scale"
         raise TrackError(Stage.DECODE, Reason.SILENT, f"expected music over -80 dBFS, {loudest}")

@@ -37,6 +37,7 @@ class PacketLog:
     Args:
         sizes_bytes: Size of each packet; of one that cannot be decoded, below 0.
         durations: Duration of each packet that is to be heard, in ticks of the stream.
+        duration_s: Their sum in seconds, once all are read.
         times: Time of each decoded frame in the ticks of frames, or ``NO_TIME``.
         num_samples: Samples of each decoded frame.
         links: Numbers of frames at which another recording begins, with a clock of its own.
@@ -46,6 +47,7 @@ class PacketLog:
 
     sizes_bytes: array[int] = field(default_factory=_make_log)
     durations: array[int] = field(default_factory=_make_log)
+    duration_s: float = 0.0
     times: array[int] = field(default_factory=_make_log)
     num_samples: array[int] = field(default_factory=_make_log)
     links: list[int] = field(default_factory=list)
@@ -110,6 +112,7 @@ class Lengths:
         stated_s: What the header states, if it does.
         present_share: How many of the bytes that the header states are there; over 1 where there are more.
         lost_share: Size of what stands for music and cannot be decoded, by the size of what can.
+        is_exact: Whether the header counts both bytes and samples of PCM, which then have to agree.
     """
 
     decoded_s: float
@@ -117,12 +120,13 @@ class Lengths:
     stated_s: float | None = None
     present_share: float = 1.0
     lost_share: float = 0.0
+    is_exact: bool = False
 
     def require_agreement(self) -> None:
         """Hold header, packets and what was decoded against each other.
 
         Raises:
-            TrackError: More than ``MISSING_S`` is missing.
+            TrackError: More than ``MISSING_S`` is missing, or the header contradicts itself by as much.
         """
         stated_s = self.stated_s
         if self.present_share != 1:
@@ -135,6 +139,12 @@ class Lengths:
                 f"found {self.decoded_s:.1f} s: the file is cut short or damaged"
             )
             raise TrackError(Stage.DECODE, Reason.TRUNCATED, message)
+        if self.is_exact and stated_s is not None and self.decoded_s - stated_s > MISSING_S:
+            message = (
+                f"expected {stated_s:.1f} s by the number of samples in the header, found "
+                f"{self.decoded_s:.1f} s by its size of a sample: one of them is wrong, and all would be noise"
+            )
+            raise TrackError(Stage.DECODE, Reason.UNREADABLE, message)
         lost_s = self.decoded_s * self.lost_share
         is_confirmed = stated_s is not None and abs(stated_s - self.decoded_s) <= MISSING_S
         if lost_s > MISSING_S and not is_confirmed:

@@ -50,7 +50,9 @@ def cut_tags(data: bytes) -> bytes:
 
     FFmpeg looks behind small ones only, and plays some of those that follow; libsndfile misses as much at the end.
     """
-    start, end = skip_tags(data), find_trailing_tags(data)
+    start = skip_tags(data)
+    # A tta file's table tells where its frames end: where bytes are missing, the last one reaches into the tags.
+    end = len(data) if data[start : start + 4] == b"TTA1" else find_trailing_tags(data)
     return data[start:end] if start < end else data
 
 

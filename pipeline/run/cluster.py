@@ -37,6 +37,7 @@ _RUN_LEVELS = {
 _END_LEVELS = {"ray._private.worker": logging.CRITICAL}
 
 _MAX_WARMED = 8  # a first block keeps no more of them busy
+_UNWARMED = 2  # CPUs that start the model and Ray's own actors, which everything waits for
 
 _WAIT_S = 5.0
 _turn = threading.Lock()
@@ -97,11 +98,13 @@ def start_ray_early() -> Callable[[], None]:
 def warm_workers() -> None:
     """Let the workers of a Ray on this machine load what tasks need, while the driver still plans.
 
-    It takes each of them seconds. On a cluster it would take CPUs from others, and autoscalers would answer.
+    It takes each of them seconds of a CPU: on a machine with no more than two, the model's start would wait for
+    them. On a cluster it would take CPUs from others, and autoscalers would answer.
     """
     if len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
+        num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         warm: Any = ray.remote(num_cpus=1, max_retries=0)(_load_steps)
-        for _ in range(min(_MAX_WARMED, int(ray.cluster_resources().get("CPU", 1)))):  # type: ignore[no-untyped-call]
+        for _ in range(min(_MAX_WARMED, num_cpus - _UNWARMED)):
             warm.remote()
 
 

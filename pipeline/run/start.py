@@ -99,6 +99,8 @@ def _gather(
 
 
 def _load_model(settings: RunSettings) -> Checkpoint:
+    import ray as ray  # before PyTorch: what Ray starts needs seconds, and has them while PyTorch loads
+
     from pipeline.run.prepare import load_model
 
     return load_model(settings)

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from pipeline.config import MIN_SAMPLES
+from pipeline.decode import audio
 from pipeline.decode.audio import decode_audio
+from pipeline.decode.mixdown import Mixdown
 from pipeline.errors import Reason, Stage, TrackError
 from tests.corpus import MUSIC, encode_clip, load_music, make_failures
 from tests.encoders import encode_bytes, encode_in_container, encode_mp3_without_length
@@ -257,6 +259,28 @@ def test_one_bad_number_is_enough(value: float) -> None:
     music[20_000:20_005] = value
     error = catch(encode_bytes(music, 44_100, format="WAV", subtype="FLOAT"))
     assert error.reason is Reason.NON_FINITE_AUDIO
+
+
+@pytest.mark.parametrize(("subtype", "is_damaged"), [("aac", True), ("mp3", True), ("pcm_f32", False)])
+def test_what_is_far_over_full_scale_is_damage_but_in_files_of_floats(
+    subtype: str, is_damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few flipped bits of aac come out at 40,000 times full scale, and are heard in all that follows."""
+    waveform = np.sin(np.arange(48_000, dtype=np.float32)) * 20_000
+    data = encode_bytes(waveform, 24_000, format="WAV", subtype="FLOAT")
+    real = audio.decode_with_ffmpeg
+
+    def decode_as(data: bytes, max_duration_s: float) -> Mixdown:
+        mixdown = real(data, max_duration_s)
+        mixdown.codec = subtype
+        return mixdown
+
+    monkeypatch.setattr(audio, "decode_with_ffmpeg", decode_as)
+    if is_damaged:
+        error = catch(data)
+        assert (error.reason, f"no encoder of {subtype}" in error.message) == (Reason.UNREADABLE, True)
+    else:
+        assert decode_audio(data).peak == pytest.approx(20_000, rel=0.01)
 
 
 @pytest.mark.parametrize(("peak", "is_silent"), [(0.9e-4, True), (1.1e-4, False)])

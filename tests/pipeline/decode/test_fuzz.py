@@ -17,3 +17,15 @@ def test_no_damaged_file_is_silently_wrong() -> None:
     assert not [(outcome.name, outcome.detail) for outcome in outcomes if outcome.verdict in FAULTS]
     found = {outcome.verdict for outcome in outcomes}
     assert {Verdict.REFUSED, Verdict.EQUAL} <= found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_files_that_were_once_silently_wrong_are_not_again() -> None:
+    """Joints in flac, an index of tta over tags, aac of 40,000 times full scale, headers of aiff and wav."""
+    judge = Judge(encode_recordings(), seed=7, oracle="library")
+    try:
+        outcomes = [judge.judge(number) for number in (669, 2617, 3737, 3812, 3832, 4346, 5579, 5712, 6044, 7264)]
+    finally:
+        judge.stop()
+    assert not [(outcome.name, outcome.detail) for outcome in outcomes if outcome.verdict in FAULTS]

@@ -1,8 +1,7 @@
-"""The two decoders, FFmpeg and libsndfile, both into one mono signal at the source's rate.
+"""FFmpeg as a decoder, into one mono signal at the source's rate.
 
-FFmpeg reads whatever it knows: its packets tell how long a recording is whatever the header says, and what of it
-is damaged. libsndfile, which stops at the length that the header states and conceals damage, reads what FFmpeg
-does not know.
+It reads whatever it knows: its packets tell how long a recording is whatever the header says, and what of it is
+damaged.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from pipeline.decode.losses import NO_TIME, Lengths, PacketLog
@@ -23,7 +21,9 @@ from pipeline.decode.stated_length import (
     asf_duration_s,
     compare_bytes,
     count_ogg_payload,
+    find_audio_bytes,
     find_recordings,
+    is_unknown_size,
     mp3_duration_s,
     wav_duration_s,
 )
@@ -34,12 +34,16 @@ _BLOCK_VALUES = 2**16  # decoded at once, over all channels: 256 KiB stay in a c
 
 _JITTER_S = 0.002  # of times that a container rounds to a millisecond
 
-_PCM_WAV = re.compile(rb"fmt .{4}(?:[\x01\x03]\0|\xfe\xff)", re.DOTALL)  # tags of PCM, float and extensible
+# Encoding (PCM, float, extensible), channels, rate, bytes a second, bytes a frame and bits a sample of a wav file.
+_PCM_WAV = re.compile(rb"fmt .{4}(?:[\x01\x03]\0|\xfe\xff)(..).{8}(..)(..)", re.DOTALL)
 
 # FFmpeg's names of the formats whose duration it takes from the header. For raw aac, ac3 and others it estimates
 # one from the bit rate, for ogg, mpegts and nut it takes the last packet's time.
 _MATROSKA, _MP4 = "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"
-_FORMATS_WITH_DURATION = {"flac", "wv", "tta", "ape", "mpc", "dsf", "iff", "flv", "asf", _MATROSKA, _MP4}
+_FORMATS_WITH_DURATION = {
+    *("flac", "wv", "tta", "ape", "mpc", "dsf", "iff", "aiff", "flv", "asf"),
+    *(_MATROSKA, _MP4),
+}
 _FORMATS_WITH_END = {_MATROSKA, "asf"}  # what they state is the time at which the recording ends
 # Behind the last packet here, as far as its place is known, an index or another stream may follow; or chunks,
 # which `compare_bytes` tells from audio.
@@ -52,15 +56,6 @@ _BARE_FORMATS = {"mp3", "aac", "ac3", "eac3", "dts", "truehd", "mlp", "loas", "a
 # Codecs whose packets carry a checksum that their encoders get right, which FFmpeg looks at when told to. Those in
 # MPEG audio are often wrong in sound files.
 _CHECKED_CODECS = {"flac", "wavpack", "tta", "ape", "ac3", "eac3"}
-
-# libsndfile's names of encodings, in FFmpeg's spelling without the byte order.
-_CODECS = {
-    "FLOAT": "pcm_f32",
-    "DOUBLE": "pcm_f64",
-    "ULAW": "pcm_mulaw",
-    "ALAW": "pcm_alaw",
-    "MPEG_LAYER_III": "mp3",
-}
 
 
 class Declined(Exception):  # noqa: N818 - no error: libsndfile is asked next
@@ -86,10 +81,11 @@ def decode_with_ffmpeg(data: bytes, max_duration_s: float) -> Mixdown:
     mixdown, lengths, log = _decode(data, max_duration_s, is_strict=True)
     lengths.require_agreement()
     require_alone(data, log.end_bytes)
-    # A frame with a wrong checksum is missing, at times without an error.
+    # A frame with a wrong checksum is missing, at times without an error; or it is one packet with the next.
     whole_s = max(lengths.packets_s, lengths.stated_s or 0.0) - _JITTER_S
-    is_short = mixdown.codec in _CHECKED_CODECS and mixdown.duration_s < whole_s
-    if log.is_damaged or is_short:  # little enough: as FFmpeg plays it, checksums or not
+    is_whole = whole_s <= mixdown.duration_s <= log.duration_s + _JITTER_S
+    if log.is_damaged or (mixdown.codec in _CHECKED_CODECS and not is_whole):
+        # Little enough: as FFmpeg plays it, checksums or not.
         mixdown, _, _ = _decode(data, max_duration_s, is_strict=False)
     return mixdown
 
@@ -98,7 +94,7 @@ def _decode(data: bytes, max_duration_s: float, is_strict: bool) -> tuple[Mixdow
     """Return what FFmpeg decodes, how long it should be, and what the packets told."""
     # Tags need not be valid UTF-8. A playlist that calls itself a track must not open other files.
     options = {"protocol_whitelist": ""}
-    if _PCM_WAV.search(data, 0, 4096):
+    if _is_plain_pcm(data):
         options["max_size"] = "65536"  # packets of 4 KB each cost as much as one of mp3
     try:
         with av.open(io.BytesIO(data), "r", metadata_errors="ignore", options=options) as container:
@@ -109,6 +105,18 @@ def _decode(data: bytes, max_duration_s: float, is_strict: bool) -> tuple[Mixdow
             return _mix_stream(container, streams[0], data, max_duration_s, is_strict)
     except (av.FFmpegError, ValueError) as error:
         raise Declined(getattr(error, "strerror", None) or str(error)) from error
+
+
+def _is_plain_pcm(data: bytes) -> bool:
+    """Say whether a file is PCM in a wav whose frames have the size that the header states.
+
+    FFmpeg cuts packets by that size: by a wrong one it would lose the beat at each of them.
+    """
+    layout = _PCM_WAV.search(data, 0, 4096)
+    if layout is None:
+        return False
+    num_channels, frame_bytes, sample_bits = (int.from_bytes(field, "little") for field in layout.groups())
+    return frame_bytes == num_channels * -(-sample_bits // 8)
 
 
 def _mix_stream(
@@ -148,13 +156,12 @@ def _mix_stream(
         mixdown.add(_drain(fifo))
     if log.is_damaged and not mixdown.num_samples:
         raise Declined("no packet can be decoded")
-    packets_s = max(
-        sum(log.durations) * float(stream.time_base or 0),
-        mixdown.duration_s + log.sum_gaps(tick_s, mixdown.sample_rate_hz),
-    )
+    log.duration_s = sum(log.durations) * float(stream.time_base or 0)
+    packets_s = max(log.duration_s, mixdown.duration_s + log.sum_gaps(tick_s, mixdown.sample_rate_hz))
     name = container.format.name if len(container.streams) == 1 else "several streams"
     lost_share = _measure_loss(name, log, data)
-    lengths = Lengths(mixdown.duration_s, packets_s, stated_s, compare_bytes(data), lost_share)
+    is_exact = name == "aiff" and codec.startswith("pcm_")
+    lengths = Lengths(mixdown.duration_s, packets_s, stated_s, compare_bytes(data), lost_share, is_exact)
     return mixdown, lengths, log
 
 
@@ -226,6 +233,8 @@ def _read_stated_duration(
         return None
     if name == _MATROSKA and len(container.streams) > 1:
         return None  # one figure for all streams: a video beside the music may be longer
+    if name == "aiff" and is_unknown_size(data, find_audio_bytes(data)[1]):
+        return None  # from a pipe: the number of frames is made up, too
     if name == "asf":
         stated_s = asf_duration_s(data)
     elif stream.duration and stream.time_base:
@@ -249,49 +258,6 @@ def _drain(fifo: av.AudioFifo) -> NDArray[np.float32]:
     if samples.dtype.kind == "i":
         return samples.astype(np.float32) / np.float32(2 ** (8 * samples.itemsize - 1))
     return samples.astype(np.float32, copy=False)
-
-
-def decode_with_soundfile(data: bytes, max_duration_s: float, declined: Declined) -> Mixdown:
-    """Decode through libsndfile what FFmpeg does not know.
-
-    Args:
-        data: The whole file.
-        max_duration_s: The limit.
-        declined: What FFmpeg said of it.
-
-    Raises:
-        TrackError: The file is unreadable or truncated, the rate is absurd, or the duration over the limit.
-    """
-    try:
-        is_free_format = data[2:3] < b"\x10" and mp3_duration_s(data) is not None
-        if data[:1] == b"\xff" and not is_free_format:
-            raise ValueError("not asked: of MPEG audio it conceals damage")
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if file.subtype.startswith("MPEG") and not is_free_format:
-                raise ValueError("MPEG audio, of which it conceals damage")
-            mixdown = _read_soundfile(file, max_duration_s)
-            stated_s = file.frames / file.samplerate
-    except (soundfile.LibsndfileError, ValueError) as error:
-        reason = getattr(error, "error_string", None) or str(error)
-        is_cut_mp4 = data[4:8] == b"ftyp" and b"moov" not in data
-        hint = "; an MP4 file without its index (moov) was cut short" if is_cut_mp4 else ""
-        start = f"{len(data)} bytes that begin with {data[:8]!r}"
-        message = f"cannot decode {start}: FFmpeg says '{declined}', libsndfile says '{reason}'{hint}"
-        raise _failure(Reason.UNREADABLE, message) from error
-    Lengths(mixdown.duration_s, stated_s=stated_s, present_share=compare_bytes(data)).require_agreement()
-    return mixdown
-
-
-def _read_soundfile(file: soundfile.SoundFile, max_duration_s: float) -> Mixdown:
-    """Mix down what libsndfile reads; raise ``ValueError`` where that is nothing."""
-    codec = _CODECS.get(file.subtype, file.subtype.lower())
-    mixdown = Mixdown(codec, file.samplerate, file.frames / file.samplerate, max_duration_s)
-    block = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), np.float32)
-    while num_samples := file.buffer_read_into(block, "float32"):
-        mixdown.add(block[:num_samples])
-    if not mixdown.num_samples:
-        raise ValueError("no samples")
-    return mixdown
 
 
 def _failure(reason: Reason, message: str) -> TrackError:

@@ -8,8 +8,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.decode import decoders
-from pipeline.decode.decoders import Declined, decode_with_ffmpeg, decode_with_soundfile
+from pipeline.decode import ffmpeg, libsndfile
+from pipeline.decode.ffmpeg import Declined, decode_with_ffmpeg
+from pipeline.decode.libsndfile import decode_with_soundfile
 from pipeline.decode.mixdown import Mixdown
 from pipeline.decode.resample import Resampler
 from pipeline.errors import Reason, TrackError
@@ -21,6 +22,7 @@ from tests.encoders import (
     encode_mp3_without_length,
     make_id3_tag,
 )
+from tests.fuzz.judge import decode_by_library
 
 RATE = 22_050
 ASKED_FIRST = Declined("not asked")
@@ -61,7 +63,7 @@ def test_an_mp3_has_the_samples_that_libsndfile_reads(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["caribbean.ogg", "crossroads.wav", "desert.flac", "icy-land.opus"])
 def test_blocks_join_to_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoders, "_BLOCK_VALUES", 30_011)
+    monkeypatch.setattr(libsndfile, "_BLOCK_VALUES", 30_011)
     data = (MUSIC / name).read_bytes()
     whole, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     mixdown = decode_with_soundfile(data, 60, ASKED_FIRST)
@@ -201,11 +203,43 @@ def test_a_video_beside_the_music_is_ignored(music: NDArray[np.float32], contain
 
 @pytest.mark.parametrize("name", ["caves.mp3", "desert.flac", "palace.m4a", "laboratory.wma", "caribbean.ogg"])
 def test_small_damage_is_tolerated_and_large_is_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoders, "_BLOCK_VALUES", 4096)
+    monkeypatch.setattr(ffmpeg, "_BLOCK_VALUES", 4096)
     data = (MUSIC / name).read_bytes()
     whole_s = decode(data).duration_s
     assert decode(damage(data, 0.5, 300)).duration_s == pytest.approx(whole_s, abs=1.0)
     assert catch(lambda: decode(damage(data, 0.4, len(data) // 4))).reason is Reason.TRUNCATED
+
+
+def test_broken_frames_are_played_as_ffmpeg_plays_them(music: NDArray[np.float32]) -> None:
+    """Where parts of a flac file join, its parser may give a broken frame and the next as one packet."""
+    data = encode_bytes(music, RATE, format="FLAC")
+    random = np.random.default_rng(1)
+    for start in random.integers(10_000, len(data) // 2, 12):
+        repeated = data[: start + int(random.integers(5_000, 50_000))] + data[start:]
+        try:
+            found = decode(repeated)
+        except TrackError:
+            continue
+        assert found.waveform.size == pytest.approx(decode_by_library(repeated).size, abs=0.01 * RATE)
+
+
+@pytest.mark.parametrize(("position", "number"), [(26, 8), (26, 17), (26, 24), (26, 32), (20, 1), (20, 4)])
+def test_an_aiff_whose_header_contradicts_itself_is_refused(
+    music: NDArray[np.float32], position: int, number: int
+) -> None:
+    """Of other bits or channels FFmpeg plays noise, longer or shorter than the number of frames comes to."""
+    data = bytearray(encode_bytes(music, RATE, format="AIFF", subtype="PCM_16"))
+    assert data[12:16] == b"COMM"
+    decode(bytes(data))
+    struct.pack_into(">H", data, position, number)
+    assert catch(lambda: decode(bytes(data))).reason in (Reason.TRUNCATED, Reason.UNREADABLE)
+
+
+def test_a_wav_is_read_in_whole_frames_whatever_their_size_is_said_to_be(music: NDArray[np.float32]) -> None:
+    data = bytearray(encode_bytes(music, RATE, format="WAV", subtype="PCM_16"))
+    position = data.index(b"fmt ") + 20
+    struct.pack_into("<H", data, position, 255)
+    np.testing.assert_allclose(decode(bytes(data)).waveform, decode_by_library(bytes(data)), atol=0.02)
 
 
 def test_large_damage_shows_where_no_header_states_a_length(music: NDArray[np.float32]) -> None:
