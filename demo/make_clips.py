@@ -75,7 +75,7 @@ def encode_clip(
         waveform: Samples, full scale 1; one or two channels.
         sample_rate: Their rate.
         bit_rate: Bits a second, of what FFmpeg encodes.
-        tags: What the file is to say of itself: title, artist, album, genre.
+        tags: What the file is to say of itself: title, artist, album, genre, track, date.
     """
     if path.suffix in _FFMPEG_CODECS:
         options = {"fflags": "+bitexact"}  # no version and no date: the same clip has the same bytes
@@ -87,7 +87,7 @@ def encode_clip(
     form = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
     with soundfile.SoundFile(path, "w", sample_rate, waveform.shape[1], **form) as file:
         for name, text in (tags or {}).items():
-            setattr(file, name, text)
+            setattr(file, {"track": "tracknumber"}.get(name, name), text)
         file.write(waveform)
 
 

@@ -70,8 +70,8 @@ def build_parser(program: str | None = None) -> OneLineParser:
     hits.add_argument(
         "--filter",
         metavar="SQL",
-        help="condition on track_id, title, artist, album, genre, duration_s, uri, content_hash, and on "
-        "tag('LABEL'): the score that musicfm predict gave it",
+        help="condition on track_id, title, artist, album, genre, track_number, year, duration_s, uri, "
+        "content_hash, and on tag('LABEL'): the score that musicfm predict gave it",
     )
     hits.add_argument("--exclude-same", choices=("artist", "album"), help="leave out what shares it with --track")
     hits.add_argument(

@@ -23,11 +23,13 @@ CATALOG = pa.schema(
         pa.field("artist", pa.string()),
         pa.field("album", pa.string()),
         pa.field("genre", pa.string()),
+        pa.field("track_number", pa.int32()),  # on its album
+        pa.field("year", pa.int32()),
     ]
 )
 """What a catalog knows of each track before anything is read."""
 
-LABELS = ("title", "artist", "album", "genre")
+LABELS = ("title", "artist", "album", "genre", "track_number", "year")
 """Columns that a file's own tags fill where the catalog says nothing."""
 
 PLAN = pa.schema(

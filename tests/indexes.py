@@ -92,8 +92,8 @@ def make_ledger(keys: pa.Table) -> pa.Table:
     ledger = keys
     for name in METADATA[2:]:
         type_ = TABLES["tracks"].field(name).type
-        values = [30.0] * keys.num_rows if name == "duration_s" else [f"{name} of it"] * keys.num_rows
-        ledger = ledger.append_column(name, pa.array(values, type_))
+        value: str | float = f"{name} of it" if type_ == pa.string() else 30
+        ledger = ledger.append_column(name, pa.array([value] * keys.num_rows, type_))
     return ledger
 
 

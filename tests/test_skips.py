@@ -40,6 +40,7 @@ def test_a_skip_for_another_reason_fails_the_run(test: str, tmp_path: Path) -> N
     assert "the figures are not there" in told
 
 
+@pytest.mark.slow
 def test_so_does_one_in_another_process(tmp_path: Path) -> None:
     test = "def test_skipped():\n    pytest.skip('the figures are not there')"
     done = run_pytest(tmp_path, test, "-n", "1", "--dist", "loadfile")
@@ -56,5 +57,6 @@ def test_an_allowed_skip_is_listed_with_its_reason_at_the_end(tmp_path: Path) ->
     assert "1 passed, 1 skipped" in counts
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_otherwise_still_fails(tmp_path: Path) -> None:
     assert run_pytest(tmp_path, "def test_fails():\n    pytest.skip('root') if False else 1 / 0").returncode == 1

@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
 }
 # Exceptions to the above that one file alone has.
 ONLY = {
-    ("decode", "catalog"): {"decode.tracks"},
+    ("decode", "catalog"): {"decode.tracks", "decode.tags"},
     ("store", "embed"): {"store.write"},
     ("index", "run"): {"index.dataflow"},
     ("training", "embed"): {"training.finetune", "training.tuned", "training.tuning"},

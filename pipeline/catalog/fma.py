@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
+from pipeline.catalog.labels import convert_labels
 from pipeline.catalog.load import build_catalog, find_companion, select_audio, stem_names
 from pipeline.errors import CatalogError, UsageError
 from pipeline.storage import Options, absolute_url, list_files, read_file
@@ -28,6 +29,9 @@ _COLUMNS = {
     "genre": ("track", "genre_top"),
     "subset": ("set", "subset"),
 }
+_MORE_COLUMNS = {"track_number": ("track", "number"), "year": ("album", "date_released")}
+"""What copies of the table that somebody has made smaller need not have."""
+
 _MAX_ROW_BYTES = 1 << 24  # some rows of tracks.csv hold whole biographies
 
 
@@ -87,8 +91,8 @@ def read_fma_tracks(url: str, options: Options | None = None) -> pa.Table:
     """Read what a catalog takes from FMA's ``tracks.csv``.
 
     Returns:
-        Table of ``track_id`` (six digits), ``title``, ``artist``, ``album``, ``genre`` and ``subset``; text,
-        null where the field is empty.
+        Table of ``track_id`` (six digits), ``title``, ``artist``, ``album``, ``genre`` and ``subset``, text, and,
+        where the file has them, ``track_number`` and ``year``; null where the field is empty.
 
     Raises:
         CatalogError: The file does not have the three header rows and the columns needed.
@@ -104,7 +108,8 @@ def read_fma_tracks(url: str, options: Options | None = None) -> pa.Table:
             f"expected FMA's tracks.csv with three header rows in {url}, "
             f"found no {', '.join(missing) or 'third row that begins with track_id'}"
         )
-    positions = {"track_id": 0} | {name: columns.index(column) for name, column in _COLUMNS.items()}
+    chosen = _COLUMNS | {name: column for name, column in _MORE_COLUMNS.items() if column in columns}
+    positions = {"track_id": 0} | {name: columns.index(column) for name, column in chosen.items()}
     fields = {name: str(position) for name, position in positions.items()}
     try:
         table = arrow_csv.read_csv(
@@ -121,6 +126,8 @@ def read_fma_tracks(url: str, options: Options | None = None) -> pa.Table:
     except pa.ArrowInvalid as error:
         raise CatalogError(f"cannot read FMA's tracks.csv {url}: {' '.join(str(error).split())}") from error
     text = {name: table[field] for name, field in fields.items()}
-    text = {name: pc.if_else(pc.equal(column, ""), None, column) for name, column in text.items()}
+    text = {
+        name: convert_labels(pc.if_else(pc.equal(column, ""), None, column), name) for name, column in text.items()
+    }
     text["track_id"] = pc.utf8_lpad(text["track_id"], width=6, padding="0")
     return pa.table(text)

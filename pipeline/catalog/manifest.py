@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from pipeline.catalog.delimited import read_delimited
+from pipeline.catalog.labels import convert_labels
 from pipeline.errors import CatalogError, StorageError
 from pipeline.schema import CATALOG, TIMESTAMP
 from pipeline.storage import LISTING, Options, list_files, read_file, stat_files
@@ -140,6 +141,8 @@ def _convert(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
             raise pa.ArrowInvalid(f"numbers of type {given}")  # is 7.0 the id "7" or "7.0"?
         if pa.types.is_integer(given) and wanted == TIMESTAMP:
             raise pa.ArrowInvalid(f"numbers of type {given}")  # seconds or microseconds?
+        if wanted == pa.int32():
+            return convert_labels(column.cast(pa.string()), name)
         if wanted == pa.string() or pa.types.is_large_string(given):
             column = column.cast(pa.string())
         if column.type == pa.string():

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.catalog.labels import convert_labels
 from pipeline.catalog.manifest import learn_facts
 from pipeline.errors import CatalogError, UsageError
-from pipeline.schema import CATALOG
+from pipeline.schema import CATALOG, LABELS
 from pipeline.storage import Options, absolute_url, join_url, stat_files
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ PREFIX = "mirdata:"
 AUDIO_ATTRIBUTES = ("audio_path", "audio_mix_path", "audio_mic_path")
 """Where a track of mirdata names its audio; the last two are GuitarSet's, which has a take several times."""
 
-DESCRIPTIVE = ("title", "artist", "album", "genre")
 
 _SPELLING = re.compile(rf"{PREFIX}(?P<name>\w+)(?:@(?P<version>[\w.-]+))?(?::(?P<data_home>.+))?")
 
@@ -118,12 +118,15 @@ def _find_audio(track: mirdata.core.Track) -> str | None:
 
 def _describe(tracks: list[mirdata.core.Track]) -> dict[str, pa.Array]:
     """Return what the tracks say of themselves; nulls for a loader that has no such property."""
-    return {
-        name: pa.array([_read_text(track, name) for track in tracks], pa.string())
-        if any(hasattr(type(track), name) or name in vars(track) for track in tracks[:1])
-        else pa.nulls(len(tracks), pa.string())
-        for name in DESCRIPTIVE
-    }
+    described = {}
+    for name in LABELS:
+        label_type = CATALOG.field(name).type
+        if any(hasattr(type(track), name) or name in vars(track) for track in tracks[:1]):
+            texts = [_read_text(track, name) for track in tracks]
+            described[name] = convert_labels(pa.chunked_array([pa.array(texts, pa.string())]), name)
+        else:
+            described[name] = pa.nulls(len(tracks), label_type)
+    return described
 
 
 def _read_text(track: mirdata.core.Track, name: str) -> str | None:
@@ -134,4 +137,5 @@ def _read_text(track: mirdata.core.Track, name: str) -> str | None:
         return None
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ", ".join(value)
+    value = str(value) if isinstance(value, int) else value
     return value if isinstance(value, str) and value else None

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from pipeline.decode.losses import NO_TIME, Lengths, PacketLog
@@ -45,10 +46,10 @@ _FORMATS_WITH_DURATION = {
     *(_MATROSKA, _MP4),
 }
 _FORMATS_WITH_END = {_MATROSKA, "asf"}  # what they state is the time at which the recording ends
-# Behind the last packet here, as far as its place is known, an index or another stream may follow; or chunks,
-# which `compare_bytes` tells from audio.
+# Behind the last packet here, as far as its place is known, an index may follow; or chunks, which `compare_bytes`
+# tells from audio.
 _FORMATS_WITHOUT_END = {
-    *("mpeg", "avi", "several streams"),
+    *("mpeg", "avi"),
     *("wav", "w64", "aiff", "caf", "au", "dsf", "iff"),
 }
 _BARE_FORMATS = {"mp3", "aac", "ac3", "eac3", "dts", "truehd", "mlp", "loas", "amr"}
@@ -158,9 +159,9 @@ def _mix_stream(
         raise Declined("no packet can be decoded")
     log.duration_s = sum(log.durations) * float(stream.time_base or 0)
     packets_s = max(log.duration_s, mixdown.duration_s + log.sum_gaps(tick_s, mixdown.sample_rate_hz))
-    name = container.format.name if len(container.streams) == 1 else "several streams"
+    name = container.format.name
     lost_share = _measure_loss(name, log, data)
-    is_exact = name == "aiff" and codec.startswith("pcm_")
+    is_exact = name in ("aiff", "wav") and codec.startswith("pcm_")
     lengths = Lengths(mixdown.duration_s, packets_s, stated_s, compare_bytes(data), lost_share, is_exact)
     return mixdown, lengths, log
 
@@ -171,7 +172,8 @@ def _decode_frames(
     """Yield the frames of all packets that can be decoded, until the container ends."""
     is_ogg = container.format.name == "ogg"
     recordings = find_recordings(data) if is_ogg else []
-    packets = container.demux(stream)
+    others = [other for other in container.streams if other != stream and not _is_picture(other)]
+    packets = container.demux(stream, *others)
     add_duration, add_size = log.durations.append, log.sizes_bytes.append
     while True:
         try:
@@ -181,9 +183,13 @@ def _decode_frames(
         if packet is None:
             return
         size_bytes, position = packet.size, packet.pos
+        if others and packet.stream_index != stream.index:
+            log.other_bytes += size_bytes
+            log.end_bytes = max(log.end_bytes, (position or 0) + size_bytes)
+            continue
         add_duration(0 if packet.is_discard else packet.duration or 0)
         if size_bytes and position is not None:
-            log.end_bytes = position + size_bytes
+            log.end_bytes = max(log.end_bytes, position + size_bytes)
             if is_ogg:
                 is_first = bool(recordings) and position >= recordings[0]
                 recordings = [start for start in recordings if start > position] if is_first else recordings
@@ -197,8 +203,12 @@ def _decode_frames(
         yield from frames
 
 
+def _is_picture(stream: av.stream.Stream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
 def _measure_loss(name: str, log: PacketLog, data: bytes) -> float:
-    """Return the size of what stands for music and cannot be decoded, by the size of what can.
+    """Return the size of what stands for music and cannot be decoded, by the size of what can be read.
 
     Around a bare stream there are tags and rubbish, which come as packets that do not decode.
     """
@@ -217,7 +227,7 @@ def _measure_loss(name: str, log: PacketLog, data: bytes) -> float:
         lost -= count_tag_bytes(data)
     if name in _BARE_FORMATS:
         lost = max(lost, count_zeroed_bytes(data))
-    return max(0, lost) / max(1, good)
+    return max(0, lost) / max(1, good + log.other_bytes)
 
 
 def _read_stated_duration(

@@ -41,7 +41,8 @@ class PacketLog:
         times: Time of each decoded frame in the ticks of frames, or ``NO_TIME``.
         num_samples: Samples of each decoded frame.
         links: Numbers of frames at which another recording begins, with a clock of its own.
-        end_bytes: Where in the file the last packet ends.
+        end_bytes: Where in the file the last packet ends, of whatever stream.
+        other_bytes: Size of the packets of other streams, such as a video beside the music.
         page_bytes: Of ogg, where the page lies with which the recording begins; None once another one was seen.
     """
 
@@ -52,6 +53,7 @@ class PacketLog:
     num_samples: array[int] = field(default_factory=_make_log)
     links: list[int] = field(default_factory=list)
     end_bytes: int = 0
+    other_bytes: int = 0
     page_bytes: int | None = None
 
     def note_page(self, page_bytes: int, is_first: bool) -> None:

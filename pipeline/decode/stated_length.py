@@ -85,30 +85,27 @@ def asf_duration_s(data: bytes) -> float | None:
 
 
 def wav_duration_s(data: bytes) -> float | None:
-    """Return the duration that the header of a compressed wav file states; of two, the shorter one.
+    """Return the duration that the header of a wav file states; of two, the shorter one.
 
-    Its ``fact`` chunk counts samples, and a mean of bytes a second may be stated ("Multimedia Programming
-    Interface and Data Specifications 1.0", IBM and Microsoft, chapter 3). Of PCM, ``compare_bytes`` counts bytes.
+    Of PCM it states the bytes of a frame and of a second, beside the bits of a sample by which it is decoded. Of
+    other encodings a ``fact`` chunk counts samples, and a mean of bytes a second may be stated ("Multimedia
+    Programming Interface and Data Specifications 1.0", IBM and Microsoft, chapter 3).
 
     Args:
         data: The file.
 
     Returns:
-        Seconds; None for PCM, where no samples are counted, and for other formats.
+        Seconds; None where the header states none, or contradicts itself, and for other formats.
     """
     start, size_bytes = find_audio_bytes(data)
     facts, layout = data.find(b"fact", 12, start), data.find(b"fmt ", 12, start)
-    if (
-        data[:4] != b"RIFF"
-        or facts < 0
-        or layout < 0
-        or start >= len(data) - 20
-        or is_unknown_size(data, size_bytes)
-    ):
+    if data[:4] != b"RIFF" or layout < 0 or start >= len(data) - 20 or is_unknown_size(data, size_bytes):
         return None
-    encoding, _, sample_rate_hz, bytes_per_s = struct.unpack_from("<HHII", data, layout + 8)
-    num_samples = int.from_bytes(data[facts + 8 : facts + 12], "little")
-    if encoding in _PCM_ENCODINGS or not (sample_rate_hz and num_samples):
+    encoding, _, sample_rate_hz, bytes_per_s, frame_bytes = struct.unpack_from("<HHIIH", data, layout + 8)
+    if encoding in _PCM_ENCODINGS:
+        return size_bytes / bytes_per_s if bytes_per_s and bytes_per_s == sample_rate_hz * frame_bytes else None
+    num_samples = int.from_bytes(data[facts + 8 : facts + 12], "little") if facts >= 0 else 0
+    if not (sample_rate_hz and num_samples):
         return None
     duration_s: float = num_samples / sample_rate_hz
     return min(duration_s, size_bytes / bytes_per_s) if bytes_per_s else duration_s

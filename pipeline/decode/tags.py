@@ -1,4 +1,4 @@
-"""What a file says of itself: title, artist, album and genre, from whatever tags it has.
+"""What a file says of itself: title, artist, album, genre, track number and year, from whatever tags it has.
 
 FFmpeg's demuxers bring the names of ID3, Vorbis comments, MP4 atoms, ASF, APE, RIFF INFO and Matroska to one
 spelling (libavformat/metadata.h); what they leave is the encoding of the two that have none, ID3v1 and RIFF INFO.
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import av
+
+from pipeline.catalog.labels import read_track_number, read_year
 
 MAX_TAG_CHARACTERS = 500
 """Longer values are cut: tags hold lyrics, base64 pictures and whole licences where nobody expects them."""
@@ -28,12 +30,16 @@ class Tags:
         artist: Its artist.
         album: Its album.
         genre: Its genre; several as the file joins them.
+        track_number: Its place on the album, from 1.
+        year: Of its date.
     """
 
     title: str | None = None
     artist: str | None = None
     album: str | None = None
     genre: str | None = None
+    track_number: int | None = None
+    year: int | None = None
 
 
 def read_tags(data: bytes) -> Tags:
@@ -58,7 +64,7 @@ def read_tags(data: bytes) -> Tags:
 
 
 def choose_tags(metadata: Mapping[str, str]) -> Tags:
-    """Choose the four among a demuxer's names and values.
+    """Choose ours among a demuxer's names and values.
 
     Args:
         metadata: Names in any case, values with bytes that are no UTF-8 as lone surrogates.
@@ -69,6 +75,8 @@ def choose_tags(metadata: Mapping[str, str]) -> Tags:
         texts.get("artist") or texts.get("album_artist"),
         texts.get("album"),
         texts.get("genre"),
+        read_track_number(texts.get("track") or ""),
+        read_year(texts.get("date") or texts.get("year") or ""),
     )
 
 

@@ -16,9 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline.config import DEFAULT_INDEX_CACHE
 from pipeline.errors import StorageError
 from pipeline.location import StoreLocation
+from pipeline.schema import CATALOG, LABELS
 from pipeline.storage import absolute_url, is_local, join_url, open_filesystem, remove_file
 
 CACHE_DAYS = 14  # a cached file that nobody opened for so long is removed
@@ -204,3 +207,21 @@ def _hash_file(path: str) -> str:
 def describe_error(error: Exception) -> str:
     """Return an exception's type and text in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def read_tracks(path: str) -> pa.Table:
+    """Read the rows of an index's tracks; null where the index is older than a column.
+
+    Args:
+        path: A local file, from ``fetch_file``.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    try:
+        tracks = pa.ipc.open_file(pa.memory_map(path)).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"cannot read {path}: {' '.join(str(error).split())}; rebuild the index") from error
+    for name in set(LABELS) - set(tracks.column_names):
+        tracks = tracks.append_column(CATALOG.field(name), pa.nulls(tracks.num_rows, CATALOG.field(name).type))
+    return tracks

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, UsageError
 from pipeline.index.codes import Mask, Matrix, Rows, map_index, normalise_rows, scan_wanted_rows, search_codes
-from pipeline.index.files import IndexLocation, fetch_file
+from pipeline.index.files import IndexLocation, fetch_file, read_tracks
 from pipeline.index.manifest import IndexManifest, find_index, list_versions, read_manifest
 from pipeline.index.space import place_vectors, read_space
 from pipeline.location import StoreLocation
@@ -42,7 +42,7 @@ class VectorIndex:
         self.location = location
         self.manifest = manifest
         self.cache = cache
-        self.tracks = _read_tracks(fetch_file(location, manifest.files["tracks"], cache))
+        self.tracks = read_tracks(fetch_file(location, manifest.files["tracks"], cache))
         self.segments = [map_index(fetch_file(location, file, cache)) for file in manifest.segments]
         self.space = read_space(location, manifest.files, cache)
         self._codes = None
@@ -290,10 +290,3 @@ def _largest(values: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp]:
     """Return the positions of the k largest values, descending."""
     best = np.argpartition(-values, k)[:k] if len(values) > k else np.arange(len(values))
     return best[np.argsort(-values[best], kind="stable")]
-
-
-def _read_tracks(path: str) -> pa.Table:
-    try:
-        return pa.ipc.open_file(pa.memory_map(path)).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"cannot read {path}: {' '.join(str(error).split())}; rebuild the index") from error

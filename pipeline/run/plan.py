@@ -41,7 +41,7 @@ class Plan:
 
     Args:
         to_process: Rows of ``schema.PLAN``, sorted by track_id: to read, and to embed where the bytes say so.
-        relabeled: Rows of ``schema.CATALOG``: content as stored, but title, artist, album or genre moved, or a
+        relabeled: Rows of ``schema.CATALOG``: content as stored, but title, artist or the like moved, or a
             failure is on record that no longer stands.
         num_tracks: Tracks in the catalog.
         num_unchanged: Tracks that need no look, relabeled ones included.
@@ -226,8 +226,9 @@ def _is_relabeled(catalog: pa.Table, found: pa.Table) -> Mask:
     """
     differs = ~_as_mask(pc.fill_null(pc.equal(catalog.column("uri"), found.column("uri")), True))  # moved members
     for name in LABELS:
-        equal = pc.equal(catalog.column(name), pc.fill_null(found.column(name), ""))
-        differs |= ~_as_mask(pc.fill_null(equal, True))
+        named, known = catalog.column(name), found.column(name)
+        known = pc.fill_null(known, "") if known.type == pa.string() else known
+        differs |= _as_mask(pc.is_valid(named)) & ~_as_mask(pc.fill_null(pc.equal(named, known), False))
     return differs
 
 

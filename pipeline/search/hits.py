@@ -14,10 +14,12 @@ class Hit:
         track_id: The track.
         score: Higher is nearer, at most 1: the cosine of global vectors in the index's space, or how well the
             passage fits.
-        title: As the catalog has it; likewise artist, album and genre.
+        title: As the catalog or the file has it; likewise artist, album, genre, track number and year.
         artist: See title.
         album: See title.
         genre: See title.
+        track_number: See title.
+        year: See title.
         start_s: Where the passage begins in the track; None for global vectors, unless it was recognised.
         end_s: Where it ends.
         near_duplicate: Whether it is likely the very recording that was asked with. One that is recognised by how
@@ -31,6 +33,8 @@ class Hit:
     artist: str | None
     album: str | None
     genre: str | None
+    track_number: int | None
+    year: int | None
     start_s: float | None
     end_s: float | None
     near_duplicate: bool

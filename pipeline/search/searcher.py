@@ -20,6 +20,7 @@ from pipeline.errors import StorageError, UsageError
 from pipeline.index.codes import Mask, Matrix, normalise_rows
 from pipeline.index.space import Space, fit_whitening
 from pipeline.index.vector_index import VectorIndex
+from pipeline.schema import LABELS
 from pipeline.search.align import align_passage
 from pipeline.search.candidates import find_candidates
 from pipeline.search.filters import SameColumn, differs_from, filter_tracks
@@ -38,7 +39,7 @@ MAX_COMPARED_TRACKS = 50  # with a clip, moment by moment, after a search by its
 MAX_COMPARED_S = 100_000.0  # of music: some 200 MB of frames
 SECTION_RESOLUTIONS = ("25hz", "50hz", "16hz", "8hz", "0.5hz")  # what a section's vector is averaged from
 
-FILTER_COLUMNS = ("track_id", "content_hash", "uri", "title", "artist", "album", "genre", "duration_s")
+FILTER_COLUMNS = ("track_id", "content_hash", "uri", *LABELS, "duration_s")
 
 
 class Searcher:
@@ -285,10 +286,7 @@ class Searcher:
             rank,
             row["track_id"],
             match.score,
-            row["title"],
-            row["artist"],
-            row["album"],
-            row["genre"],
+            *(row[name] for name in LABELS),
             start_s,
             end_s,
             match.is_recognised or match.score >= self.near_duplicate_score,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, Field
 
 from pipeline.index.manifest import IndexManifest
+from pipeline.schema import LABELS
 from pipeline.search.hits import Hit
 from pipeline.service.catalog import TrackNames
 from pipeline.service.similarity import SelfSimilarity
@@ -21,6 +22,8 @@ class Track(BaseModel):
     artist: str | None = None
     album: str | None = None
     genre: str | None = None
+    track_number: int | None = None
+    year: int | None = None
     x: float | None = Field(default=None, description="Where it lies on the map")
     y: float | None = None
 
@@ -148,7 +151,7 @@ class Problem(BaseModel):
 
 def make_track(names: TrackNames, position: int) -> Track:
     """Return the track at a position, with its place on the map."""
-    row = names.tracks.slice(position, 1).select(["track_id", "title", "artist", "album", "genre"]).to_pylist()[0]
+    row = names.tracks.slice(position, 1).select(["track_id", *LABELS]).to_pylist()[0]
     x, y = names.map_point(position) or (None, None)
     return Track(**row, x=x, y=y)
 

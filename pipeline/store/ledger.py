@@ -218,6 +218,8 @@ def read_rows(
         ) from error
     for name in partition:
         rows = rows.append_column(name, pa.repeat(file[f"partition.{name}"], rows.num_rows))
+    for name in set(names) - set(rows.column_names):  # of a part that is older than the column
+        rows = rows.append_column(name, pa.nulls(rows.num_rows, TABLES[table_name].field(name).type))
     return rows.select(names).cast(pa.schema([TABLES[table_name].field(name) for name in names]))
 
 

@@ -15,14 +15,14 @@ import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
 from pipeline.location import StoreLocation
-from pipeline.schema import TABLES
+from pipeline.schema import LABELS, TABLES
 from pipeline.store.read import FeatureStore
 from pipeline.store.read_parts import explain_unreadable, open_parts
 from pipeline.store.snapshot import NoVectorsError, choose_recipe
 from pipeline.store.tables import open_table, read_columns
 
 KEYS = ("track_id", "content_hash")
-METADATA = (*KEYS, "uri", "title", "artist", "album", "genre", "duration_s")
+METADATA = (*KEYS, "uri", *LABELS, "duration_s")
 _BATCH_ROWS = {"tracks": 4096, "frames": 32}  # bounds what is decoded at once: 16 MB of global vectors
 
 

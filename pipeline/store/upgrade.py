@@ -1,7 +1,8 @@
 """Bring a store that an older version wrote up to date.
 
-Format 1, of before any release, had a whole track in each row of ``frames``, however long, no ``start_frame``, and
-no table of what was taken down. Stored values and recipes are the same.
+Both older formats are of before any release. Format 1 had a whole track in each row of ``frames``, however long,
+no ``start_frame``, and no table of what was taken down. Format 2 had neither track numbers nor years, which files
+tell when they are read again. Stored values and recipes are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from deltalake.exceptions import CommitFailedError
 
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
-from pipeline.schema import FRAMES
+from pipeline.schema import FRAMES, TRACKS
 from pipeline.store.ledger import Actions, build_removal, join_keys, list_table_files, read_live_keys, read_rows
 from pipeline.store.maintain import check_closed
 from pipeline.store.parts import write_part
@@ -46,13 +47,14 @@ def upgrade_store(store: StoreLocation, run_id: str) -> int:
         StoreFormatError: It has a format that this version does not know.
         StorageError: The store cannot be read or written.
     """
-    if read_format(open_table(store, "tracks", formats=ANY_FORMAT)) == STORE_FORMAT:
+    found = read_format(open_table(store, "tracks", formats=ANY_FORMAT))
+    if found == STORE_FORMAT:
         return 0
     writer = StoreWriter(store, run_id, ANY_FORMAT)
     check_closed(writer)
     actions: Actions = []
     num_parts = 0
-    for recipe, resolution in list_partitions(writer.frames):
+    for recipe, resolution in list_partitions(writer.frames) if found == 1 else ():
         live = read_live_keys(writer.tracks, recipe)
         for file in list_table_files(writer.frames, "frames", recipe):
             if file["partition.resolution"] == resolution:
@@ -63,6 +65,7 @@ def upgrade_store(store: StoreLocation, run_id: str) -> int:
     create_table(store, "withheld")
     try:
         add_missing_columns(writer.frames, FRAMES, said)
+        add_missing_columns(writer.tracks, TRACKS, said)
         writer.commit("frames", actions, "upgrade")
         for table in (open_table(store, "recipes", formats=ANY_FORMAT), writer.failures, writer.frames):
             declare_format(table, said)

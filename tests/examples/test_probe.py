@@ -36,6 +36,7 @@ def test_it_is_kept_without_outputs_and_says_which_model_the_demo_has() -> None:
     assert "demo/musicfm_nano.md" in notebook.cells[0].source
 
 
+@pytest.mark.slow
 def test_without_genres_it_asks_for_the_track_and_noise_gives_chance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +51,7 @@ def test_without_genres_it_asks_for_the_track_and_noise_gives_chance(
     assert 0 <= float(found[1]) <= float(found[2]) + 0.25
 
 
+@pytest.mark.slow
 def test_with_genres_it_probes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = KnownStore(StoreLocation(str(tmp_path / "store")))
     contents = {f"track {number:02}": f"content {number}" for number in range(60)}

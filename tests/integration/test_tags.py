@@ -54,6 +54,10 @@ def write_folder(folder: Path) -> dict[str, Row]:
         written[name] = texts
     path = clip("id3v1.mp3")
     path.write_bytes(strip_id3v2(path.read_bytes()) + make_id3v1(*LATIN[:3], "latin-1"))
+    for ending in CONTAINERS:
+        tags = dict(zip(COLUMNS, LATIN, strict=True)) | {"track": "7/12", "date": "1997-09-22"}
+        encode_clip(folder / f"numbered.{ending}", music[-24_000:], 24_000, tags=tags)
+        written[f"numbered.{ending}"] = LATIN
     return written | {"id3v1.mp3": LATIN}
 
 
@@ -82,6 +86,9 @@ def test_the_service_says_of_each_track_what_its_file_does(store: StoreLocation,
         assert {hit["track_id"]: tuple(hit[column] for column in COLUMNS) for hit in found} == {
             name: row for name, row in written.items() if name != "plain.mp3"
         }
+        numbers = {name: (fact["track_number"], fact["year"]) for name, fact in facts.items()}
+        told = {"id3v1.mp3": (5, 1997)} | {f"numbered.{ending}": (7, 1997) for ending in CONTAINERS}
+        assert numbers == {name: told.get(name, (None, None)) for name in written}
         by_artist = client.get("/search/track/wide.wma", params={"k": 100, "exclude_same": "artist"}).json()
         assert {hit["track_id"] for hit in by_artist["results"]} == {n for n in written if written[n] != WIDE}
 

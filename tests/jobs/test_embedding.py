@@ -64,7 +64,12 @@ Call = Callable[..., Result]
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Call:
+def call(
+    capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Call:
+    if request.node.get_closest_marker("ray") is None:  # Ray would start ahead, in vain
+        monkeypatch.setattr("pipeline.run.start._start_early", lambda *_: lambda: None)
+
     def run(arguments: Sequence[str], command: Command = embed_catalog.main) -> Result:
         capfd.readouterr()
         try:

@@ -86,6 +86,7 @@ def test_the_music_of_packages_becomes_a_catalog(folder: Path) -> None:
     assert all(Path(uri).is_file() for uri in catalog["uri"].to_pylist())
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_a_lost_file_is_fetched_again(folder: Path) -> None:
     first = fetch_corpus(folder, REVIEWED, min_held_out=1)
     written = (folder / "manifest.csv").stat().st_mtime_ns
@@ -110,6 +111,7 @@ def test_a_paragraph_that_covers_nothing_is_an_error_and_leaves_no_half_package(
     assert not list((folder / "audio").iterdir())
 
 
+@pytest.mark.slow
 def test_a_cut_or_lost_file_is_unpacked_again(folder: Path) -> None:
     first = fetch_corpus(folder, REVIEWED, min_held_out=1)
     music = folder / "audio/game-music/usr/share/game/music"
@@ -121,6 +123,7 @@ def test_a_cut_or_lost_file_is_unpacked_again(folder: Path) -> None:
     assert (music / "hub.ogg").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_goes_on_and_leaves_nothing_half_done(folder: Path) -> None:
     later = folder / "packages/other-data_3%3a4-1_all.deb"
     hidden = later.rename(folder / "later")

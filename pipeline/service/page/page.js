@@ -167,7 +167,7 @@ function showQuery(next) {
   player.refresh($("play-query"));
   const passage = query.start_s ? `from ${asTime(query.start_s)} to ${asTime(query.end_s)}` : "";
   $("query-facts").textContent = query.track
-    ? [query.track.artist, query.track.album, query.track.genre, query.track.duration_s && asTime(query.track.duration_s), passage].filter(Boolean).join(" · ")
+    ? [query.track.artist, query.track.album, query.track.year, query.track.genre, query.track.duration_s && asTime(query.track.duration_s), passage].filter(Boolean).join(" · ")
     : "a file of your own";
 }
 

@@ -34,7 +34,7 @@ export function makeRow(track, { player, onOpen }, scale = null) {
   open.addEventListener("click", () => onOpen(track.track_id));
   name.append(open);
   if (track.near_duplicate) name.append(make("span", "badge", "near-duplicate"));
-  name.append(make("p", "", [track.artist, track.album, track.genre].filter(Boolean).join(" · ") || (track.title ? track.track_id : "")));
+  name.append(make("p", "", [track.artist, track.album, track.year, track.genre].filter(Boolean).join(" · ") || (track.title ? track.track_id : "")));
   row.append(play, name);
   if (isHit) {
     row.prepend(make("span", "rank", String(track.rank)));

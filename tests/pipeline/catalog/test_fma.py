@@ -23,6 +23,7 @@ COLUMNS = [
     ("track", "genres"),
     ("track", "title"),
 ]
+MORE_COLUMNS = [("album", "date_released"), ("track", "number")]
 BIOGRAPHY = '<p>two\nlines, "quotes"\r\nand\ttabs</p>' * 10_000
 ROWS = [
     ["2", "1", BIOGRAPHY, "AWOL - A Way Of Life", "AWOL", "", "training", "small", "Hip-Hop", "[21]", "Food"],
@@ -32,12 +33,17 @@ ROWS = [
 ]
 
 
-def tracks_csv(rows: list[list[str]] = ROWS, index: str = "track_id") -> bytes:
+DATES = ("2009-01-05 00:00:00", "", "1999", "soon")
+
+
+def tracks_csv(
+    rows: list[list[str]] = ROWS, index: str = "track_id", columns: list[tuple[str, str]] = COLUMNS
+) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([group for group, _ in COLUMNS])
-    writer.writerow([name for _, name in COLUMNS])
-    writer.writerow([index] + [""] * (len(COLUMNS) - 1))
+    writer.writerow([group for group, _ in columns])
+    writer.writerow([name for _, name in columns])
+    writer.writerow([index] + [""] * (len(columns) - 1))
     writer.writerows(rows)
     return text.getvalue().encode()
 
@@ -88,6 +94,14 @@ def test_metadata_is_found_in_the_root_or_beside_it(tmp_path: Path, place: str) 
     assert described == {"title": "Food", "artist": "AWOL", "album": "AWOL - A Way Of Life", "genre": "Hip-Hop"}
     assert list(rows) == ["000002", "000007"]
     assert rows["000007"]["title"] is None
+
+
+def test_track_number_and_year_are_read_where_the_table_has_them(tmp_path: Path) -> None:
+    rows = [[*row, date, number] for row, date, number in zip(ROWS, DATES, ("3", "", "12", "x"), strict=True)]
+    (tmp_path / "tracks.csv").write_bytes(tracks_csv(rows, columns=[*COLUMNS, *MORE_COLUMNS]))
+    table = read_fma_tracks(str(tmp_path / "tracks.csv"))
+    assert table["track_number"].to_pylist() == [3, None, 12, None]
+    assert table["year"].to_pylist() == [2009, None, 1999, None]
 
 
 def test_odd_text_of_the_metadata_is_kept(tmp_path: Path) -> None:

@@ -55,6 +55,23 @@ def test_csv_keeps_text_as_it_is(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_track_numbers_and_years_are_whatever_reads_as_one(tmp_path: Path, ending: str) -> None:
+    columns = {
+        "uri": ["/a", "/b", "/c", "/d"],
+        "year": ["1997", "1999-12-31", "", "unknown"],
+        "track_number": ["3", "03/12", "", "A"],
+    }
+    if ending == "csv":
+        lines = [list(columns), *(list(row) for row in zip(*columns.values(), strict=True))]
+        rows = read_text(tmp_path, "\n".join(",".join(line) for line in lines))
+    else:
+        pq.write_table(pa.table(columns | {"year": [1997, 1999, None, 0]}), tmp_path / "list.parquet")
+        rows = read_manifest(str(tmp_path / "list.parquet")).to_pylist()
+    read = [(row["year"], row["track_number"]) for row in rows]
+    assert read == [(1997, 3), (1999, 3), (None, None), (None, None)]
+
+
 def test_tsv_splits_at_tabs_alone(tmp_path: Path) -> None:
     assert read_text(tmp_path, "path\ttitle\n/a,b.mp3\tx, y\n", "list.TSV") == [
         {"uri": "/a,b.mp3", "title": "x, y"}

@@ -13,8 +13,10 @@ WRITTEN = {
     "artist": "Björk",
     "album": "Ägäis",
     "genre": "Jazz",
+    "track": "3/12",
+    "date": "1997-09-22",
 }
-READ = Tags("Café Ω", "Björk", "Ägäis", "Jazz")
+READ = Tags("Café Ω", "Björk", "Ägäis", "Jazz", 3, 1997)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def test_tags_come_back_from_every_container(tmp_path: Path, ending: str) -> Non
 def test_id3v2_in_the_encoding_it_names(clip: Path, encoding: int, codec: str) -> None:
     frames = {"TIT2": "Café", "TPE1": "Björk", "TALB": "Ägäis", "TCON": "Jazz", "TRCK": "03", "TYER": "1997"}
     data = make_id3v2(encoding, frames, codec) + strip_id3v2(clip.read_bytes())
-    assert read_tags(data) == Tags("Café", "Björk", "Ägäis", "Jazz")
+    assert read_tags(data) == Tags("Café", "Björk", "Ägäis", "Jazz", 3, 1997)
 
 
 @pytest.mark.parametrize("codec", ["latin-1", "cp1252", "utf-8"])
@@ -43,7 +45,7 @@ def test_id3v1_which_names_no_encoding(clip: Path, codec: str) -> None:
     title = "Café — “x”" if codec != "latin-1" else "Café"
     tag = make_id3v1(title, "Björk", "Ä", codec)
     found = read_tags(strip_id3v2(clip.read_bytes()) + tag)
-    assert found == Tags(title, "Björk", "Ä", "Jazz")
+    assert found == Tags(title, "Björk", "Ä", "Jazz", 5, 1997)
 
 
 def test_a_file_without_tags_and_no_file_say_nothing(clip: Path) -> None:
@@ -58,6 +60,29 @@ def test_values_are_bounded_and_of_one_line() -> None:
     assert len(found.artist) == MAX_TAG_CHARACTERS
     assert found.genre is None
     assert choose_tags({"album_artist": "Band"}).artist == "Band"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("3", 3), ("03", 3), (" 7/12 ", 7), ("3 of 12", 3), ("0", None), ("", None), ("A2", None), ("-1", None)],
+)
+def test_a_track_number_is_whatever_starts_as_one(text: str, number: int | None) -> None:
+    assert choose_tags({"TRACK": text}).track_number == number
+
+
+@pytest.mark.parametrize(
+    ("text", "year"),
+    [
+        ("1997", 1997),
+        ("1997-09-22T10:00", 1997),
+        ("22.9.1997", 1997),
+        ("97", None),
+        ("19970922", None),
+        ("", None),
+    ],
+)
+def test_a_year_is_read_from_a_date_in_any_order(text: str, year: int | None) -> None:
+    assert choose_tags({"date": text}).year == year
 
 
 KEPT = (

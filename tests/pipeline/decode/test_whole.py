@@ -85,14 +85,19 @@ def test_an_mp3_header_that_states_half_is_not_believed(encode: Encode) -> None:
     assert decode_audio(bytes(data)).duration_s == pytest.approx(FIRST_S, abs=0.1)
 
 
-@pytest.mark.parametrize(("container", "layout", "at"), [("WAV", "<I", b"data"), ("AIFF", ">I", b"SSND")])
-def test_a_chunk_that_states_half_is_refused_with_all_figures(container: str, layout: str, at: bytes) -> None:
+@pytest.mark.parametrize(
+    ("container", "layout", "at", "stated"),
+    [("WAV", "<I", b"data", "2.5"), ("AIFF", ">I", b"SSND", "5.0")],  # another chunk of aiff counts frames
+)
+def test_a_chunk_that_states_half_is_refused_with_all_figures(
+    container: str, layout: str, at: bytes, stated: str
+) -> None:
     data = bytearray(encode_bytes(load_two()[0], RATE, format=container, subtype="PCM_16"))
     position = data.index(at) + 4
     (size,) = struct.unpack_from(layout, data, position)
     struct.pack_into(layout, data, position, size // 4 * 2)
     message = refuse(bytes(data), Reason.TRUNCATED)
-    assert "expected 2.5 s by the header and 5.0 s by its packets, found 2.5 s" in message
+    assert f"expected {stated} s by the header and 5.0 s by its packets, found 2.5 s" in message
 
 
 def test_chunks_tags_and_zeros_behind_the_audio_are_no_music() -> None:
@@ -224,8 +229,7 @@ def test_aac_in_a_wav_that_frames_nothing_is_refused(rate: int, num_channels: in
 
 
 @pytest.mark.parametrize(("container", "codec"), [("adts", "aac"), ("ac3", "ac3"), ("mp2", "mp2"), ("mp3", "mp3")])
-@pytest.mark.parametrize("rate", [32_000, 48_000])
-@pytest.mark.parametrize("at", [0.0, 0.2, 0.45, 0.7])
+@pytest.mark.parametrize(("rate", "at"), [(32_000, 0.0), (48_000, 0.2), (32_000, 0.45), (48_000, 0.7)])
 def test_a_bare_stream_with_a_zeroed_third_is_refused(container: str, codec: str, rate: int, at: float) -> None:
     options = {"write_xing": "0", "id3v2_version": "0"} if codec == "mp3" else {}
     encoder = "libmp3lame" if codec == "mp3" else codec

@@ -12,6 +12,7 @@ from tests.rows import at_second, build_catalog, build_failures, build_ledger
 Row = dict[str, Any]
 
 LABELS = ("title", "artist", "album", "genre")
+NUMBERS = ("track_number", "year")
 LASTING = ("catalog", "decode", "embed")
 PASSING = ("out_of_memory", "embed_failed")
 
@@ -24,7 +25,10 @@ facts = st.fixed_dictionaries(
         "modified_time": st.sampled_from([1, 1, 1, 2, None]).map(at_second),
     }
 )
-labels = st.fixed_dictionaries({name: st.sampled_from(["t", "t", "", None]) for name in LABELS})
+labels = st.fixed_dictionaries(
+    {name: st.sampled_from(["t", "t", "", None]) for name in LABELS}
+    | {name: st.sampled_from([1, 1, 2, None]) for name in NUMBERS}
+)
 resolution_lists = st.lists(st.sampled_from(["50hz", "8hz", "global"]), min_size=1, unique=True)
 ledger_rows = st.builds(
     lambda facts, labels, names, content: {**facts, **labels, "resolutions": names, "content_hash": content},
@@ -92,9 +96,10 @@ def test_every_track_has_the_outcome_that_a_plain_reading_of_the_rules_gives(
         if all(settled):
             unchanged.add(track_id)
             moved = any(
-                row[name] is not None and row[name] != (ledger[track_id][name] or "")
+                row[name] is not None
+                and row[name] != (ledger[track_id][name] or (None if name in NUMBERS else ""))
                 for ledger, _ in stored
-                for name in LABELS
+                for name in (*LABELS, *NUMBERS)
             )
             if moved or any(track_id in failures for _, failures in stored):
                 relabeled.add(track_id)
@@ -234,11 +239,13 @@ def test_a_resolution_that_is_not_held_is_looked_at_with_what_is_held() -> None:
     assert row["held"] == ["r/50hz@h1", "r/global@h1"]
 
 
-@pytest.mark.parametrize("name", LABELS)
-def test_new_words_for_the_same_file_are_relabelling_alone(name: str) -> None:
-    plan = plan_one({**NOW, name: "new"}, HELD)
+@pytest.mark.parametrize(
+    ("name", "word"), [*((name, "new") for name in LABELS), ("track_number", 3), ("year", 1997)]
+)
+def test_new_words_for_the_same_file_are_relabelling_alone(name: str, word: str | int) -> None:
+    plan = plan_one({**NOW, name: word}, HELD)
     assert outcome_of(plan) == "unchanged"
-    assert plan.relabeled.column(name).to_pylist() == ["new"]
+    assert plan.relabeled.column(name).to_pylist() == [word]
     assert plan_one(NOW, HELD).relabeled.num_rows == 0
 
 

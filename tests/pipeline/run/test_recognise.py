@@ -202,6 +202,7 @@ def test_what_was_taken_down_comes_back_under_no_name_until_it_is_restored(
     assert read_all(store) == before
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz"), min_size=1), max_size=5))
 @settings(max_examples=15, deadline=None)
 def test_whatever_happens_to_names_the_store_holds_what_the_catalog_says(

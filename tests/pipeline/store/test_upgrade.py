@@ -6,14 +6,19 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 from pipeline.errors import StoreFormatError
 from pipeline.location import StoreLocation
+from pipeline.schema import TABLES, TRACKS
 from pipeline.store.check import check_store
+from pipeline.store.ledger import list_table_files, read_rows
+from pipeline.store.parts import write_part
 from pipeline.store.read import FeatureStore
 from pipeline.store.segments import SEGMENT_S
+from pipeline.store.table_commits import commit_actions
 from pipeline.store.tables import create_tables, open_table
 from pipeline.store.upgrade import ANY_FORMAT, upgrade_store
 from tests.stores import BAD, EMBED_DIM, KnownStore, make_features, make_recipe
@@ -73,6 +78,32 @@ def test_a_run_goes_on_with_it(old: StoreLocation) -> None:
     assert_holds_all(old)
 
 
+def test_of_the_format_before_this_one_only_columns_are_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StoreLocation(str(tmp_path / "store"))
+    added = ("track_number", "year")
+    with monkeypatch.context() as patch:
+        older = pa.schema([field for field in TRACKS if field.name not in added])
+        patch.setitem(TABLES, "tracks", older)
+        patch.setattr("pipeline.store.ledger.TRACKS", older)
+        patch.setattr("pipeline.store.tables.STORE_FORMAT", 2)
+        create_tables(store)
+        rows = pa.Table.from_pylist([{"recipe": "r", "track_id": "a", "content_hash": "h"}], older)
+        part = write_part(
+            rows.drop_columns(["recipe"]), "tracks", store.table_url("tracks"), {"recipe": "r"}, "run", {}
+        )
+        commit_actions(DeltaTable(store.table_url("tracks")), "tracks", [part.as_add_action()], {"event": "close"})
+    with pytest.raises(StoreFormatError, match=r"has format 2.*musicfm maintain"):
+        FeatureStore(store.url)
+    assert upgrade_store(store, "up") == 0
+    (file,) = list_table_files(open_table(store, "tracks"), "tracks", "r")
+    (row,) = read_rows("tracks", store, file).to_pylist()
+    assert (row["track_id"], row["track_number"], row["year"]) == ("a", None, None)
+    assert FeatureStore(store.url).tracks(["track_id", "year"]).to_pylist() == [{"track_id": "a", "year": None}]
+    assert upgrade_store(store, "again") == 0
+
+
 def test_broken_off_before_its_last_commit_it_begins_anew(
     old: StoreLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,8 +131,8 @@ def test_a_snapshot_of_before_says_so(old: StoreLocation) -> None:
 
 def test_another_format_is_left_alone(old: StoreLocation) -> None:
     table = open_table(old, "tracks", formats=ANY_FORMAT)
-    table.alter.set_table_properties({"musicfm.storeFormat": "3"}, False)
-    with pytest.raises(StoreFormatError, match=r"has format 3.*use the version that wrote it"):
+    table.alter.set_table_properties({"musicfm.storeFormat": "4"}, False)
+    with pytest.raises(StoreFormatError, match=r"has format 4.*use the version that wrote it"):
         upgrade_store(old, "up")
 
 
