@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from typing import cast
 
 import av
 import numpy as np
@@ -195,7 +196,7 @@ def _decode_frames(
                 recordings = [start for start in recordings if start > position] if is_first else recordings
                 log.note_page(position, is_first)
         try:
-            frames = packet.decode()
+            frames = cast("list[av.AudioFrame]", packet.decode())
         except av.FFmpegError:
             add_size(-size_bytes)
             continue

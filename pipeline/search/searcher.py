@@ -283,13 +283,13 @@ class Searcher:
             start_s, end_s = match.passage_s
             end_s = min(end_s, row["duration_s"] or end_s)
         return Hit(
-            rank,
-            row["track_id"],
-            match.score,
-            *(row[name] for name in LABELS),
-            start_s,
-            end_s,
-            match.is_recognised or match.score >= self.near_duplicate_score,
+            rank=rank,
+            track_id=row["track_id"],
+            score=match.score,
+            **{name: row[name] for name in LABELS},
+            start_s=start_s,
+            end_s=end_s,
+            near_duplicate=match.is_recognised or match.score >= self.near_duplicate_score,
         )
 
 

@@ -78,7 +78,7 @@ def test_vectors_are_looked_at_only_when_told_to(known: KnownStore, capfd: pytes
         (["--store", "{}/none"], "no feature store at"),
         (["--store", "{}/store", "--storage-option", SECRET], "expected KEY=VALUE"),
         (["--store", "{}/store", "--depth"], "unrecognized arguments: --depth"),
-        (["--store", "{}/newer"], "has format 3"),
+        (["--store", "{}/newer"], "has format 9"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -86,7 +86,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     newer = KnownStore(StoreLocation(str(tmp_path / "newer")))
     newer.run({"a": "a 1"})
-    open_table(newer.location, "failures").alter.set_table_properties({FORMAT_PROPERTY: "3"}, False)
+    open_table(newer.location, "failures").alter.set_table_properties({FORMAT_PROPERTY: "9"}, False)
     try:
         exit_code = main([text.format(tmp_path) for text in arguments])
     except SystemExit as end:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from pipeline.config import MIN_SAMPLES
-from pipeline.decode import audio
+from pipeline.decode import audio, ffmpeg
 from pipeline.decode.audio import decode_audio
 from pipeline.decode.mixdown import Mixdown
 from pipeline.errors import Reason, Stage, TrackError
@@ -268,7 +268,7 @@ def test_what_is_far_over_full_scale_is_damage_but_in_files_of_floats(
     """A few flipped bits of aac come out at 40,000 times full scale, and are heard in all that follows."""
     waveform = np.sin(np.arange(48_000, dtype=np.float32)) * 20_000
     data = encode_bytes(waveform, 24_000, format="WAV", subtype="FLOAT")
-    real = audio.decode_with_ffmpeg
+    real = ffmpeg.decode_with_ffmpeg
 
     def decode_as(data: bytes, max_duration_s: float) -> Mixdown:
         mixdown = real(data, max_duration_s)

@@ -311,7 +311,7 @@ def test_a_run_that_is_at_work_is_no_problem(known: KnownStore) -> None:
 
 
 def raise_format(location: StoreLocation) -> None:
-    open_table(location, "frames").alter.set_table_properties({FORMAT_PROPERTY: "3"}, False)
+    open_table(location, "frames").alter.set_table_properties({FORMAT_PROPERTY: "9"}, False)
 
 
 def remove_table(location: StoreLocation) -> None:
@@ -322,7 +322,7 @@ def remove_table(location: StoreLocation) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (raise_format, StoreFormatError, "has format 3, this version reads and writes format 2"),
+        (raise_format, StoreFormatError, "has format 9, this version reads and writes format 3"),
         (remove_table, StorageError, "no feature store at .*expected a Delta table at .*/recipes, found none"),
     ],
 )

@@ -392,6 +392,6 @@ def test_what_is_no_store_is_told(tmp_path: Path) -> None:
 def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
     known = KnownStore(StoreLocation(str(tmp_path / "store")))
     known.run(FIRST)
-    open_table(known.location, "tracks").alter.set_table_properties({FORMAT_PROPERTY: "3"}, False)
-    with pytest.raises(StoreFormatError, match="has format 3, this version reads and writes format 2"):
+    open_table(known.location, "tracks").alter.set_table_properties({FORMAT_PROPERTY: "9"}, False)
+    with pytest.raises(StoreFormatError, match="has format 9, this version reads and writes format 3"):
         FeatureStore(known.location.url)

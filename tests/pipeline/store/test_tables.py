@@ -53,7 +53,7 @@ def test_tables_have_the_schema_and_the_partitions_that_are_written_down(store: 
     assert {field.name: field.type for field in found} == {field.name: field.type for field in TABLES[name]}
     assert table.metadata().partition_columns == PARTITION_COLUMNS[name]
     assert table.metadata().configuration == {
-        FORMAT_PROPERTY: "2",
+        FORMAT_PROPERTY: "3",
         "delta.checkpointInterval": "10",
         "delta.enableExpiredLogCleanup": "false",
         **({"delta.dataSkippingStatsColumns": "track_id"} if name != "recipes" else {}),
@@ -96,7 +96,7 @@ def test_a_store_is_there_only_when_all_its_tables_are(tmp_path: Path, name: str
     assert has_tables(store)
 
 
-@pytest.mark.parametrize(("written", "named"), [("3", "format 3"), (None, "format unknown")])
+@pytest.mark.parametrize(("written", "named"), [("9", "format 9"), (None, "format unknown")])
 def test_a_store_of_another_format_is_refused_by_name(tmp_path: Path, written: str | None, named: str) -> None:
     store = StoreLocation(str(tmp_path))
     configuration = {FORMAT_PROPERTY: written} if written else None
