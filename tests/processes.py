@@ -29,12 +29,13 @@ class Run:
         return report
 
 
-def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -> Run:
+def run_command(*arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float = 280.0) -> Run:
     """Run one of the project's commands to its end.
 
     Args:
         arguments: Path of the command below the project's root, and its command line.
         environment: All of its environment; by default that of the tests.
+        timeout_s: When to give up.
     """
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -42,7 +43,7 @@ def run_command(*arguments: str, environment: Mapping[str, str] | None = None) -
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=timeout_s,
         check=False,
     )
     return Run(done.returncode, done.stdout, done.stderr)
