@@ -14,6 +14,7 @@ import mir_eval.chord
 
 TRACK_TASKS = ("tagging", "classification", "regression")
 SPAN_TASKS = ("chord", "structure")
+FRAME_TASKS = ("beat", *SPAN_TASKS)  # what they ask about has a time
 TASK_RESOLUTIONS = {
     "beat": "50hz",
     "chord": "16hz",

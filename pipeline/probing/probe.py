@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
-from pipeline.probing.annotations import TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
+from pipeline.probing.annotations import FRAME_TASKS, TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
 from pipeline.probing.decoding import PEAK_PICKER, Prediction, decode
 from pipeline.probing.evaluation import CHANCE, choose_thresholds, evaluate, predict_chance
 from pipeline.probing.features import FeatureSet, copy_features, find_common_tracks, open_sources
@@ -34,7 +34,6 @@ from pipeline.probing.splits import SPLITS
 from pipeline.probing.targets import choose_labels, make_targets
 
 FRAMES_AT_ONCE = 4096
-NEED_FRAMES = ("beat", "chord", "structure")
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def run_probe(settings: ProbeSettings) -> ProbeResult:
     annotations = settings.annotations
     task = annotations.task
     resolution = settings.resolution or TASK_RESOLUTIONS[task]
-    if task in NEED_FRAMES and RESOLUTIONS[resolution].frame_rate_hz is None:
+    if task in FRAME_TASKS and RESOLUTIONS[resolution].frame_rate_hz is None:
         raise UsageError(f"expected a resolution with frames for the task {task}, found {resolution}")
     sources = open_sources(settings.store, resolution, settings.recipes)
     ledger = find_common_tracks(sources)
@@ -170,7 +169,7 @@ def probe_features(
     ]
     head = Head(spec)
     fit = _fit(head, features, targets, parts, seed)
-    valid = [apply_head(head, features.read(number)) for number in parts["valid"]] if task in NEED_FRAMES else []
+    valid = [apply_head(head, features.read(number)) for number in parts["valid"]] if task in FRAME_TASKS else []
     spec = choose_thresholds(
         spec, valid, [said[number] for number in parts["valid"]][: len(valid)], features.frame_rate_hz
     )
@@ -190,15 +189,16 @@ def apply_head(head: Head, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.fl
     """Return a head's outputs for one track, some minutes at a time.
 
     Args:
-        head: The head, in evaluation mode.
+        head: The head, in evaluation mode, on any device.
         matrix: As ``FeatureSet.read`` returns it.
 
     Returns:
         float32 of shape (num_frames, num_labels).
     """
+    device = head.feature_mean.device
     with torch.inference_mode():
         outputs = [
-            head(torch.tensor(matrix[start : start + FRAMES_AT_ONCE])).numpy()
+            head(torch.tensor(matrix[start : start + FRAMES_AT_ONCE], device=device)).cpu().numpy()
             for start in range(0, len(matrix), FRAMES_AT_ONCE)
         ]
     return np.concatenate(outputs)
