@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.probing.annotations import FRAME_TASKS, TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
+from pipeline.probing.dbn import DBN, track_beats
 from pipeline.probing.decoding import PEAK_PICKER, Prediction, decode
 from pipeline.probing.evaluation import CHANCE, choose_thresholds, evaluate, predict_chance
 from pipeline.probing.features import FeatureSet, copy_features, find_common_tracks, open_sources
@@ -48,6 +50,7 @@ class ProbeSettings:
         head: ``linear`` or ``mlp``.
         seed: Of splits, weights, order and bootstrap: the same gives the same figures.
         scratch: Folder for a copy of the features; by default the system's for temporary files.
+        dbn: Whether beats are measured as a dynamic Bayesian network reads them, too.
     """
 
     store: StoreLocation
@@ -57,6 +60,7 @@ class ProbeSettings:
     head: str = "linear"
     seed: int = 0
     scratch: str | None = None
+    dbn: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class ProbeResult:
         left_out: For each reason, tracks or rows that could not be used.
         fit: How the training went.
         seed: Of all draws.
+        dbn_metrics: Metrics of the same outputs, read by a dynamic Bayesian network; None where not asked for.
     """
 
     head: Head
@@ -82,6 +87,7 @@ class ProbeResult:
     left_out: dict[str, list[str]]
     fit: Fit
     seed: int
+    dbn_metrics: dict[str, Estimate] | None = None
 
     def as_line(self) -> dict[str, object]:
         """Return it for JSON."""
@@ -106,6 +112,8 @@ class ProbeResult:
         }
         if spec.task in ("beat", "structure"):
             line["peaks"] = PEAK_PICKER
+        if self.dbn_metrics is not None:
+            line["dbn"] = {"decoder": DBN, "metrics": _as_rows(self.dbn_metrics)}
         if len(spec.recipes) > 1:
             line["mix"] = dict(zip(spec.recipes, (round(w, 4) for w in self.head.mix_weights()), strict=True))
         return line
@@ -158,31 +166,43 @@ def probe_features(
     task, seed = settings.annotations.task, settings.seed
     said = [annotations[track_id] for track_id in features.track_ids]
     splits, split_by = assign_splits(task, features.track_ids, said, tracks, seed)
-    parts = {name: [number for number, own in enumerate(splits) if own == name] for name in SPLITS}
-    train = [said[number] for number in parts["train"]]
+    parts = {name: [track for track, split in enumerate(splits) if split == name] for name in SPLITS}
+    train, valid, test = ([said[track] for track in parts[name]] for name in SPLITS)
     labels = choose_labels(task, train)
     _check_labels(task, labels, train)
     spec = HeadSpec(task, settings.head, features.recipes, features.resolution, features.embed_dim, labels)
     targets = [
-        make_targets(task, labels, own, int(length), features.frame_rate_hz)
-        for own, length in zip(said, features.lengths, strict=True)
+        make_targets(task, labels, annotation, int(length), features.frame_rate_hz)
+        for annotation, length in zip(said, features.lengths, strict=True)
     ]
     head = Head(spec)
     fit = _fit(head, features, targets, parts, seed)
-    valid = [apply_head(head, features.read(number)) for number in parts["valid"]] if task in FRAME_TASKS else []
-    spec = choose_thresholds(
-        spec, valid, [said[number] for number in parts["valid"]][: len(valid)], features.frame_rate_hz
-    )
-    test = [said[number] for number in parts["test"]]
-    found = [
-        decode(spec, apply_head(head, features.read(number)), features.frame_rate_hz) for number in parts["test"]
-    ]
-    metrics = evaluate(task, labels, test, found, seed)
+    if task in FRAME_TASKS:
+        answers = [apply_head(head, features.read(track)) for track in parts["valid"]]
+        spec = choose_thresholds(spec, answers, valid, features.frame_rate_hz)
+    outputs = [apply_head(head, features.read(track)) for track in parts["test"]]
+    predictions = [decode(spec, values, features.frame_rate_hz) for values in outputs]
+    metrics = evaluate(task, labels, test, predictions, seed)
     chance = evaluate(task, labels, test, _guess(task, labels, train, features, parts["test"]), seed)
+    tracked = _track_beats(outputs, features.frame_rate_hz) if settings.dbn and task == "beat" else None
     date = datetime.now(UTC).isoformat(timespec="seconds")
     head.spec = replace(spec, metrics=_as_rows(metrics), date=date)
-    counts = {name: len(own) for name, own in parts.items()}
-    return ProbeResult(head, metrics, {"chance": chance}, counts, split_by, left_out or {}, fit, seed)
+    return ProbeResult(
+        head,
+        metrics,
+        {"chance": chance},
+        {name: len(members) for name, members in parts.items()},
+        split_by,
+        left_out or {},
+        fit,
+        seed,
+        evaluate(task, labels, test, tracked, seed) if tracked is not None else None,
+    )
+
+
+def _track_beats(outputs: Sequence[npt.NDArray[np.float32]], frame_rate_hz: float | None) -> list[Prediction]:
+    assert frame_rate_hz is not None
+    return [track_beats(expit(values.astype(np.float64)), frame_rate_hz) for values in outputs]
 
 
 def apply_head(head: Head, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
