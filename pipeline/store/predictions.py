@@ -6,7 +6,6 @@ The table is a view of the features: what is lost of it is computed again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,10 +13,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipeline.errors import UsageError
-from pipeline.location import StoreLocation, delta_storage_options
+from pipeline.location import StoreLocation
 from pipeline.schema import TIMESTAMP
-from pipeline.store.retry import retry_broken
-from pipeline.store.tables import describe_store_error, has_table
+from pipeline.store.tables import describe_store_error, has_table, open_view
 
 TABLE_NAME = "predictions"
 PREDICTIONS = pa.schema(
@@ -45,20 +43,7 @@ def open_predictions(store: StoreLocation) -> DeltaTable:
     Raises:
         StorageError: It cannot be opened or made.
     """
-    url = store.table_url(TABLE_NAME)
-    make = partial(
-        DeltaTable.create,
-        url,
-        PREDICTIONS,
-        mode="ignore",
-        partition_by=["head"],
-        configuration={"delta.dataSkippingStatsColumns": "track_id", "delta.checkpointInterval": "10"},
-        storage_options=delta_storage_options(store.options),
-    )
-    try:
-        return retry_broken(make)
-    except (DeltaError, OSError) as error:
-        raise describe_store_error(url, error) from error
+    return open_view(store, TABLE_NAME, PREDICTIONS, "head")
 
 
 def read_predictions(store: StoreLocation, track_id: str) -> pa.Table:
