@@ -44,7 +44,7 @@ class Targets:
     @classmethod
     def join(cls, targets: Sequence[Tensor]) -> Targets:
         """Join the targets of tracks, in their order."""
-        lengths = np.array([len(own) for own in targets], np.int64)
+        lengths = np.array([len(rows) for rows in targets], np.int64)
         return cls(torch.cat(list(targets)), np.cumsum(lengths) - lengths)
 
 

@@ -132,15 +132,15 @@ class Head(nn.Module):
         Raises:
             HeadError: They are not.
         """
-        own = self.spec
-        for what, wanted, found in (
-            ("recipe", " + ".join(own.recipes), " + ".join(recipes)),
-            ("resolution", own.resolution, resolution),
+        spec = self.spec
+        for what, wanted, given in (
+            ("recipe", " + ".join(spec.recipes), " + ".join(recipes)),
+            ("resolution", spec.resolution, resolution),
         ):
-            if wanted != found:
+            if wanted != given:
                 raise HeadError(
                     f"expected features of {what} {wanted}, which the head {self.head_id} was trained on, found "
-                    f"{what} {found}; train a head on these with musicfm probe --save"
+                    f"{what} {given}; train a head on these with musicfm probe --save"
                 )
 
 

@@ -111,10 +111,10 @@ def build_rows(head: Head, predictions: Sequence[tuple[str, Prediction]], conten
     spec = head.spec
     columns: dict[str, list[object]] = {name: [] for name in ("track_id", "label", "score", "start_s", "end_s")}
     for track_id, prediction in predictions:
-        found = list_findings(spec.labels, prediction) or [(None, None, None, None)]
-        for name, values in zip(("label", "score", "start_s", "end_s"), zip(*found, strict=True), strict=True):
+        findings = list_findings(spec.labels, prediction) or [(None, None, None, None)]
+        for name, values in zip(("label", "score", "start_s", "end_s"), zip(*findings, strict=True), strict=True):
             columns[name].extend(values)
-        columns["track_id"].extend([track_id] * len(found))
+        columns["track_id"].extend([track_id] * len(findings))
     num_rows = len(columns["track_id"])
     same = {
         "head": head.head_id,

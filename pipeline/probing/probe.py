@@ -100,7 +100,7 @@ class ProbeResult:
             "num_train": self.num_tracks["train"],
             "num_test": self.num_tracks["test"],
             "metrics": _as_rows(self.metrics),
-            "baselines": {name: _as_rows(own) for name, own in self.baselines.items()},
+            "baselines": {name: _as_rows(estimates) for name, estimates in self.baselines.items()},
             "num_valid": self.num_tracks["valid"],
             "num_labels": len(spec.labels),
             "left_out": {reason: len(names) for reason, names in self.left_out.items()},
@@ -230,7 +230,7 @@ def _fit(head: Head, features: FeatureSet, targets: list[Tensor], parts: dict[st
         return fit_head(head, features, Targets.join(targets), parts["train"], parts["valid"], seed)
     known = torch.cat([targets[number] for number in parts["train"]])
     mean, std = known.mean(), known.std().clamp_min(1e-6)
-    scaled = Targets.join([(own - mean) / std for own in targets])
+    scaled = Targets.join([(rows - mean) / std for rows in targets])
     fit = fit_head(head, features, scaled, parts["train"], parts["valid"], seed)
     last = head.layers[-1]
     assert isinstance(last, torch.nn.Linear)
@@ -251,12 +251,12 @@ def _check_labels(task: str, labels: Sequence[str], train: Sequence[Annotation])
     """Refuse what nothing can be learnt from."""
     few = {"classification": 2, "tagging": 1, "structure": 2}.get(task, 0)
     if len(labels) < few:
-        found = ", ".join(labels) or "none"
+        known = ", ".join(labels) or "none"
         raise UsageError(
             f"expected {'two different labels' if task == 'classification' else 'a label'} or more among the "
-            f"{len(train)} tracks to train on, found {found}: a head that can say one thing only needs no training"
+            f"{len(train)} tracks to train on, found {known}: a head that can say one thing only needs no training"
         )
-    if task == "regression" and len({own.number for own in train}) < 2:
+    if task == "regression" and len({annotation.number for annotation in train}) < 2:
         raise UsageError(
             f"expected different numbers among the {len(train)} tracks to train on, found "
             f"{train[0].labels[0]} alone"

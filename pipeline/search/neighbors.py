@@ -74,16 +74,16 @@ def find_neighbors(
     """
     queries = np.concatenate([index.vectors_of(int(position)) for position in positions])
     scores, rows = index.search(queries, k + 1)
-    found = np.where(rows >= 0, index.track_of(rows), -1)
-    left_out = (found < 0) | (found == positions[:, None])
+    nearest = np.where(rows >= 0, index.track_of(rows), -1)
+    left_out = (nearest < 0) | (nearest == positions[:, None])
     if groups is not None:
-        own = groups[positions][:, None]
-        left_out |= (own >= 0) & (groups[found] == own)
+        query_groups = groups[positions][:, None]
+        left_out |= (query_groups >= 0) & (groups[nearest] == query_groups)
     # Those that stay move to the front, in their order.
     order = np.argsort(left_out, axis=1, kind="stable")[:, :k]
     is_kept = ~np.take_along_axis(left_out, order, 1)
     scores = np.where(is_kept, np.take_along_axis(scores, order, 1), -np.inf).astype(np.float32)
-    neighbors = np.where(is_kept, np.take_along_axis(found, order, 1), -1)
+    neighbors = np.where(is_kept, np.take_along_axis(nearest, order, 1), -1)
     if groups is not None:  # a large group may have filled the ranks that were looked at
         for row in np.flatnonzero(~is_kept[:, -1] & (rows[:, -1] >= 0)):
             allowed = (groups != groups[positions[row]]) | (groups < 0)

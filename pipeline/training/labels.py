@@ -68,7 +68,7 @@ class Labels:
     @property
     def sha256(self) -> str:
         """Digest of all of it."""
-        said = [own.beats or own.spans or own.labels for own in self.said]
+        said = [annotation.beats or annotation.spans or annotation.labels for annotation in self.said]
         content = [self.task, self.track_ids, said, self.splits, self.names]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -76,7 +76,7 @@ class Labels:
         """Return mean and deviation that a head's answers are scaled by: 0 and 1 where they are no numbers."""
         if self.task != "regression":
             return 0.0, 1.0
-        numbers = torch.tensor([own.number for own in self.said_of("train")], dtype=torch.float64)
+        numbers = torch.tensor([annotation.number for annotation in self.said_of("train")], dtype=torch.float64)
         return float(numbers.mean()), max(float(numbers.std(correction=0)), 1e-6)
 
     @property
@@ -138,10 +138,10 @@ def find_tracks(annotations: Annotations, catalog: pa.Table) -> dict[str, str]:
     ids = catalog["track_id"].to_pylist()
     if annotations.by == "uri":
         by_uri = dict(zip(catalog["uri"].to_pylist(), ids, strict=True))
-        found = {name: by_uri[url] for name in annotations.tracks if (url := absolute_url(name)) in by_uri}
+        track_ids = {name: by_uri[url] for name in annotations.tracks if (url := absolute_url(name)) in by_uri}
     else:
-        found = {track_id: track_id for track_id in ids if track_id in annotations.tracks}
+        track_ids = {track_id: track_id for track_id in ids if track_id in annotations.tracks}
     for name in annotations.tracks:
-        if name not in found:
+        if name not in track_ids:
             annotations.leave_out("tracks that the catalog does not have", name)
-    return found
+    return track_ids
