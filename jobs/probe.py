@@ -33,18 +33,23 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
             from pipeline.probing.reading import read_annotations
 
         annotations = read_annotations(flags.annotations, flags.task, dict(flags.annotations_option))
-        result = run_probe(
-            ProbeSettings(
-                StoreLocation(flags.store, dict(flags.storage_option)),
-                annotations,
-                flags.resolution,
-                tuple(flags.recipe),
-                flags.head,
-                flags.seed,
-                flags.scratch,
-                flags.dbn,
-            )
+        settings = ProbeSettings(
+            StoreLocation(flags.store, dict(flags.storage_option)),
+            annotations,
+            flags.resolution,
+            tuple(flags.recipe),
+            flags.head,
+            flags.seed,
+            flags.scratch,
+            flags.dbn,
         )
+        if flags.num_workers:
+            with parser.loading("Ray"):
+                from pipeline.training.shared_probe import run_shared_probe
+
+            result = run_shared_probe(settings, flags.num_workers)
+        else:
+            result = run_probe(settings)
         line = result.as_line()
         if flags.save is not None:
             save_head(result.head, flags.save, dict(flags.annotations_option))
@@ -84,7 +89,14 @@ def build_parser(program: str | None = None) -> OneLineParser:
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help="of every draw")
     add_switch(parser, "--dbn", "measure beats by a dynamic Bayesian network, too (extra dbn; slow)")
     parser.add_argument("--save", metavar="URL", help="write the head there, for musicfm predict")
-    parser.add_argument("--scratch", metavar="DIR", help="for a copy of the features while they are trained on")
+    parser.add_argument(
+        "--scratch",
+        metavar="DIR",
+        help="for a copy of the features while they are trained on; with --num-workers one that every node sees",
+    )
+    parser.add_argument(
+        "--num-workers", type=whole_number(0), default=0, metavar="N", help="of Ray Train; 0: in this process"
+    )
     add_storage_option(parser, "--storage-option", "the store")
     add_storage_option(parser, "--annotations-option", "--annotations and --save")
     return parser

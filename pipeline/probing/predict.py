@@ -25,8 +25,7 @@ from pipeline.probing.features import (
     iterate_tracks,
     open_sources,
 )
-from pipeline.probing.heads import Head
-from pipeline.probing.probe import apply_head
+from pipeline.probing.heads import Head, apply_head
 from pipeline.store.prediction_writer import PredictionWriter
 from pipeline.store.predictions import PREDICTIONS
 from pipeline.store.source import Source

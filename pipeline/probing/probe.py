@@ -28,14 +28,13 @@ from pipeline.probing.dbn import DBN, track_beats
 from pipeline.probing.decoding import PEAK_PICKER, Prediction, decode
 from pipeline.probing.evaluation import CHANCE, choose_thresholds, evaluate, predict_chance
 from pipeline.probing.features import FeatureSet, copy_features, find_common_tracks, open_sources
-from pipeline.probing.fitting import Fit, Targets, fit_head
-from pipeline.probing.heads import Head, HeadSpec
+from pipeline.probing.fitting import ALONE, Fit, Sharing, Targets, fit_head
+from pipeline.probing.heads import Head, HeadSpec, apply_head
 from pipeline.probing.matching import assign_splits, match_tracks
 from pipeline.probing.metrics import PROTOCOLS, Estimate
 from pipeline.probing.splits import SPLITS
 from pipeline.probing.targets import choose_labels, make_targets
-
-FRAMES_AT_ONCE = 4096
+from pipeline.store.source import Source
 
 
 @dataclass(frozen=True)
@@ -119,28 +118,45 @@ class ProbeResult:
         return line
 
 
-def run_probe(settings: ProbeSettings) -> ProbeResult:
+def run_probe(settings: ProbeSettings, sharing: Sharing = ALONE) -> ProbeResult:
     """Train a head on stored features, and measure it.
 
     Args:
         settings: What is probed.
+        sharing: With which other processes the head is trained; each of them copies the features.
 
     Raises:
         UsageError: No annotated track is in the store, there are too few, or a recipe has to be named.
         StorageError: The store cannot be read, or its features not be copied.
         RunError: The training broke off.
     """
+    sources, matched, tracks, left_out = find_annotated(settings)
+    features = copy_features(sources, tracks, settings.annotations.task in TRACK_TASKS, settings.scratch)
+    return probe_features(features, matched, tracks, settings, left_out, sharing)
+
+
+def find_annotated(
+    settings: ProbeSettings,
+) -> tuple[list[Source], dict[str, Annotation], pa.Table, dict[str, list[str]]]:
+    """Find the annotated tracks in the store.
+
+    Returns:
+        A snapshot at each recipe, the annotation of each track by its id, the ledger's rows of these tracks, and
+        for each reason what was left out.
+
+    Raises:
+        UsageError: There is no such track, recipe or resolution.
+        StorageError: The store cannot be read.
+    """
     annotations = settings.annotations
-    task = annotations.task
-    resolution = settings.resolution or TASK_RESOLUTIONS[task]
-    if task in FRAME_TASKS and RESOLUTIONS[resolution].frame_rate_hz is None:
-        raise UsageError(f"expected a resolution with frames for the task {task}, found {resolution}")
+    resolution = settings.resolution or TASK_RESOLUTIONS[annotations.task]
+    if annotations.task in FRAME_TASKS and RESOLUTIONS[resolution].frame_rate_hz is None:
+        raise UsageError(f"expected a resolution with frames for the task {annotations.task}, found {resolution}")
     sources = open_sources(settings.store, resolution, settings.recipes)
     ledger = find_common_tracks(sources)
     matched, left_out = match_tracks(annotations, ledger)
-    tracks = ledger.filter(pa.array([track_id in matched for track_id in ledger.column("track_id").to_pylist()]))
-    features = copy_features(sources, tracks, task in TRACK_TASKS, settings.scratch)
-    return probe_features(features, matched, tracks, settings, left_out)
+    is_matched = [track_id in matched for track_id in ledger.column("track_id").to_pylist()]
+    return sources, matched, ledger.filter(pa.array(is_matched, pa.bool_())), left_out
 
 
 def probe_features(
@@ -149,6 +165,7 @@ def probe_features(
     tracks: pa.Table,
     settings: ProbeSettings,
     left_out: dict[str, list[str]] | None = None,
+    sharing: Sharing = ALONE,
 ) -> ProbeResult:
     """Train and measure a head on features, wherever they come from (``features.from_arrays``).
 
@@ -158,6 +175,7 @@ def probe_features(
         tracks: track_id, artist and album of each, for splits; in any order.
         settings: ``annotations.task``, ``head`` and ``seed`` count here.
         left_out: To be told with the result.
+        sharing: With which other processes the head is trained.
 
     Raises:
         UsageError: There are too few tracks, or all have one label.
@@ -176,7 +194,7 @@ def probe_features(
         for annotation, length in zip(said, features.lengths, strict=True)
     ]
     head = Head(spec)
-    fit = _fit(head, features, targets, parts, seed)
+    fit = _fit(head, features, targets, parts, seed, sharing)
     if task in FRAME_TASKS:
         answers = [apply_head(head, features.read(track)) for track in parts["valid"]]
         spec = choose_thresholds(spec, answers, valid, features.frame_rate_hz)
@@ -205,33 +223,21 @@ def _track_beats(outputs: Sequence[npt.NDArray[np.float32]], frame_rate_hz: floa
     return [track_beats(expit(values.astype(np.float64)), frame_rate_hz) for values in outputs]
 
 
-def apply_head(head: Head, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return a head's outputs for one track, some minutes at a time.
-
-    Args:
-        head: The head, in evaluation mode, on any device.
-        matrix: As ``FeatureSet.read`` returns it.
-
-    Returns:
-        float32 of shape (num_frames, num_labels).
-    """
-    device = head.feature_mean.device
-    with torch.inference_mode():
-        outputs = [
-            head(torch.tensor(matrix[start : start + FRAMES_AT_ONCE], device=device)).cpu().numpy()
-            for start in range(0, len(matrix), FRAMES_AT_ONCE)
-        ]
-    return np.concatenate(outputs)
-
-
-def _fit(head: Head, features: FeatureSet, targets: list[Tensor], parts: dict[str, list[int]], seed: int) -> Fit:
+def _fit(
+    head: Head,
+    features: FeatureSet,
+    targets: list[Tensor],
+    parts: dict[str, list[int]],
+    seed: int,
+    sharing: Sharing,
+) -> Fit:
     """Fit a head; numbers are fitted in units of their own spread, which then becomes part of the head."""
     if head.spec.task != "regression":
-        return fit_head(head, features, Targets.join(targets), parts["train"], parts["valid"], seed)
+        return fit_head(head, features, Targets.join(targets), parts["train"], parts["valid"], seed, sharing)
     known = torch.cat([targets[number] for number in parts["train"]])
     mean, std = known.mean(), known.std().clamp_min(1e-6)
     scaled = Targets.join([(rows - mean) / std for rows in targets])
-    fit = fit_head(head, features, scaled, parts["train"], parts["valid"], seed)
+    fit = fit_head(head, features, scaled, parts["train"], parts["valid"], seed, sharing)
     last = head.layers[-1]
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.errors import RunError
 from pipeline.probing.fitting import Targets, fit_head
-from pipeline.probing.probe import apply_head
+from pipeline.probing.heads import apply_head
 from pipeline.training.answers import ANSWERED, SplitAnswers
 from pipeline.training.corpus import Corpus
 from pipeline.training.labels import Labels

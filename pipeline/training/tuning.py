@@ -19,8 +19,7 @@ from pipeline.config import HOP_LENGTH, SAMPLES_PER_FRAME
 from pipeline.embed.window import plan_windows
 from pipeline.probing.features import FeatureSet
 from pipeline.probing.fitting import Targets
-from pipeline.probing.heads import Head
-from pipeline.probing.probe import apply_head
+from pipeline.probing.heads import Head, apply_head
 from pipeline.probing.targets import compute_loss
 from pipeline.training.answers import measure
 from pipeline.training.corpus import Corpus
