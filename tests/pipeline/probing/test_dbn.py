@@ -4,9 +4,14 @@ import pytest
 pytest.importorskip("madmom_infer", reason="madmom-infer is not installed: pip install '.[dbn]'")
 
 import mir_eval.beat
+import pyarrow as pa
 
+from pipeline.location import StoreLocation
+from pipeline.probing.annotations import Annotation, Annotations
 from pipeline.probing.dbn import track_beats
-from pipeline.probing.decoding import pick_peaks
+from pipeline.probing.decoding import PEAK_PICKER, pick_peaks
+from pipeline.probing.features import from_arrays
+from pipeline.probing.probe import ProbeSettings, probe_features
 
 
 def draw_activations(rate_hz: float, period_s: float, beats_per_bar: int, missing: set[int]) -> np.ndarray:
@@ -38,3 +43,24 @@ def test_beats_that_no_frame_shows_are_inferred(rate_hz: float, period_s: float,
 def test_activations_of_nothing_and_of_everything_are_survived(value: float) -> None:
     tracked = track_beats(np.full((250, 2), value), 25)
     assert all(np.isfinite(tracked.beat_scores))
+
+
+def test_a_probe_names_both_decoders_and_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.probing.fitting.MAX_ROUNDS", 5)
+    names = [f"track {number}" for number in range(6)]
+    beats = tuple((0.31 + 0.5 * number, number % 4 + 1) for number in range(23))
+    said = {
+        name: Annotation(beats=beats, split=split)
+        for name, split in zip(names, ("train",) * 3 + ("valid",) * 2 + ("test",), strict=True)
+    }
+    random = np.random.default_rng(1)
+    shown = draw_activations(25, 0.5, 4, set())[:300]
+    matrices = [(shown + random.normal(0, 0.05, shown.shape)).astype(np.float32) for _ in names]
+    features = from_arrays(names, matrices, 25.0, "shown", "25hz")
+    tracks = pa.table({"track_id": names, "artist": names, "album": names})
+    settings = ProbeSettings(StoreLocation(""), Annotations("beat", tracks=said), dbn=True)
+    line = probe_features(features, said, tracks, settings).as_line()
+    assert line["peaks"] == PEAK_PICKER
+    assert "madmom-infer" in line["dbn"]["decoder"]  # type: ignore[index]
+    assert set(line["dbn"]["metrics"]) == {"beat_f", "downbeat_f"}  # type: ignore[index]
+    assert line["dbn"]["metrics"]["beat_f"]["value"] > 0.9  # type: ignore[index]
