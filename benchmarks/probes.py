@@ -1,7 +1,7 @@
 """What the features know of beats, chords and keys, on music with known answers; and what fine-tuning adds.
 
-    .venv/bin/python -m benchmarks.probes [--charts 120] [--audio DIR] [--json FILE]
-    .venv/bin/python -m benchmarks.probes --finetune DIR [--charts 120] [--audio DIR] [--num-workers 2]
+    .venv/bin/python -m benchmarks.probes [--charts 100] [--audio DIR] [--json FILE]
+    .venv/bin/python -m benchmarks.probes --finetune DIR [--charts 100] [--audio DIR] [--num-workers 2]
 
 Charts (``benchmarks.charts``) are played through one soundfont to train on and through another to test on, and no
 style of one side is on the other. The same linear heads are fitted to the model in the box, to the same model
@@ -54,7 +54,7 @@ TASKS = {"beat": ("beat_f", "downbeat_f"), "chord": ("root", "majmin"), "key": (
 def main() -> int:
     """Play the charts, embed them, fit the heads and print the table, or fine-tune on them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--charts", type=int, default=120, metavar="N", help="of 24 s each")
+    parser.add_argument("--charts", type=int, default=100, metavar="N", help="of 24 s each")
     parser.add_argument(
         "--audio", type=Path, metavar="DIR", help="where played charts are kept, to be found again"
     )
