@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from musicfm_model.model import MusicFM25Hz
 from musicfm_model.precision import float32_arithmetic
 from pipeline.config import HOP_LENGTH, SAMPLES_PER_FRAME
 from pipeline.embed.window import plan_windows
+from pipeline.errors import RunError
 from pipeline.probing.features import FeatureSet
 from pipeline.probing.fitting import Targets
 from pipeline.probing.heads import Head, apply_head
@@ -95,13 +97,15 @@ class Tuning(nn.Module):
 
         Returns:
             Every 25 Hz frame, or the mean over a track's: what a store keeps as ``25hz`` or ``global``, to what
-            log-mels lose in half precision. The rows lie in a file that goes when they are no longer used.
+            log-mels lose in half precision.
+
+        Raises:
+            RunError: There is no room for them on disk.
         """
         num_frames = np.array([count_frames(int(num), window_s) for num in corpus.num_frames], np.int64)
         lengths = np.ones_like(num_frames) if self.frame_rate_hz is None else num_frames
         firsts = np.cumsum(lengths) - lengths
-        with tempfile.TemporaryFile(prefix="musicfm-features-") as file:
-            vectors = np.memmap(file, np.float32, "w+", shape=(int(lengths.sum()), self.musicfm.embed_dim))
+        vectors = reserve_rows(int(lengths.sum()), self.musicfm.embed_dim)
         for window, frames in self._embed_windows(corpus, window_s):
             first = firsts[window.track]
             if self.frame_rate_hz is None:
@@ -143,6 +147,24 @@ class Tuning(nn.Module):
             ]
         finally:
             self.train(was_training)
+
+
+def reserve_rows(num_rows: int, embed_dim: int) -> np.memmap[Any, np.dtype[np.float32]]:
+    """Return rows of zeros in a file that goes when they are no longer used.
+
+    Raises:
+        RunError: The file cannot be made as long as it has to be.
+    """
+    try:
+        with tempfile.TemporaryFile(prefix="musicfm-features-") as file:
+            # A file without room behind it would end the process where a row is written.
+            os.posix_fallocate(file.fileno(), 0, num_rows * embed_dim * 4)
+            return np.memmap(file, np.float32, "r+", shape=(num_rows, embed_dim))
+    except OSError as error:
+        raise RunError(
+            f"cannot keep features of {num_rows} rows in {tempfile.gettempdir()}: {error}; name a folder with "
+            "room in the environment variable TMPDIR"
+        ) from error
 
 
 def measure_tracks(model: Tuning, corpus: Corpus, labels: Labels, split: str, window_s: float) -> Figures:

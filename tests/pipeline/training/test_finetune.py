@@ -19,6 +19,7 @@ from musicfm_model import MusicFM25Hz, load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.log_mel import LogMel
 from pipeline.config import Recipe
+from pipeline.errors import RunError
 from pipeline.probing.annotations import Annotation
 from pipeline.probing.heads import HeadSpec, load_head
 from pipeline.probing.targets import compute_loss
@@ -28,7 +29,7 @@ from pipeline.training.course import Intervals
 from pipeline.training.finetune import FinetuneSettings, build_tuning, tune
 from pipeline.training.group import average_figures, broadcast_figures
 from pipeline.training.labels import Labels
-from pipeline.training.tuning import CropSource
+from pipeline.training.tuning import CropSource, reserve_rows
 from pipeline.training.tuning_recipe import TuningRecipe
 from pipeline.training.worker import Worker
 from tests.checkpoints import write_random_checkpoint
@@ -246,6 +247,13 @@ def test_a_track_is_pooled_as_the_embedding_job_pools_it(settings: FinetuneSetti
     assert all_frames.frame_rate_hz == 25
     for track, states in enumerate(expected):
         assert torch.allclose(torch.from_numpy(all_frames.read(track)), states, atol=1e-5)
+
+
+def test_features_without_room_on_disk_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not reserve_rows(3, 4).any()
+    monkeypatch.setattr("tempfile.tempdir", "/proc")
+    with pytest.raises(RunError, match="TMPDIR"):
+        reserve_rows(3, 4)
 
 
 def test_crops_come_from_training_tracks_each_once_before_any_comes_again(settings: FinetuneSettings) -> None:
