@@ -1,6 +1,6 @@
 """What the features know of beats, chords and keys, on music with known answers; and what fine-tuning adds.
 
-    .venv/bin/python -m benchmarks.probes [--charts 100] [--audio DIR] [--json FILE]
+    .venv/bin/python -m benchmarks.probes [--charts 100] [--tasks key] [--audio DIR] [--json FILE]
     .venv/bin/python -m benchmarks.probes --finetune DIR [--charts 100] [--audio DIR] [--num-workers 2]
 
 Charts (``benchmarks.charts``) are played through one soundfont to train on and through another to test on, and no
@@ -59,6 +59,7 @@ def main() -> int:
         "--audio", type=Path, metavar="DIR", help="where played charts are kept, to be found again"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="by default all")
     parser.add_argument("--finetune", type=Path, metavar="DIR", help="fine-tune on the beats, in this folder")
     parser.add_argument("--layer", type=int, default=TUNED_LAYER, metavar="N", help="that is fine-tuned")
     parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="that share a fine-tuning")
@@ -74,7 +75,7 @@ def main() -> int:
         play_all(charts, splits, audio)
         print(f"{len(charts)} charts played in {time.monotonic() - start_s:.0f} s", flush=True)
         if flags.finetune is None:
-            rows = measure_all(charts, splits, audio)
+            rows = measure_all(flags.tasks, charts, splits, audio)
         else:
             said = {name_file(chart, splits): annotate("beat", chart, splits[chart.style]) for chart in charts}
             result = tune_on_charts(audio, said, flags.finetune, NANO, flags.layer, flags.num_workers)
@@ -104,13 +105,15 @@ def play_all(charts: list[Chart], splits: dict[str, str], audio: Path) -> None:
                 part.replace(path)
 
 
-def measure_all(charts: list[Chart], splits: dict[str, str], audio: Path) -> list[dict[str, object]]:
-    """Fit heads for every task to all features, and print a table a task."""
+def measure_all(
+    tasks: list[str], charts: list[Chart], splits: dict[str, str], audio: Path
+) -> list[dict[str, object]]:
+    """Fit heads for some tasks to all features, and print a table a task."""
     start_s = time.monotonic()
     features = embed_charts([audio / name_file(chart, splits) for chart in charts])
     print(f"embedded in {time.monotonic() - start_s:.0f} s", flush=True)
     rows: list[dict[str, object]] = []
-    for task in TASKS:
+    for task in tasks:
         task_rows = [
             row for name, matrices in features.items() for row in measure(task, name, charts, splits, matrices)
         ]
