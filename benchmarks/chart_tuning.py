@@ -1,4 +1,4 @@
-"""Fine-tuning of the model in the box on the beats of charts, beside a head on its features as they are.
+"""Fine-tuning of the model in the box on the chords of charts, beside a head on its features as they are.
 
 ``benchmarks.probes --finetune`` runs it. Killed and started again with the same folder it goes on where it was;
 two workers take the steps of one.
@@ -19,7 +19,7 @@ from pipeline.training.labels import match_labels
 from pipeline.training.tuning_recipe import TuningRecipe
 from pipeline.training.worker import choose_device
 
-TASK = "beat"
+TASK = "chord"
 # The rates of a small model; those of the published size are finetune's own.
 ENCODER_LR, HEAD_LR = 5e-4, 1e-3
 NUM_STEPS, NUM_WARMUP_STEPS, MEASURE_EVERY, SAVE_EVERY = 80, 8, 20, 10
@@ -61,7 +61,7 @@ def tune_on_charts(
     )
     settings = FinetuneSettings(
         folder.absolute(),
-        "beats",
+        TASK,
         str(checkpoint.absolute()),
         None,
         labels,

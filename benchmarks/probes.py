@@ -60,7 +60,7 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="by default all")
-    parser.add_argument("--finetune", type=Path, metavar="DIR", help="fine-tune on the beats, in this folder")
+    parser.add_argument("--finetune", type=Path, metavar="DIR", help="fine-tune on the chords, in this folder")
     parser.add_argument("--layer", type=int, default=TUNED_LAYER, metavar="N", help="that is fine-tuned")
     parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="that share a fine-tuning")
     flags = parser.parse_args()
@@ -77,7 +77,7 @@ def main() -> int:
         if flags.finetune is None:
             rows = measure_all(flags.tasks, charts, splits, audio)
         else:
-            said = {name_file(chart, splits): annotate("beat", chart, splits[chart.style]) for chart in charts}
+            said = {name_file(chart, splits): annotate(TASK, chart, splits[chart.style]) for chart in charts}
             result = tune_on_charts(audio, said, flags.finetune, NANO, flags.layer, flags.num_workers)
             rows = describe_tuning(result, flags.layer)
             print_rows(rows)
