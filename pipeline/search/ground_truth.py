@@ -225,8 +225,8 @@ def _relate_by_tags(tags_of: Mapping[str, set[str]], artists: Mapping[str, str])
         shared = np.concatenate([tracks_with[tag] for tag in tags_of[query_id]])
         positions, counts = np.unique(shared, return_counts=True)
         query = position_of[query_id]
-        shared = zip(positions.tolist(), counts.tolist(), strict=True)
-        return {track_ids[position]: float(count) for position, count in shared if position != query}
+        counted = zip(positions.tolist(), counts.tolist(), strict=True)
+        return {track_ids[position]: float(count) for position, count in counted if position != query}
 
     return GroundTruth(track_ids, find_relevant, artists)
 
