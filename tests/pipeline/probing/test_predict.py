@@ -138,7 +138,7 @@ def test_small_files_of_each_head_become_one_and_no_row_changes(tmp_path: Path) 
 
 def take_out(known: KnownStore, head: Head) -> int:
     """Take a track out of all heads' predictions; return how many rows of one head were its."""
-    num_rows = sum(row["head"] == head.head_id and row["track_id"] == "track 004" for row in read_rows(known))
+    num_rows: int = sum(row["head"] == head.head_id and row["track_id"] == "track 004" for row in read_rows(known))
     assert remove_predictions(known.location, ["track 004"]) == 2 * num_rows
     return num_rows
 
