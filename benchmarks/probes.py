@@ -1,6 +1,7 @@
-"""What the features know of beats, chords and keys, on music with known answers.
+"""What the features know of beats, chords and keys, on music with known answers; and what fine-tuning adds.
 
-    .venv/bin/python -m benchmarks.probes [--charts 160] [--json FILE]
+    .venv/bin/python -m benchmarks.probes [--charts 100] [--tasks key] [--audio DIR] [--json FILE]
+    .venv/bin/python -m benchmarks.probes --finetune DIR [--charts 100] [--audio DIR] [--num-workers 2]
 
 Charts (``benchmarks.charts``) are played through one soundfont to train on and through another to test on, and no
 style of one side is on the other. The same linear heads are fitted to the model in the box, to the same model
@@ -17,13 +18,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import soundfile
 import torch
 
-from benchmarks.charts import Chart, draw_charts, find_programs, play
+from benchmarks.chart_tuning import TASK, tune_on_charts
+from benchmarks.charts import SAMPLE_RATE_HZ, Chart, draw_charts, find_programs, play
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.log_mel import LogMel
 from musicfm_model.model import MusicFM25Hz
@@ -37,36 +41,95 @@ Matrix = npt.NDArray[np.float32]
 Embed = Callable[[torch.Tensor], dict[str, Matrix]]
 
 NANO = Path(__file__).parents[1] / "demo" / "musicfm_nano.pt"
+NANO_LAYERS = (0, 2, 5)
+TUNED_LAYER = 2
 RATE_HZ = 25.0
 CONTEXT_FRAMES = 4  # 160 ms on either side of a log-mel frame
 KEY_FRAMES = 50  # a row of the key's features: two seconds, as the store's 0.5 Hz
-SHARES = {"train": 0.7, "valid": 0.12}
+SHARES = {"train": 0.55, "valid": 0.15}
 TRAIN_FONT, TEST_FONT = "FluidR3_GM", "TimGM6mb"
 TASKS = {"beat": ("beat_f", "downbeat_f"), "chord": ("root", "majmin"), "key": ("weighted_score",)}
 
 
 def main() -> int:
-    """Play the charts, embed them, fit the heads and print the table."""
+    """Play the charts, embed them, fit the heads and print the table, or fine-tune on them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--charts", type=int, default=160, metavar="N", help="of 24 s each")
+    parser.add_argument("--charts", type=int, default=100, metavar="N", help="of 24 s each")
+    parser.add_argument(
+        "--audio", type=Path, metavar="DIR", help="where played charts are kept, to be found again"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="by default all")
+    parser.add_argument("--finetune", type=Path, metavar="DIR", help="fine-tune on the chords, in this folder")
+    parser.add_argument("--layer", type=int, default=TUNED_LAYER, metavar="N", help="that is fine-tuned")
+    parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="that share a fine-tuning")
     flags = parser.parse_args()
     if (missing := find_programs()) is not None:
         print(f"expected MMA, FluidSynth and two soundfonts of Debian, missing: {missing}", file=sys.stderr)
         return 2
-    start_s = time.monotonic()
-    charts = draw_charts(flags.charts)
-    splits = split_by_style(charts)
-    features = embed_charts(charts, splits)
-    print(f"{len(charts)} charts played and embedded in {time.monotonic() - start_s:.0f} s", flush=True)
-    rows = []
-    for task in TASKS:
-        for name, matrices in features.items():
-            rows += measure(task, name, charts, splits, matrices)
-        print_rows([row for row in rows if row["task"] == task])
+    with tempfile.TemporaryDirectory() as folder:
+        audio = flags.audio or (flags.finetune or Path(folder)) / "audio"
+        charts = draw_charts(flags.charts)
+        splits = split_by_style(charts)
+        start_s = time.monotonic()
+        play_all(charts, splits, audio)
+        print(f"{len(charts)} charts played in {time.monotonic() - start_s:.0f} s", flush=True)
+        if flags.finetune is None:
+            rows = measure_all(flags.tasks, charts, splits, audio)
+        else:
+            said = {name_file(chart, splits): annotate(TASK, chart, splits[chart.style]) for chart in charts}
+            result = tune_on_charts(audio, said, flags.finetune, NANO, flags.layer, flags.num_workers)
+            rows = describe_tuning(result, flags.layer)
+            print_rows(rows)
+            print(f"{result['steps']} steps, the best after {result['best_step']}")
     if flags.json:
-        flags.json.write_text(json.dumps(rows, indent=1))
+        flags.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
+
+
+def name_file(chart: Chart, splits: dict[str, str]) -> str:
+    """Return the name of a chart's audio, as its split's soundfont plays it."""
+    return f"{chart.name}-{TEST_FONT if splits[chart.style] == 'test' else TRAIN_FONT}.flac"
+
+
+def play_all(charts: list[Chart], splits: dict[str, str], audio: Path) -> None:
+    """Play every chart into a folder, but those that are there."""
+    audio.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for chart in charts:
+            path = audio / name_file(chart, splits)
+            if not path.exists():
+                font = TEST_FONT if splits[chart.style] == "test" else TRAIN_FONT
+                part = path.with_suffix(".part")
+                soundfile.write(part, play(chart, font, Path(folder)), SAMPLE_RATE_HZ, format="FLAC")
+                part.replace(path)
+
+
+def measure_all(
+    tasks: list[str], charts: list[Chart], splits: dict[str, str], audio: Path
+) -> list[dict[str, object]]:
+    """Fit heads for some tasks to all features, and print a table a task."""
+    start_s = time.monotonic()
+    features = embed_charts([audio / name_file(chart, splits) for chart in charts])
+    print(f"embedded in {time.monotonic() - start_s:.0f} s", flush=True)
+    rows: list[dict[str, object]] = []
+    for task in tasks:
+        task_rows = [
+            row for name, matrices in features.items() for row in measure(task, name, charts, splits, matrices)
+        ]
+        print_rows(task_rows)
+        rows += task_rows
+    return rows
+
+
+def describe_tuning(result: dict[str, Any], layer: int) -> list[dict[str, object]]:
+    """Return rows of a fine-tuning's figures, as those of a probe."""
+    figures = {
+        f"frozen, layer {layer}": result["baselines"]["frozen"],
+        "chance": result["baselines"]["chance"],
+        f"fine-tuned, layer {layer}": result["metrics"],
+    }
+    return [{"task": TASK, "features": name, **own} for name, own in figures.items()]
 
 
 def split_by_style(charts: list[Chart]) -> dict[str, str]:
@@ -79,21 +142,20 @@ def split_by_style(charts: list[Chart]) -> dict[str, str]:
     }
 
 
-def embed_charts(charts: list[Chart], splits: dict[str, str]) -> dict[str, list[Matrix]]:
-    """Play every chart and return its features by name, each float32 of shape (num_frames, width) at 25 Hz."""
+def embed_charts(paths: list[Path]) -> dict[str, list[Matrix]]:
+    """Return the charts' features by name, each float32 of shape (num_frames, width) at 25 Hz."""
     trained = load_checkpoint(str(NANO))
     models: dict[str, Embed] = {
-        "nano": use_model(trained, (0, 2)),
-        "untrained": use_model(draw_weights(trained), (0,)),
+        "nano": use_model(trained, NANO_LAYERS),
+        "untrained": use_model(draw_weights(trained), NANO_LAYERS[:2]),
         "log-mel": use_log_mel(),
     }
     features: dict[str, list[Matrix]] = {}
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        for chart in charts:
-            font = TEST_FONT if splits[chart.style] == "test" else TRAIN_FONT
-            wav = torch.from_numpy(play(chart, font, Path(folder)))[None]
+    with torch.inference_mode():
+        for path in paths:
+            samples, _ = soundfile.read(path, dtype="float32")
             for name, embed in models.items():
-                for part, matrix in embed(wav).items():
+                for part, matrix in embed(torch.from_numpy(samples)[None]).items():
                     features.setdefault(f"{name}{part}", []).append(matrix)
     return features
 
@@ -190,9 +252,11 @@ def print_rows(rows: list[dict[str, object]]) -> None:
     for row in shown:
         cells = []
         for name in TASKS[task]:
-            own = row.get(name)
+            figure = row.get(name)
             cells.append(
-                f"{own['value']:.3f} [{own['low']:.3f}, {own['high']:.3f}]" if isinstance(own, dict) else "-"
+                f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+                if isinstance(figure, dict)
+                else "-"
             )
         print(f"| {row['features']} | " + " | ".join(cells) + " |", flush=True)
 

@@ -21,7 +21,7 @@ from jobs.arguments import (
     run_or_explain,
     whole_number,
 )
-from jobs.probe import needing_probing
+from jobs.probe import TASKS, needing_probing
 from jobs.program import run_script
 
 if TYPE_CHECKING:
@@ -76,9 +76,12 @@ def build_parser(program: str | None) -> OneLineParser:
     parser = OneLineParser(program, __doc__, example)
     parser.add_argument("--audio", required=True, metavar="URL_OR_MANIFEST", help="the tracks")
     parser.add_argument(
-        "--annotations", required=True, metavar="URL", help="as of musicfm probe: CSV of track_id, label[, split]"
+        "--annotations",
+        required=True,
+        metavar="URL",
+        help="as of musicfm probe: CSV of track_id, label[, split]",
     )
-    parser.add_argument("--task", required=True, choices=("classification", "tagging", "regression"))
+    parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--checkpoint", required=True, metavar="NAME_OR_URL", help="msd, fma, or a file")
     parser.add_argument("--stats", metavar="URL", help="its statistics, where they do not lie beside it")
     parser.add_argument(

@@ -72,6 +72,7 @@ def maintain(
 ) -> dict[str, object]:
     """Do what the flags ask for (nothing without a writer), print the report, and return the last line."""
     from pipeline.store.maintain import compact_store, drop_recipe, vacuum_store
+    from pipeline.store.prediction_writer import merge_predictions
     from pipeline.store.usage import report_store
 
     line: dict[str, object] = {"store": store.url}
@@ -80,6 +81,7 @@ def maintain(
             line["files_dropped"] = drop_recipe(writer, recipe)
             line["indexes_removed"] = remove_indexes(store, recipe)
         line["parts_replaced"] = compact_store(writer, dead_share)
+        line["prediction_files_replaced"] = merge_predictions(store, vacuum_hours)
         line["store_version"] = writer.store_version
         line["bytes_written"] = writer.bytes_written
         if vacuum_hours is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jobs.arguments import OneLineParser, add_storage_option, run_or_explain, whole_number
+from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain, whole_number
 from jobs.program import run_script
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
@@ -33,17 +33,23 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
             from pipeline.probing.reading import read_annotations
 
         annotations = read_annotations(flags.annotations, flags.task, dict(flags.annotations_option))
-        result = run_probe(
-            ProbeSettings(
-                StoreLocation(flags.store, dict(flags.storage_option)),
-                annotations,
-                flags.resolution,
-                tuple(flags.recipe),
-                flags.head,
-                flags.seed,
-                flags.scratch,
-            )
+        settings = ProbeSettings(
+            StoreLocation(flags.store, dict(flags.storage_option)),
+            annotations,
+            flags.resolution,
+            tuple(flags.recipe),
+            flags.head,
+            flags.seed,
+            flags.scratch,
+            flags.dbn,
         )
+        if flags.num_workers:
+            with parser.loading("Ray"):
+                from pipeline.training.shared_probe import run_shared_probe
+
+            result = run_shared_probe(settings, flags.num_workers)
+        else:
+            result = run_probe(settings)
         line = result.as_line()
         if flags.save is not None:
             save_head(result.head, flags.save, dict(flags.annotations_option))
@@ -81,8 +87,16 @@ def build_parser(program: str | None = None) -> OneLineParser:
     )
     parser.add_argument("--head", choices=HEADS, default="linear", help="mlp: one hidden layer of 512")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help="of every draw")
+    add_switch(parser, "--dbn", "measure beats by a dynamic Bayesian network, too (extra dbn; slow)")
     parser.add_argument("--save", metavar="URL", help="write the head there, for musicfm predict")
-    parser.add_argument("--scratch", metavar="DIR", help="for a copy of the features while they are trained on")
+    parser.add_argument(
+        "--scratch",
+        metavar="DIR",
+        help="for a copy of the features while they are trained on; with --num-workers one that every node sees",
+    )
+    parser.add_argument(
+        "--num-workers", type=whole_number(0), default=0, metavar="N", help="of Ray Train; 0: in this process"
+    )
     add_storage_option(parser, "--storage-option", "the store")
     add_storage_option(parser, "--annotations-option", "--annotations and --save")
     return parser
@@ -100,6 +114,8 @@ def tell(result: ProbeResult, line: dict[str, object]) -> None:
         chance = result.baselines["chance"][name]
         columns = (f"{own.value:>7.3f}  {own.low:.3f}–{own.high:.3f}  " for own in (value, chance))
         print(f"{name:<16} " + " ".join(f"{column:<24}" for column in columns).rstrip())
+    for name, value in (result.dbn_metrics or {}).items():
+        print(f"{name + ', DBN':<16} {value.value:>7.3f}  {value.low:.3f}–{value.high:.3f}")
 
 
 @contextmanager

@@ -128,14 +128,14 @@ def search_by_audio(parser: OneLineParser, searcher: Searcher, flags: argparse.N
                 flags.checkpoint, manifest.recipe, manifest.definition, flags.stats, flags.device
             )
             is_stored = searcher.holds_content(data)
-            heard = model.embed(data, manifest.resolution, is_stored, flags.start_s, flags.end_s)
+            file = model.embed(data, manifest.resolution, is_stored, flags.start_s, flags.end_s)
         except (TrackError, StorageError) as error:
             if len(flags.audio) == 1:
                 raise UsageError(f"cannot search by {url}: {error}") from error
             num_failed += 1
             print_failure(flags, query, f"cannot search by {url}: {error}")
             continue
-        print_answer(searcher, flags, query, searcher.search_heard(heard, flags.k, flags.filter))
+        print_answer(searcher, flags, query, searcher.search_file(file, flags.k, flags.filter))
     return 1 if num_failed else 0
 
 

@@ -1,10 +1,12 @@
-"""Bring a Feast online store up to date with a feature store's ``tracks``, and serve some of them.
+"""Bring a Feast online store up to date with a feature store's tracks and predictions, and serve some of them.
 
 Run in a copy of this folder, with ``pip install feast deltalake`` in an environment of its own: Feast 0.67 needs
 an older pandas than the project has. Each run serves what has been embedded by then. A track that left the store
 stays in the online store until ``data`` is removed and made anew: Feast takes nothing away.
 
     python serve_tracks.py ~/features TRACK_ID …
+
+The last line is JSON: the tracks' features, and under ``predictions`` what each head says of each.
 """
 
 import argparse
@@ -12,14 +14,23 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow
 import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet
 from deltalake import DeltaTable
-from feast import FeatureStore
-from features import LIVE_TRACKS, recipe, track, tracks
+from feast import FeatureStore, FeatureView
+from features import LIVE_PREDICTIONS, LIVE_TRACKS, head, predictions, recipe, track, tracks
 
 NAMES = [field.name for field in tracks.schema]
+PREDICTIONS = pyarrow.schema(
+    [
+        *((name, pyarrow.string()) for name in ("head", "track_id", "task", "label")),
+        ("score", pyarrow.float32()),
+        ("start_s", pyarrow.float64()),
+        ("event_time", pyarrow.timestamp("us", "UTC")),
+    ]
+)
 
 
 def copy_live_tracks(store: str) -> tuple[list[str], datetime]:
@@ -37,18 +48,53 @@ def copy_live_tracks(store: str) -> tuple[list[str], datetime]:
     return sorted(recipes), oldest
 
 
+def copy_live_predictions(store: str) -> tuple[list[str], datetime | None]:
+    """Copy what heads say, a row a head and track; return the heads and the oldest time, None without any."""
+    if not DeltaTable.is_deltatable(f"{store}/predictions"):
+        return [], None
+    table = DeltaTable(f"{store}/predictions")
+    scanned = table.scan(PREDICTIONS.names, "label IS NOT NULL")
+    rows = pyarrow.RecordBatchReader.from_stream(scanned).cast(PREDICTIONS).read_all()
+    rows = rows.sort_by([("head", "ascending"), ("track_id", "ascending"), ("start_s", "ascending")])
+    lists = rows.group_by(["head", "track_id", "task"], use_threads=False).aggregate(
+        [("label", "list"), ("score", "list"), ("start_s", "list"), ("event_time", "max")]
+    )
+    starts = [[start for start in starts if start is not None] for starts in lists["start_s_list"].to_pylist()]
+    copied = pyarrow.table(
+        {
+            **{name: lists[name] for name in ("head", "track_id", "task")},
+            "labels": lists["label_list"],
+            "scores": lists["score_list"],
+            "starts_s": pyarrow.array(starts, pyarrow.list_(pyarrow.float64())),
+            "event_time": lists["event_time_max"],
+        }
+    )
+    pyarrow.parquet.write_table(copied, LIVE_PREDICTIONS)
+    return sorted(set(copied["head"].to_pylist())), pc.min(copied["event_time"]).as_py()
+
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("store", help="a feature store on this machine, such as demo/store")
 parser.add_argument("track_ids", nargs="*", help="tracks to serve")
 flags = parser.parse_args()
 
 recipes, oldest = copy_live_tracks(flags.store)
+heads, oldest_prediction = copy_live_predictions(flags.store)
 feast = FeatureStore(repo_path=".")
-feast.apply([recipe, track, tracks])
-feast.materialize(oldest, datetime.now(UTC))
+feast.apply([recipe, track, tracks, *([head, predictions] if heads else [])])
+feast.materialize(min(oldest, oldest_prediction or oldest), datetime.now(UTC))
+
+
+def serve(view: FeatureView, keys: tuple[str, ...], entities: list[dict[str, str]]) -> dict[str, list[object]]:
+    """Return the online features of some entities, a list a column."""
+    features = [f"{view.name}:{field.name}" for field in view.schema if field.name not in keys]
+    served: dict[str, list[object]] = feast.get_online_features(features=features, entity_rows=entities).to_dict()
+    return served
+
 
 entities = [{"recipe": name, "track_id": track_id} for name in recipes for track_id in flags.track_ids]
 if entities:
-    features = [f"tracks:{name}" for name in NAMES if name not in ("recipe", "track_id")]
-    served = feast.get_online_features(features=features, entity_rows=entities).to_dict()
-    print(json.dumps(served))
+    line: dict[str, object] = dict(serve(tracks, ("recipe", "track_id"), entities))
+    predicted = [{"head": name, "track_id": track_id} for name in heads for track_id in flags.track_ids]
+    line["predictions"] = serve(predictions, ("head", "track_id"), predicted) if predicted else {}
+    print(json.dumps(line))

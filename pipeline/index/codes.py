@@ -56,8 +56,8 @@ def load_codes(path: str) -> Any:
 def scan_rows(rows: Any, queries: Matrix, k: int, wanted: Mask | None = None) -> tuple[Matrix, Rows]:
     """Return the k best inner products and their positions, descending; -inf and -1 where there are fewer."""
     params = None if wanted is None else _faiss.SearchParameters(sel=_select(wanted))
-    scores, found = rows.search(queries, k, params=params)
-    return np.where(found >= 0, scores, np.float32(-np.inf)), found
+    scores, nearest = rows.search(queries, k, params=params)
+    return np.where(nearest >= 0, scores, np.float32(-np.inf)), nearest
 
 
 def scan_wanted_rows(segment: Any, queries: Matrix, k: int, wanted: Mask) -> tuple[Matrix, Rows]:
@@ -135,8 +135,8 @@ def train_codes(sample: Matrix, axes: Axes, num_lists: int, seed: int = 0) -> An
     embed_dim = sample.shape[1]
     kept = int(np.searchsorted(np.cumsum(axes.variance), VARIANCE * axes.variance.sum()) + 1)
     code_dim = min(embed_dim, -(-kept // CODE_DIM_STEP) * CODE_DIM_STEP)
-    turn, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((code_dim, code_dim)))
-    matrix = np.ascontiguousarray(turn @ axes.directions[:code_dim], np.float32)
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((code_dim, code_dim)))
+    matrix = np.ascontiguousarray(rotation @ axes.directions[:code_dim], np.float32)
     rotation = _faiss.LinearTransform(embed_dim, code_dim, True)
     _faiss.copy_array_to_vector(matrix.ravel(), rotation.A)
     _faiss.copy_array_to_vector(np.ascontiguousarray(-matrix @ axes.mean, np.float32), rotation.b)
@@ -165,9 +165,9 @@ def remove_codes(codes: Any, dead: Mask) -> int:
 def merge_codes(codes: Any, other: bytes) -> None:
     """Move what another copy of the same trained codes was filled with, serialised, into this one."""
     added = deserialise_codes(other)
-    own, own_added = (_faiss.extract_index_ivf(index) for index in (codes, added))
-    own.merge_from(own_added, 0)
-    codes.ntotal = own.ntotal
+    lists, added_lists = (_faiss.extract_index_ivf(index) for index in (codes, added))
+    lists.merge_from(added_lists, 0)
+    codes.ntotal = lists.ntotal
 
 
 def serialise_codes(codes: Any) -> bytes:
@@ -182,8 +182,8 @@ def deserialise_codes(data: bytes) -> Any:
 
 def describe_codes(codes: Any) -> dict[str, int]:
     """Return the parameters that codes were trained with."""
-    own = _faiss.extract_index_ivf(codes)
-    return {"num_lists": int(own.nlist), "code_dim": int(own.d), "code_bits": CODE_BITS}
+    lists = _faiss.extract_index_ivf(codes)
+    return {"num_lists": int(lists.nlist), "code_dim": int(lists.d), "code_bits": CODE_BITS}
 
 
 def search_codes(codes: Any, queries: Matrix, nprobe: int, depth: int, wanted: Mask | None = None) -> Rows:

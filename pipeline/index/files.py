@@ -168,14 +168,14 @@ def _download(location: IndexLocation, file: IndexFile, path: str) -> None:
 
 
 def _verify(location: IndexLocation, file: IndexFile, path: str) -> None:
-    found = _hash_file(path) if os.path.getsize(path) == file.size_bytes else "another size"
-    if found == file.sha256:
+    sha256 = _hash_file(path) if os.path.getsize(path) == file.size_bytes else "another size"
+    if sha256 == file.sha256:
         return
     if not location.local_folder:
         os.unlink(path)  # the next attempt downloads it again
     raise StorageError(
         f"{location.file_url(file.name)} is damaged: expected {file.size_bytes} bytes with SHA-256 "
-        f"{file.sha256[:16]}…, found {found[:16]}…; rebuild the index with musicfm index --rebuild"
+        f"{file.sha256[:16]}…, found {sha256[:16]}…; rebuild the index with musicfm index --rebuild"
     )
 
 

@@ -131,8 +131,8 @@ def list_indexes(store: StoreLocation) -> list[IndexLocation]:
         paths = [path.split("/") for path in listed.column("path").to_pylist()]
     except StorageError:
         paths = []  # nothing there yet; a store that cannot be reached says so when it is read
-    found = sorted({(path[0], path[1]) for path in paths if len(path) == 4 and path[2] == "versions"})
-    return [IndexLocation(store, recipe, resolution) for recipe, resolution in found]
+    indexed = sorted({(path[0], path[1]) for path in paths if len(path) == 4 and path[2] == "versions"})
+    return [IndexLocation(store, recipe, resolution) for recipe, resolution in indexed]
 
 
 def find_index(store: StoreLocation, resolution: str, recipe: str | None = None) -> IndexLocation:
@@ -146,8 +146,8 @@ def find_index(store: StoreLocation, resolution: str, recipe: str | None = None)
     Raises:
         UsageError: There is none, or the recipe has to be named.
     """
-    found = [(location.recipe, location.resolution) for location in list_indexes(store)]
-    recipes = [name for name, its_resolution in found if its_resolution == resolution and recipe in (None, name)]
+    indexed = [(location.recipe, location.resolution) for location in list_indexes(store)]
+    recipes = [name for name, its_resolution in indexed if its_resolution == resolution and recipe in (None, name)]
     if len(recipes) == 1:
         return IndexLocation(store, recipes[0], resolution)
     wanted = f"resolution {resolution}" + (f", recipe {recipe}" if recipe else "")
@@ -155,12 +155,12 @@ def find_index(store: StoreLocation, resolution: str, recipe: str | None = None)
         raise UsageError(
             f"the store at {store.url} has indexes of {', '.join(recipes)} at {wanted}; name one with --recipe"
         )
-    if not found and not has_tables(store):
+    if not indexed and not has_tables(store):
         raise UsageError(
             f"no index for {wanted}: there is no feature store at {store.url}; make one with musicfm embed, and "
             "its index with musicfm index"
         )
-    known = ", ".join(f"{name}/{its_resolution}" for name, its_resolution in found) or "none"
+    known = ", ".join(f"{name}/{its_resolution}" for name, its_resolution in indexed) or "none"
     command = "musicfm index" if resolution == "global" else f"musicfm index --resolution {resolution}"
     raise UsageError(
         f"no index for {wanted} in the store at {store.url} (found: {known}); make one with {command} --store "

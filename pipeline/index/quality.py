@@ -50,9 +50,9 @@ def measure_quality(index: VectorIndex, num_queries: int, seed: int = 1) -> dict
     truth, _ = leave_out(*index.search_exactly(vectors, K + 1), queries)
     with one_thread():
         index.search(vectors[:1], K + 1)  # pages the first query's lists in
-        found, latency_ms = _search_one_by_one(index.search, vectors)
+        results, latency_ms = _search_one_by_one(index.search, vectors)
         _, exact_ms = _search_one_by_one(index.search_exactly, vectors[: max(1, num_queries // 8)])
-    scores, _ = leave_out(*found, queries)
+    scores, _ = leave_out(*results, queries)
     hits = scores[:, :num_others] >= truth[:, num_others - 1 : num_others] - TIE
     return {
         "recall_at_10": round(float(hits.mean()), 4),
@@ -88,8 +88,13 @@ def tune(index: VectorIndex, target_recall: float, num_queries: int, seed: int =
     goal = target_recall + (1 - target_recall) * TUNING_MARGIN
     best_cost, best = np.inf, {"nprobe": num_lists, "depth": DEPTHS[-1]}
     for nprobe in sorted({max(1, round(num_lists * 2 ** (-step / 4))) for step in range(PROBE_STEPS)}):
-        found = index.find_candidates(vectors, nprobe, DEPTHS[-1])
-        is_hit = np.array([np.isin(own, true[true >= 0]) for own, true in zip(found, near, strict=True)])
+        candidates = index.find_candidates(vectors, nprobe, DEPTHS[-1])
+        is_hit = np.array(
+            [
+                np.isin(candidates_of_query, true[true >= 0])
+                for candidates_of_query, true in zip(candidates, near, strict=True)
+            ]
+        )
         recalls = np.minimum(np.cumsum(is_hit, axis=1), num_others).mean(axis=0) / num_others
         enough = [depth for depth in DEPTHS if recalls[depth - 1] >= goal]
         scanned = index.manifest.num_vectors * nprobe / num_lists
@@ -100,9 +105,9 @@ def tune(index: VectorIndex, target_recall: float, num_queries: int, seed: int =
     return best
 
 
-def leave_out(scores: Matrix, rows: Rows, own: Rows) -> tuple[Matrix, Rows]:
+def leave_out(scores: Matrix, rows: Rows, query_rows: Rows) -> tuple[Matrix, Rows]:
     """Take each query's own row out of its k + 1 results, or the last where it is not among them."""
-    is_own = rows == own[:, None]
+    is_own = rows == query_rows[:, None]
     is_own[~is_own.any(axis=1), -1] = True
     shape = (len(rows), rows.shape[1] - 1)
     return scores[~is_own].reshape(shape), rows[~is_own].reshape(shape)
@@ -120,10 +125,10 @@ def one_thread() -> Iterator[None]:
 
 
 def _search_one_by_one(search: Any, vectors: Matrix) -> tuple[tuple[Matrix, Rows], list[float]]:
-    found, latency_ms = [], []
+    results, latency_ms = [], []
     for vector in vectors:
         start_s = time.perf_counter()
-        found.append(search(vector[None], K + 1))
+        results.append(search(vector[None], K + 1))
         latency_ms.append((time.perf_counter() - start_s) * 1000)
-    scores, rows = zip(*found, strict=True)
+    scores, rows = zip(*results, strict=True)
     return (np.concatenate(scores), np.concatenate(rows)), latency_ms

@@ -138,13 +138,13 @@ class VectorIndex:
             return self._scan(queries, k, wanted)
         nprobe, depth = self.manifest.parameters["nprobe"], int(self.manifest.parameters["depth"] * max(1, k / 10))
         share = num_wanted / max(1, self.manifest.num_vectors)
-        found = self.find_candidates(
+        candidates = self.find_candidates(
             queries,
             min(self.manifest.parameters["num_lists"], int(np.ceil(nprobe / share))),
             depth,
             None if allowed is None else wanted,
         )
-        scores, rows = self.score_candidates(queries, found, k)
+        scores, rows = self.score_candidates(queries, candidates, k)
         short = np.flatnonzero(rows[:, min(k, num_wanted) - 1] < 0)
         if len(short):
             scores[short], rows[short] = self._scan(queries[short], k, wanted)
@@ -174,11 +174,13 @@ class VectorIndex:
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
         for position, query in enumerate(queries):
-            found = np.sort(candidates[position][candidates[position] >= 0])  # one pass over the mapped file
+            candidate_rows = np.sort(
+                candidates[position][candidates[position] >= 0]
+            )  # one pass over the mapped file
             # Not by BLAS, which would wake its threads for so little.
-            own = np.minimum(np.einsum("ij,j->i", self.vectors_at(found), query), 1)
-            best = _largest(own, k)
-            scores[position, : len(best)], rows[position, : len(best)] = own[best], found[best]
+            cosines = np.minimum(np.einsum("ij,j->i", self.vectors_at(candidate_rows), query), 1)
+            best = _largest(cosines, k)
+            scores[position, : len(best)], rows[position, : len(best)] = cosines[best], candidate_rows[best]
         return scores, rows
 
     def vectors_at(self, rows: Rows) -> Matrix:
@@ -186,8 +188,8 @@ class VectorIndex:
         vectors = np.empty((len(rows), self.manifest.embed_dim), np.float32)
         owner = np.searchsorted(self._offsets, rows, side="right") - 1
         for number in np.unique(owner):
-            own = np.flatnonzero(owner == number)
-            vectors[own] = self.segments[number].reconstruct_batch(rows[own] - self._offsets[number])
+            places = np.flatnonzero(owner == number)
+            vectors[places] = self.segments[number].reconstruct_batch(rows[places] - self._offsets[number])
         return normalise_rows(vectors)
 
     def vectors_of(self, track_position: int) -> Matrix:

@@ -57,9 +57,9 @@ def read_jams(url: str, task: str, options: Options | None = None) -> Annotation
         UsageError: It is no JAMS file, or holds nothing for this task.
         StorageError: It cannot be read.
     """
-    found = Annotations(task, source=url)
-    _add_jams(found, url, read_file(url, options))
-    return _require_some(found)
+    annotations = Annotations(task, source=url)
+    _add_jams(annotations, url, read_file(url, options))
+    return _require_some(annotations)
 
 
 def read_folder(url: str, task: str, options: Options | None = None) -> Annotations:
@@ -79,59 +79,71 @@ def read_folder(url: str, task: str, options: Options | None = None) -> Annotati
         StorageError: It cannot be read.
     """
     paths = sorted(list_files(url, options).column("path").to_pylist())
-    found = Annotations(task, source=url)
+    annotations = Annotations(task, source=url)
     jams_paths = [path for path in paths if is_jams(path)]
     for path in jams_paths or [path for path in paths if path.lower().endswith(TEXT_ENDINGS)]:
         data = read_file(join_url(url, path), options)
         try:
             if jams_paths:
-                _add_jams(found, path, data)
-            elif (own := _read_text(found, path, data)) is not None:
-                found.tracks[PurePosixPath(path).stem] = own
+                _add_jams(annotations, path, data)
+            elif (annotation := _read_text(annotations, path, data)) is not None:
+                annotations.tracks[PurePosixPath(path).stem] = annotation
         except UsageError as error:
-            found.leave_out(f"files that cannot be read ({error})", path)
-    return _require_some(found)
+            annotations.leave_out(f"files that cannot be read ({error})", path)
+    return _require_some(annotations)
 
 
-def _require_some(found: Annotations) -> Annotations:
-    if found.tracks:
-        return found
-    reasons = "; ".join(f"{reason}: {', '.join(names[:3])}" for reason, names in found.left_out.items())
+def _require_some(annotations: Annotations) -> Annotations:
+    if annotations.tracks:
+        return annotations
+    reasons = "; ".join(f"{reason}: {', '.join(names[:3])}" for reason, names in annotations.left_out.items())
     raise UsageError(
-        f"expected annotations for the task {found.task} in {found.source}, JAMS or a text file a track, found "
-        f"none ({reasons or 'no such file'})"
+        f"expected annotations for the task {annotations.task} in {annotations.source}, JAMS or a text file a "
+        f"track, found none ({reasons or 'no such file'})"
     )
 
 
-def _add_jams(found: Annotations, path: str, data: bytes) -> None:
+def _add_jams(annotations: Annotations, path: str, data: bytes) -> None:
     try:
         jam = jams.load(io.StringIO(data.decode("utf-8-sig")), validate=False)
         track_id = dict(jam.file_metadata.identifiers).get("track_id") or PurePosixPath(path).stem
-        chosen = [own for own in jam.annotations if _answers(own.namespace, found.task)]
+        chosen = [part for part in jam.annotations if _answers(part.namespace, annotations.task)]
         # Of several annotators the first one's; tags are gathered.
-        observations = [obs for own in (chosen if found.task == "tagging" else chosen[:1]) for obs in own]
-        own = _read_observations(found, path, observations)
+        observations = [obs for part in (chosen if annotations.task == "tagging" else chosen[:1]) for obs in part]
+        annotation = _read_observations(annotations, path, observations)
     except (ValueError, TypeError, KeyError, AttributeError, jams.JamsError) as error:
         said = " ".join(str(error).split())[:160]
         raise UsageError(f"expected a JAMS file, found a damaged one or another: {path}: {said}") from error
-    if own is None:
-        found.leave_out(f"files without annotations for {found.task}", path)
+    if annotation is None:
+        annotations.leave_out(f"files without annotations for {annotations.task}", path)
     else:
-        found.tracks[str(track_id)] = own
+        annotations.tracks[str(track_id)] = annotation
 
 
 def _answers(namespace: str, task: str) -> bool:
-    return any(namespace.startswith(own) if own.endswith("_") else namespace == own for own in NAMESPACES[task])
+    return any(
+        namespace.startswith(prefix) if prefix.endswith("_") else namespace == prefix
+        for prefix in NAMESPACES[task]
+    )
 
 
-def _read_observations(found: Annotations, path: str, observations: Iterable[Any]) -> Annotation | None:
-    task = found.task
+def _read_observations(annotations: Annotations, path: str, observations: Iterable[Any]) -> Annotation | None:
+    task = annotations.task
     if task == "beat":
-        return build_beats((float(own.time), _read_place(own.value)) for own in observations)
+        return build_beats(
+            (float(observation.time), _read_place(observation.value)) for observation in observations
+        )
     if task in TRACK_TASKS:
-        return build_labels(found, path, [_as_text(own.value) for own in observations])
-    spans = [(float(own.time), float(own.time) + float(own.duration), _as_text(own.value)) for own in observations]
-    return build_spans(found, path, spans)
+        return build_labels(annotations, path, [_as_text(observation.value) for observation in observations])
+    spans = [
+        (
+            float(observation.time),
+            float(observation.time) + float(observation.duration),
+            _as_text(observation.value),
+        )
+        for observation in observations
+    ]
+    return build_spans(annotations, path, spans)
 
 
 def build_beats(beats: Iterable[tuple[float, int]]) -> Annotation | None:
@@ -140,37 +152,37 @@ def build_beats(beats: Iterable[tuple[float, int]]) -> Annotation | None:
     return Annotation(beats=ordered) if ordered else None
 
 
-def build_labels(found: Annotations, name: str, texts: Iterable[str]) -> Annotation | None:
+def build_labels(annotations: Annotations, name: str, texts: Iterable[str]) -> Annotation | None:
     """Return the annotation of a whole track; None where no text is a label, which is told of."""
-    labels = sorted({label for text in texts if (label := read_label(found.task, text)) is not None})
-    if found.task != "tagging" and len(labels) > 1:
-        found.leave_out("tracks with several different labels", name)
+    labels = sorted({label for text in texts if (label := read_label(annotations.task, text)) is not None})
+    if annotations.task != "tagging" and len(labels) > 1:
+        annotations.leave_out("tracks with several different labels", name)
         return None
     return Annotation(tuple(labels)) if labels else None
 
 
-def build_spans(found: Annotations, name: str, spans: Iterable[Span]) -> Annotation | None:
+def build_spans(annotations: Annotations, name: str, spans: Iterable[Span]) -> Annotation | None:
     """Return the annotation of spans of time; those whose label is none for the task are told of."""
     kept = []
     for start_s, end_s, text in spans:
-        label = read_label(found.task, text)
+        label = read_label(annotations.task, text)
         if label is None or not 0 <= start_s < end_s:
-            found.leave_out(f"spans that are none for {found.task} ({text or 'empty'})", name)
+            annotations.leave_out(f"spans that are none for {annotations.task} ({text or 'empty'})", name)
         else:
             kept.append((start_s, end_s, label))
     return Annotation(spans=order_spans(kept)) if kept else None
 
 
-def _read_text(found: Annotations, path: str, data: bytes) -> Annotation | None:
-    task = found.task
+def _read_text(annotations: Annotations, path: str, data: bytes) -> Annotation | None:
+    task = annotations.task
     try:
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
         if task == "beat":
             rows = [line.replace(",", " ").split() for line in lines]
             return build_beats((float(row[0]), _read_place(row[1]) if len(row) > 1 else 0) for row in rows)
         if task in TRACK_TASKS or (task == "key" and len(lines) == 1 and not lines[0][0].isdigit()):
-            return build_labels(found, path, lines)
-        return build_spans(found, path, _read_spans(task, lines))
+            return build_labels(annotations, path, lines)
+        return build_spans(annotations, path, _read_spans(task, lines))
     except (ValueError, IndexError) as error:
         raise UsageError(f"expected lines of {_spell_line(task)}, found {error} in {path}") from error
 

@@ -47,38 +47,38 @@ def read_mirdata_annotations(url: str, task: str, options: Options | None = None
         CatalogError: It knows no such data set.
     """
     dataset = open_dataset(url, options)
-    found = Annotations(task, source=url)
+    annotations = Annotations(task, source=url)
     try:
         track_ids = dataset.track_ids
     except (OSError, AttributeError, ValueError) as error:
         raise UsageError(f"cannot list the tracks of {url}: {' '.join(str(error).split())[:160]}") from error
     for track_id in track_ids:
         try:
-            own = _read_track(found, dataset.track(track_id))
+            annotation = _read_track(annotations, dataset.track(track_id))
         except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-            found.leave_out(f"tracks whose annotation cannot be read ({said})", track_id)
+            annotations.leave_out(f"tracks whose annotation cannot be read ({said})", track_id)
             continue
-        if own is None:
-            found.leave_out(f"tracks without annotations for {task}", track_id)
+        if annotation is None:
+            annotations.leave_out(f"tracks without annotations for {task}", track_id)
         else:
-            found.tracks[track_id] = own
-    if not found.tracks:
+            annotations.tracks[track_id] = annotation
+    if not annotations.tracks:
         raise UsageError(
             f"expected annotations for the task {task} ({' or '.join(ATTRIBUTES[task])}) in {url}, found none: "
-            + "; ".join(f"{reason}: {len(names)}" for reason, names in found.left_out.items())
+            + "; ".join(f"{reason}: {len(names)}" for reason, names in annotations.left_out.items())
         )
-    return found
+    return annotations
 
 
-def _read_track(found: Annotations, track: Any) -> Annotation | None:
+def _read_track(annotations: Annotations, track: Any) -> Annotation | None:
     value = next(
-        (value for name in ATTRIBUTES[found.task] if (value := getattr(track, name, None)) is not None), None
+        (value for name in ATTRIBUTES[annotations.task] if (value := getattr(track, name, None)) is not None), None
     )
     name = str(track.track_id)
     if value is None:
         return None
-    if found.task == "beat":
+    if annotations.task == "beat":
         places = value.positions if value.positions is not None else [0] * len(value.times)
         return build_beats((float(time_s), int(place)) for time_s, place in zip(value.times, places, strict=True))
     texts = getattr(value, "labels", None) if hasattr(value, "intervals") else None
@@ -86,8 +86,10 @@ def _read_track(found: Annotations, track: Any) -> Annotation | None:
         texts = value.keys
     if texts is not None:
         spans = zip(value.intervals[:, 0].tolist(), value.intervals[:, 1].tolist(), map(str, texts), strict=True)
-        return build_spans(found, name, spans)
-    return build_labels(found, name, [str(own) for own in value] if isinstance(value, list) else [str(value)])
+        return build_spans(annotations, name, spans)
+    return build_labels(
+        annotations, name, [str(text) for text in value] if isinstance(value, list) else [str(value)]
+    )
 
 
 def is_magnatagatune(columns: Sequence[str]) -> bool:
@@ -109,14 +111,14 @@ def read_magnatagatune(url: str, options: Options | None = None) -> Annotations:
         StorageError: It cannot be read.
     """
     table = read_delimited(read_file(url, options), "\t", url)
-    found = Annotations("tagging", source=url)
+    annotations = Annotations("tagging", source=url)
     tags = [name for name in table.column_names if name not in MTAT_COLUMNS]
     columns = {name: table.column(name).to_pylist() for name in (*tags, "mp3_path")}
     for row, path in enumerate(columns["mp3_path"]):
         split = "valid" if path[:1] in MTAT_VALID else "test" if path[:1] in MTAT_TEST else "train"
         labels = tuple(sorted(tag for tag in tags if columns[tag][row] == "1"))
-        found.tracks[path] = Annotation(labels, split=split)
-    return found
+        annotations.tracks[path] = Annotation(labels, split=split)
+    return annotations
 
 
 def read_cals(url: str, options: Options | None = None) -> Annotations:
@@ -133,7 +135,7 @@ def read_cals(url: str, options: Options | None = None) -> Annotations:
         UsageError: A file is damaged, or does not go with the others.
         StorageError: A file is missing.
     """
-    found = Annotations("tagging", source=url)
+    annotations = Annotations("tagging", source=url)
     try:
         names = [str(name) for name in _load_array(join_url(url, CALS_TAGS), options)]
     except StorageError:
@@ -148,8 +150,8 @@ def read_cals(url: str, options: Options | None = None) -> Annotations:
         known = names or [f"tag {number}" for number in range(tags.shape[1])]
         for track_id, row in zip(ids.tolist(), tags, strict=True):
             labels = tuple(sorted(known[place] for place in np.flatnonzero(row)))
-            found.tracks[str(track_id)] = replace(Annotation(labels), split=split)
-    return found
+            annotations.tracks[str(track_id)] = replace(Annotation(labels), split=split)
+    return annotations
 
 
 def _load_array(url: str, options: Options | None) -> np.ndarray:

@@ -50,7 +50,7 @@ def read_table(url: str, task: str, options: Options | None = None) -> Annotatio
             f"expected the columns {_spell_columns(task)} in {url}, found {', '.join(names)}; name them in the "
             "first row"
         )
-    found = Annotations(task, by, source=url)
+    annotations = Annotations(task, by, source=url)
     kept = [by, *columns, *(["split"] if "split" in names else [])]
     rows_by_track: dict[str, list[tuple[int, Row]]] = {}
     for number, row in enumerate(table.select(kept).to_pylist(), 1):
@@ -58,12 +58,12 @@ def read_table(url: str, task: str, options: Options | None = None) -> Annotatio
         if name:
             rows_by_track.setdefault(name, []).append((number, row))
         else:
-            found.leave_out(f"rows without a {by}", f"row {number}")
+            annotations.leave_out(f"rows without a {by}", f"row {number}")
     for name, rows in rows_by_track.items():
-        annotation = _read_track(found, name, rows, columns)
+        annotation = _read_track(annotations, name, rows, columns)
         if annotation is not None:
-            found.tracks[name] = annotation
-    return found
+            annotations.tracks[name] = annotation
+    return annotations
 
 
 def _choose_columns(task: str, names: list[str]) -> tuple[str, ...] | None:
@@ -83,74 +83,76 @@ def _spell_columns(task: str) -> str:
 
 
 def _read_track(
-    found: Annotations, name: str, rows: list[tuple[int, Row]], columns: tuple[str, ...]
+    annotations: Annotations, name: str, rows: list[tuple[int, Row]], columns: tuple[str, ...]
 ) -> Annotation | None:
     """Read the rows of one track; None where nothing of it can be used, which is told."""
-    split = _read_split(found, name, [row for _, row in rows])
+    split = _read_split(annotations, name, [row for _, row in rows])
     if split is None and "split" in rows[0][1]:
         return None
     if columns == BEAT_COLUMNS:
-        beats = [beat for number, row in rows if (beat := _read_beat(found, number, row)) is not None]
+        beats = [beat for number, row in rows if (beat := _read_beat(annotations, number, row)) is not None]
         return Annotation(beats=tuple(sorted(dict(beats).items())), split=split) if beats else None
     if columns == SPAN_COLUMNS:
-        spans = [span for number, row in rows if (span := _read_span(found, number, row)) is not None]
+        spans = [span for number, row in rows if (span := _read_span(annotations, number, row)) is not None]
         return Annotation(spans=order_spans(spans), split=split) if spans else None
-    return _read_labels(found, name, rows, split)
+    return _read_labels(annotations, name, rows, split)
 
 
 def _read_labels(
-    found: Annotations, name: str, rows: list[tuple[int, Row]], split: str | None
+    annotations: Annotations, name: str, rows: list[tuple[int, Row]], split: str | None
 ) -> Annotation | None:
     labels = set()
     for _, row in rows:
-        label = read_label(found.task, row["label"])
+        label = read_label(annotations.task, row["label"])
         if label is not None:
             labels.add(label)
-        elif found.task != "tagging" or row["label"].strip():
-            found.leave_out(f"labels that are none for {found.task} ({row['label'].strip() or 'empty'})", name)
-    if found.task == "tagging":  # a track without a tag says something too
+        elif annotations.task != "tagging" or row["label"].strip():
+            annotations.leave_out(
+                f"labels that are none for {annotations.task} ({row['label'].strip() or 'empty'})", name
+            )
+    if annotations.task == "tagging":  # a track without a tag says something too
         return Annotation(tuple(sorted(labels)), split=split)
-    if len({float(label) for label in labels} if found.task == "regression" else labels) > 1:
-        found.leave_out("tracks with several different labels", name)
+    if len({float(label) for label in labels} if annotations.task == "regression" else labels) > 1:
+        annotations.leave_out("tracks with several different labels", name)
         return None
     return Annotation(tuple(sorted(labels))[:1], split=split) if labels else None
 
 
-def _read_split(found: Annotations, name: str, rows: list[Row]) -> str | None:
+def _read_split(annotations: Annotations, name: str, rows: list[Row]) -> str | None:
     if "split" not in rows[0]:
         return None
     texts = {row["split"].strip() for row in rows}
     splits = {read_split(text) for text in texts if text.casefold() not in ("", "nan")}
     if None in splits:
         raise UsageError(
-            f"expected train, valid or test in the column split of {found.source}, found "
+            f"expected train, valid or test in the column split of {annotations.source}, found "
             f"{', '.join(sorted(texts))} for {name}; leave the column out to have tracks split by artist"
         )
     if len(splits) == 1:
         return splits.pop()
-    found.leave_out("tracks in several splits" if splits else "tracks without a split", name)
+    annotations.leave_out("tracks in several splits" if splits else "tracks without a split", name)
     return None
 
 
-def _read_span(found: Annotations, number: int, row: Row) -> Span | None:
+def _read_span(annotations: Annotations, number: int, row: Row) -> Span | None:
     start_s, end_s = _read_number(row["start_s"]), _read_number(row["end_s"])
-    label = read_label(found.task, row["label"])
+    label = read_label(annotations.task, row["label"])
     if start_s is None or end_s is None or not 0 <= start_s < end_s:
-        found.leave_out("rows whose times are no span", f"row {number}")
+        annotations.leave_out("rows whose times are no span", f"row {number}")
     elif label is None:
-        found.leave_out(f"rows whose label is none for {found.task}", f"row {number}")
+        annotations.leave_out(f"rows whose label is none for {annotations.task}", f"row {number}")
     else:
         return start_s, end_s, label
     return None
 
 
-def _read_beat(found: Annotations, number: int, row: Row) -> tuple[float, int] | None:
+def _read_beat(annotations: Annotations, number: int, row: Row) -> tuple[float, int] | None:
     time_s, place = _read_number(row["time_s"]), _read_number(row["beat"])
     if time_s is None or time_s < 0:
-        found.leave_out("rows without a time", f"row {number}")
+        annotations.leave_out("rows without a time", f"row {number}")
         return None
     if place is None or place != int(place):
-        found.leave_out("beats without a place in the bar (counted as beats)", f"row {number}")
+        annotations.leave_out("beats without a place in the bar (counted as beats)", f"row {number}")
         place = 0.0
     return time_s, int(place)
 

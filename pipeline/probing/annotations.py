@@ -14,6 +14,7 @@ import mir_eval.chord
 
 TRACK_TASKS = ("tagging", "classification", "regression")
 SPAN_TASKS = ("chord", "structure")
+FRAME_TASKS = ("beat", *SPAN_TASKS)  # what they ask about has a time
 TASK_RESOLUTIONS = {
     "beat": "50hz",
     "chord": "16hz",
@@ -85,10 +86,10 @@ def normalise_key(text: str) -> str | None:
 
     Only major and minor are keys here: a mode such as dorian is none.
     """
-    found = _KEY.fullmatch(text.strip())
-    if found is None:
+    match = _KEY.fullmatch(text.strip())
+    if match is None:
         return None
-    letter, accidental, mode = found.groups()
+    letter, accidental, mode = match.groups()
     pitch = PITCHES[(_SEMITONES[letter.upper()] + _ACCIDENTALS[accidental]) % 12]
     is_minor = mode == "m" or mode.lower().startswith("min")  # a capital M is major
     return f"{pitch} {'minor' if is_minor else 'major'}"

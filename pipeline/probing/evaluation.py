@@ -59,21 +59,25 @@ def evaluate(
     """
     num_tracks = len(annotations)
     if task == "tagging":
-        targets = np.array([[label in own.labels for label in labels] for own in annotations], np.bool_)
+        targets = np.array(
+            [[label in annotation.labels for label in labels] for annotation in annotations], np.bool_
+        )
         scores = np.array([prediction.scores for prediction in predictions])
         return bootstrap(
             lambda rows: measure_tagging(targets[rows], scores[rows]), num_tracks, seed, NUM_SLOW_RESAMPLES
         )
     if task == "regression":
-        numbers = np.array([own.number for own in annotations])
-        found = np.array([prediction.scores[0] for prediction in predictions])
+        numbers = np.array([annotation.number for annotation in annotations])
+        estimated = np.array([prediction.scores[0] for prediction in predictions])
         return bootstrap(
-            lambda rows: measure_regression(numbers[rows], found[rows]), num_tracks, seed, NUM_SLOW_RESAMPLES
+            lambda rows: measure_regression(numbers[rows], estimated[rows]), num_tracks, seed, NUM_SLOW_RESAMPLES
         )
     if task == "classification":
-        chosen = [own.as_annotation(labels).labels[0] for own in predictions]
+        chosen = [prediction.as_annotation(labels).labels[0] for prediction in predictions]
         # scikit-learn's accuracy_score is the mean of these; asked for every draw it would take seconds.
-        hits = [float(own.labels[0] == label) for own, label in zip(annotations, chosen, strict=True)]
+        hits = [
+            float(annotation.labels[0] == label) for annotation, label in zip(annotations, chosen, strict=True)
+        ]
         return average_scores([{"accuracy": hit} for hit in hits], seed)
     rows = [
         score_track(task, annotation, prediction.as_annotation(labels))
@@ -85,7 +89,7 @@ def evaluate(
 def score_track(task: str, reference: Annotation, estimate: Annotation) -> dict[str, float]:
     """Score one track of a task that has scores of single tracks: beats, chords, sections, keys."""
     if task == "beat":
-        both = [_list_times(own, only_down) for own in (reference, estimate) for only_down in (False, True)]
+        both = [_list_times(said, only_down) for said in (reference, estimate) for only_down in (False, True)]
         return score_beats(*both)
     if task == "key":
         return score_key(choose_main_label(reference) or "X", choose_main_label(estimate) or "X")
@@ -119,8 +123,8 @@ def choose_thresholds(
         for threshold in THRESHOLDS:
             tried = replace(spec, decoding={**spec.decoding, name: threshold})
             scores = [
-                score_track(spec.task, own, decode(tried, values, frame_rate_hz).as_annotation(()))[metric]
-                for own, values in zip(annotations, outputs, strict=True)
+                score_track(spec.task, annotation, decode(tried, values, frame_rate_hz).as_annotation(()))[metric]
+                for annotation, values in zip(annotations, outputs, strict=True)
             ]
             known = [score for score in scores if not np.isnan(score)]
             if known and np.mean(known) > best:
@@ -141,26 +145,28 @@ def predict_chance(
         durations_s: Of the tracks that are asked about.
     """
     if task == "regression":
-        return [Prediction((float(np.mean([own.number for own in train])),))] * len(durations_s)
+        return [Prediction((float(np.mean([annotation.number for annotation in train])),))] * len(durations_s)
     if task == "tagging":
-        shares = tuple(float(np.mean([label in own.labels for own in train])) for label in labels)
+        shares = tuple(float(np.mean([label in annotation.labels for annotation in train])) for label in labels)
         return [Prediction(shares)] * len(durations_s)
     if task in ("classification", "key"):
-        named = [choose_main_label(own) for own in train]
+        named = [choose_main_label(annotation) for annotation in train]
         shares = tuple(named.count(label) / len(named) for label in labels)
         return [Prediction(shares)] * len(durations_s)
     if task == "beat":
         return _tick(train, durations_s)
     lasting: Counter[str] = Counter()
-    for own in train:
-        for start_s, end_s, label in own.spans:
+    for annotation in train:
+        for start_s, end_s, label in annotation.spans:
             name = simplify_chord(label) if task == "chord" else label
             if name is not None:
                 lasting[name] += end_s - start_s  # type: ignore[assignment]
     label = max(sorted(lasting), key=lambda name: lasting[name]) if lasting else CHORD_LABELS[0]
     if task == "chord":
         return [Prediction(spans=((0.0, end_s, label),), span_scores=(1.0,)) for end_s in durations_s]
-    length_s = float(np.median([end_s - start_s for own in train for start_s, end_s, _ in own.spans]))
+    length_s = float(
+        np.median([end_s - start_s for annotation in train for start_s, end_s, _ in annotation.spans])
+    )
     return [_cut_evenly(end_s, length_s, label) for end_s in durations_s]
 
 
@@ -171,11 +177,11 @@ def _cut_evenly(duration_s: float, length_s: float, label: str) -> Prediction:
 
 
 def _tick(train: Sequence[Annotation], durations_s: Durations) -> list[Prediction]:
-    gaps_s = np.concatenate([np.diff([time_s for time_s, _ in own.beats]) for own in train])
+    gaps_s = np.concatenate([np.diff([time_s for time_s, _ in annotation.beats]) for annotation in train])
     gap_s = float(np.median(gaps_s[gaps_s > 0])) if (gaps_s > 0).any() else 0.5
     bars: Counter[int] = Counter()
-    for own in train:
-        places = [place for place, (_, number) in enumerate(own.beats) if number == 1]
+    for annotation in train:
+        places = [place for place, (_, number) in enumerate(annotation.beats) if number == 1]
         bars.update(np.diff(places).tolist())
     bar = max(sorted(bars), key=lambda length: bars[length]) if bars else 4
     result = []

@@ -63,7 +63,8 @@ class FeatureSet:
             float32 of that shape + (embed_dim,), or + (num_recipes, embed_dim) where there are several.
         """
         rows = [
-            np.asarray(own[first[tracks] + frames]) for own, first in zip(self.vectors, self.firsts, strict=True)
+            np.asarray(vectors[first[tracks] + frames])
+            for vectors, first in zip(self.vectors, self.firsts, strict=True)
         ]
         return rows[0] if len(rows) == 1 else np.stack(rows, axis=-2)
 
@@ -138,7 +139,7 @@ def copy_features(
         StorageError: The store cannot be read, or the copy not be written.
     """
     copies = [_copy(source, wanted, whole_tracks, scratch) for source in sources]
-    lengths = np.stack([own for _, _, own in copies])
+    lengths = np.stack([of_copy for _, _, of_copy in copies])
     if (lengths != lengths[0]).any():
         raise UsageError(
             "expected recipes with the same frames of every track, found other numbers of frames in "
@@ -170,7 +171,7 @@ def iterate_tracks(source: Source, wanted: pa.Table) -> Iterator[tuple[str, Matr
     seen: set[str] = set()
     paths = source.parts.column("path").to_pylist()
     for batch in read_vectors(source, paths, wanted.select(list(KEYS))):
-        yield from ((name, own) for name, own in _split(batch) if not (name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+        yield from ((name, matrix) for name, matrix in _split(batch) if not (name in seen or seen.add(name)))  # type: ignore[func-returns-value]
 
 
 def average_rows(matrix: Matrix) -> Matrix:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import RunError
 from pipeline.probing.features import FeatureSet
@@ -44,8 +44,30 @@ class Targets:
     @classmethod
     def join(cls, targets: Sequence[Tensor]) -> Targets:
         """Join the targets of tracks, in their order."""
-        lengths = np.array([len(own) for own in targets], np.int64)
+        lengths = np.array([len(rows) for rows in targets], np.int64)
         return cls(torch.cat(list(targets)), np.cumsum(lengths) - lengths)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How this process takes part in a fit that several share; by default it is alone.
+
+    Args:
+        rank: From 0.
+        num_workers: How many there are: each takes its part of every batch's chunks.
+        wrap: Gives the head whose gradients are the means over all workers.
+    """
+
+    rank: int = 0
+    num_workers: int = 1
+    wrap: Callable[[nn.Module], nn.Module] = lambda head: head
+
+    def take_part(self, places: Places) -> Places:
+        """Return this worker's part of a batch; of one with fewer chunks than workers all take all."""
+        return places if len(places) < self.num_workers else places[self.rank :: self.num_workers]
+
+
+ALONE = Sharing()
 
 
 @dataclass(frozen=True)
@@ -72,6 +94,7 @@ def fit_head(
     train: Sequence[int],
     valid: Sequence[int],
     seed: int = 0,
+    sharing: Sharing = ALONE,
 ) -> Fit:
     """Train a head, and leave it with the weights that were best on the validation tracks.
 
@@ -82,6 +105,7 @@ def fit_head(
         train: Numbers of the tracks to train on.
         valid: Numbers of those that say when to stop.
         seed: Of the weights, the order and the dropout.
+        sharing: With which other processes; all of them end with the same weights.
 
     Raises:
         RunError: The loss is not finite: the features are not.
@@ -93,7 +117,7 @@ def fit_head(
             torch.manual_seed(seed)
             _reset(head)
             head.set_statistics(*statistics)
-            fit = _fit(head, features, targets, train, valid, seed, learning_rate)
+            fit = _fit(head, features, targets, train, valid, seed, learning_rate, sharing)
             if chosen is None or min(fit.losses) < min(chosen[0].losses):
                 chosen = fit, copy.deepcopy(head.state_dict())
     assert chosen is not None
@@ -120,20 +144,22 @@ def _fit(
     valid: Sequence[int],
     seed: int,
     learning_rate: float,
+    sharing: Sharing,
 ) -> Fit:
     task = head.spec.task
+    wrapped = sharing.wrap(head)
     optimizer = torch.optim.AdamW(head.parameters(), learning_rate, weight_decay=WEIGHT_DECAY)
-    batches = _repeat_batches(features, targets, train, np.random.default_rng(seed))
+    batches = _repeat_batches(features, targets, train, np.random.default_rng(seed), sharing)
     num_chunks = len(list_chunks(features, train)[0])
     num_round_steps = int(np.clip(-(-num_chunks // CHUNKS_PER_BATCH), MIN_ROUND_STEPS, MAX_ROUND_STEPS))
     losses: list[float] = []
     least, since = np.inf, 0
     best = copy.deepcopy(head.state_dict())
     for number in range(MAX_ROUNDS):
-        head.train()
+        wrapped.train()
         for _ in range(num_round_steps):
             inputs, wanted = next(batches)
-            loss = compute_loss(task, head(inputs), wanted)
+            loss = compute_loss(task, wrapped(inputs), wanted)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -192,20 +218,20 @@ def list_chunks(features: FeatureSet, tracks: Sequence[int]) -> tuple[Places, Pl
 
 
 def _repeat_batches(
-    features: FeatureSet, targets: Targets, tracks: Sequence[int], random: np.random.Generator
+    features: FeatureSet, targets: Targets, tracks: Sequence[int], random: np.random.Generator, sharing: Sharing
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches without end; every frame once before any again, each time in another order."""
     owners, firsts = list_chunks(features, tracks)
     while True:
         order = random.permutation(len(owners))
-        yield from _make_batches(features, targets, owners[order], firsts[order])
+        yield from _make_batches(features, targets, owners[order], firsts[order], sharing)
 
 
 def _make_batches(
-    features: FeatureSet, targets: Targets, owners: Places, firsts: Places
+    features: FeatureSet, targets: Targets, owners: Places, firsts: Places, sharing: Sharing = ALONE
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(owners), CHUNKS_PER_BATCH):
-        chosen = slice(start, start + CHUNKS_PER_BATCH)
+        chosen = sharing.take_part(np.arange(start, min(start + CHUNKS_PER_BATCH, len(owners))))
         lengths = np.minimum(features.lengths[owners[chosen]] - firsts[chosen], FRAMES_PER_CHUNK)
         tracks = np.repeat(owners[chosen], lengths)
         in_chunk = np.arange(len(tracks)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -23,6 +25,7 @@ from pipeline.storage import Options, read_file, write_file
 HEAD_KINDS = ("linear", "mlp")
 HIDDEN_DIM = 512
 DROPOUT = 0.2
+FRAMES_AT_ONCE = 4096  # that a head is applied to
 FORMAT = 1
 _METADATA_KEY = "musicfm_head"
 
@@ -132,16 +135,35 @@ class Head(nn.Module):
         Raises:
             HeadError: They are not.
         """
-        own = self.spec
-        for what, wanted, found in (
-            ("recipe", " + ".join(own.recipes), " + ".join(recipes)),
-            ("resolution", own.resolution, resolution),
+        spec = self.spec
+        for what, wanted, given in (
+            ("recipe", " + ".join(spec.recipes), " + ".join(recipes)),
+            ("resolution", spec.resolution, resolution),
         ):
-            if wanted != found:
+            if wanted != given:
                 raise HeadError(
                     f"expected features of {what} {wanted}, which the head {self.head_id} was trained on, found "
-                    f"{what} {found}; train a head on these with musicfm probe --save"
+                    f"{what} {given}; train a head on these with musicfm probe --save"
                 )
+
+
+def apply_head(head: Head, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return a head's outputs for one track, some minutes at a time.
+
+    Args:
+        head: The head, in evaluation mode, on any device.
+        matrix: As ``FeatureSet.read`` returns it.
+
+    Returns:
+        float32 of shape (num_frames, num_labels).
+    """
+    device = head.feature_mean.device
+    with torch.inference_mode():
+        outputs = [
+            head(torch.tensor(matrix[start : start + FRAMES_AT_ONCE], device=device)).cpu().numpy()
+            for start in range(0, len(matrix), FRAMES_AT_ONCE)
+        ]
+    return np.concatenate(outputs)
 
 
 def save_head(head: Head, url: str, options: Options | None = None) -> None:

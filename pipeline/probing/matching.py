@@ -35,7 +35,9 @@ def match_tracks(annotations: Annotations, ledger: pa.Table) -> tuple[dict[str, 
         known = dict(zip(ids, ids, strict=True))
     else:
         known = {
-            _spell_uri(uri): own for uri, own in zip(ledger.column("uri").to_pylist(), ids, strict=True) if uri
+            _spell_uri(uri): track_id
+            for uri, track_id in zip(ledger.column("uri").to_pylist(), ids, strict=True)
+            if uri
         }
     matched: dict[str, Annotation] = {}
     for name, annotation in annotations.tracks.items():
@@ -91,17 +93,17 @@ def assign_splits(
     given = [annotation.split for annotation in annotations]
     if not any(given):
         return split_by_artist(track_ids, artists, albums, labels, seed)
-    splits = [own or "" for own in given]
+    splits = [split or "" for split in given]
     for needed in ("train", "test"):
         if needed not in splits:
-            found = ", ".join(f"{splits.count(name)} {name}" for name in SPLITS)
+            counts = ", ".join(f"{splits.count(name)} {name}" for name in SPLITS)
             raise UsageError(
-                f"expected tracks to train on and to test on in the column split, found {found} that the store "
+                f"expected tracks to train on and to test on in the column split, found {counts} that the store "
                 "has; leave the column out to have tracks split by artist"
             )
     if "valid" in splits:
         return splits, GIVEN
-    rows = [row for row, own in enumerate(splits) if own == "train"]
+    rows = [row for row, split in enumerate(splits) if split == "train"]
     if len(rows) < 2:
         raise UsageError("expected two tracks to train on or more: one of them says when to stop; found one")
     ids = [track_ids[row] for row in rows]
@@ -122,7 +124,11 @@ def with_splits(annotations: Annotations, splits: dict[str, str]) -> Annotations
         annotations: Of tracks.
         splits: ``train``, ``valid`` or ``test`` by the annotations' names; tracks of none are left out.
     """
-    kept = {name: replace(own, split=splits[name]) for name, own in annotations.tracks.items() if name in splits}
+    kept = {
+        name: replace(annotation, split=splits[name])
+        for name, annotation in annotations.tracks.items()
+        if name in splits
+    }
     result = replace(annotations, tracks=kept, left_out={**annotations.left_out})
     for name in annotations.tracks.keys() - splits.keys():
         result.leave_out("tracks without a split", name)

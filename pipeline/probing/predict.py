@@ -25,8 +25,7 @@ from pipeline.probing.features import (
     iterate_tracks,
     open_sources,
 )
-from pipeline.probing.heads import Head
-from pipeline.probing.probe import apply_head
+from pipeline.probing.heads import Head, apply_head
 from pipeline.store.prediction_writer import PredictionWriter
 from pipeline.store.predictions import PREDICTIONS
 from pipeline.store.source import Source
@@ -111,10 +110,10 @@ def build_rows(head: Head, predictions: Sequence[tuple[str, Prediction]], conten
     spec = head.spec
     columns: dict[str, list[object]] = {name: [] for name in ("track_id", "label", "score", "start_s", "end_s")}
     for track_id, prediction in predictions:
-        found = list_findings(spec.labels, prediction) or [(None, None, None, None)]
-        for name, values in zip(("label", "score", "start_s", "end_s"), zip(*found, strict=True), strict=True):
+        findings = list_findings(spec.labels, prediction) or [(None, None, None, None)]
+        for name, values in zip(("label", "score", "start_s", "end_s"), zip(*findings, strict=True), strict=True):
             columns[name].extend(values)
-        columns["track_id"].extend([track_id] * len(found))
+        columns["track_id"].extend([track_id] * len(findings))
     num_rows = len(columns["track_id"])
     same = {
         "head": head.head_id,

@@ -17,24 +17,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
-from pipeline.probing.annotations import TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
+from pipeline.probing.annotations import FRAME_TASKS, TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
+from pipeline.probing.dbn import DBN, track_beats
 from pipeline.probing.decoding import PEAK_PICKER, Prediction, decode
 from pipeline.probing.evaluation import CHANCE, choose_thresholds, evaluate, predict_chance
 from pipeline.probing.features import FeatureSet, copy_features, find_common_tracks, open_sources
-from pipeline.probing.fitting import Fit, Targets, fit_head
-from pipeline.probing.heads import Head, HeadSpec
+from pipeline.probing.fitting import ALONE, Fit, Sharing, Targets, fit_head
+from pipeline.probing.heads import Head, HeadSpec, apply_head
 from pipeline.probing.matching import assign_splits, match_tracks
 from pipeline.probing.metrics import PROTOCOLS, Estimate
 from pipeline.probing.splits import SPLITS
 from pipeline.probing.targets import choose_labels, make_targets
-
-FRAMES_AT_ONCE = 4096
-NEED_FRAMES = ("beat", "chord", "structure")
+from pipeline.store.source import Source
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class ProbeSettings:
         head: ``linear`` or ``mlp``.
         seed: Of splits, weights, order and bootstrap: the same gives the same figures.
         scratch: Folder for a copy of the features; by default the system's for temporary files.
+        dbn: Whether beats are measured as a dynamic Bayesian network reads them, too.
     """
 
     store: StoreLocation
@@ -58,6 +59,7 @@ class ProbeSettings:
     head: str = "linear"
     seed: int = 0
     scratch: str | None = None
+    dbn: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class ProbeResult:
         left_out: For each reason, tracks or rows that could not be used.
         fit: How the training went.
         seed: Of all draws.
+        dbn_metrics: Metrics of the same outputs, read by a dynamic Bayesian network; None where not asked for.
     """
 
     head: Head
@@ -83,6 +86,7 @@ class ProbeResult:
     left_out: dict[str, list[str]]
     fit: Fit
     seed: int
+    dbn_metrics: dict[str, Estimate] | None = None
 
     def as_line(self) -> dict[str, object]:
         """Return it for JSON."""
@@ -95,7 +99,7 @@ class ProbeResult:
             "num_train": self.num_tracks["train"],
             "num_test": self.num_tracks["test"],
             "metrics": _as_rows(self.metrics),
-            "baselines": {name: _as_rows(own) for name, own in self.baselines.items()},
+            "baselines": {name: _as_rows(estimates) for name, estimates in self.baselines.items()},
             "num_valid": self.num_tracks["valid"],
             "num_labels": len(spec.labels),
             "left_out": {reason: len(names) for reason, names in self.left_out.items()},
@@ -107,33 +111,52 @@ class ProbeResult:
         }
         if spec.task in ("beat", "structure"):
             line["peaks"] = PEAK_PICKER
+        if self.dbn_metrics is not None:
+            line["dbn"] = {"decoder": DBN, "metrics": _as_rows(self.dbn_metrics)}
         if len(spec.recipes) > 1:
             line["mix"] = dict(zip(spec.recipes, (round(w, 4) for w in self.head.mix_weights()), strict=True))
         return line
 
 
-def run_probe(settings: ProbeSettings) -> ProbeResult:
+def run_probe(settings: ProbeSettings, sharing: Sharing = ALONE) -> ProbeResult:
     """Train a head on stored features, and measure it.
 
     Args:
         settings: What is probed.
+        sharing: With which other processes the head is trained; each of them copies the features.
 
     Raises:
         UsageError: No annotated track is in the store, there are too few, or a recipe has to be named.
         StorageError: The store cannot be read, or its features not be copied.
         RunError: The training broke off.
     """
+    sources, matched, tracks, left_out = find_annotated(settings)
+    features = copy_features(sources, tracks, settings.annotations.task in TRACK_TASKS, settings.scratch)
+    return probe_features(features, matched, tracks, settings, left_out, sharing)
+
+
+def find_annotated(
+    settings: ProbeSettings,
+) -> tuple[list[Source], dict[str, Annotation], pa.Table, dict[str, list[str]]]:
+    """Find the annotated tracks in the store.
+
+    Returns:
+        A snapshot at each recipe, the annotation of each track by its id, the ledger's rows of these tracks, and
+        for each reason what was left out.
+
+    Raises:
+        UsageError: There is no such track, recipe or resolution.
+        StorageError: The store cannot be read.
+    """
     annotations = settings.annotations
-    task = annotations.task
-    resolution = settings.resolution or TASK_RESOLUTIONS[task]
-    if task in NEED_FRAMES and RESOLUTIONS[resolution].frame_rate_hz is None:
-        raise UsageError(f"expected a resolution with frames for the task {task}, found {resolution}")
+    resolution = settings.resolution or TASK_RESOLUTIONS[annotations.task]
+    if annotations.task in FRAME_TASKS and RESOLUTIONS[resolution].frame_rate_hz is None:
+        raise UsageError(f"expected a resolution with frames for the task {annotations.task}, found {resolution}")
     sources = open_sources(settings.store, resolution, settings.recipes)
     ledger = find_common_tracks(sources)
     matched, left_out = match_tracks(annotations, ledger)
-    tracks = ledger.filter(pa.array([track_id in matched for track_id in ledger.column("track_id").to_pylist()]))
-    features = copy_features(sources, tracks, task in TRACK_TASKS, settings.scratch)
-    return probe_features(features, matched, tracks, settings, left_out)
+    is_matched = [track_id in matched for track_id in ledger.column("track_id").to_pylist()]
+    return sources, matched, ledger.filter(pa.array(is_matched, pa.bool_())), left_out
 
 
 def probe_features(
@@ -142,6 +165,7 @@ def probe_features(
     tracks: pa.Table,
     settings: ProbeSettings,
     left_out: dict[str, list[str]] | None = None,
+    sharing: Sharing = ALONE,
 ) -> ProbeResult:
     """Train and measure a head on features, wherever they come from (``features.from_arrays``).
 
@@ -151,6 +175,7 @@ def probe_features(
         tracks: track_id, artist and album of each, for splits; in any order.
         settings: ``annotations.task``, ``head`` and ``seed`` count here.
         left_out: To be told with the result.
+        sharing: With which other processes the head is trained.
 
     Raises:
         UsageError: There are too few tracks, or all have one label.
@@ -159,59 +184,60 @@ def probe_features(
     task, seed = settings.annotations.task, settings.seed
     said = [annotations[track_id] for track_id in features.track_ids]
     splits, split_by = assign_splits(task, features.track_ids, said, tracks, seed)
-    parts = {name: [number for number, own in enumerate(splits) if own == name] for name in SPLITS}
-    train = [said[number] for number in parts["train"]]
+    parts = {name: [track for track, split in enumerate(splits) if split == name] for name in SPLITS}
+    train, valid, test = ([said[track] for track in parts[name]] for name in SPLITS)
     labels = choose_labels(task, train)
     _check_labels(task, labels, train)
     spec = HeadSpec(task, settings.head, features.recipes, features.resolution, features.embed_dim, labels)
     targets = [
-        make_targets(task, labels, own, int(length), features.frame_rate_hz)
-        for own, length in zip(said, features.lengths, strict=True)
+        make_targets(task, labels, annotation, int(length), features.frame_rate_hz)
+        for annotation, length in zip(said, features.lengths, strict=True)
     ]
     head = Head(spec)
-    fit = _fit(head, features, targets, parts, seed)
-    valid = [apply_head(head, features.read(number)) for number in parts["valid"]] if task in NEED_FRAMES else []
-    spec = choose_thresholds(
-        spec, valid, [said[number] for number in parts["valid"]][: len(valid)], features.frame_rate_hz
-    )
-    test = [said[number] for number in parts["test"]]
-    found = [
-        decode(spec, apply_head(head, features.read(number)), features.frame_rate_hz) for number in parts["test"]
-    ]
-    metrics = evaluate(task, labels, test, found, seed)
+    fit = _fit(head, features, targets, parts, seed, sharing)
+    if task in FRAME_TASKS:
+        answers = [apply_head(head, features.read(track)) for track in parts["valid"]]
+        spec = choose_thresholds(spec, answers, valid, features.frame_rate_hz)
+    outputs = [apply_head(head, features.read(track)) for track in parts["test"]]
+    predictions = [decode(spec, values, features.frame_rate_hz) for values in outputs]
+    metrics = evaluate(task, labels, test, predictions, seed)
     chance = evaluate(task, labels, test, _guess(task, labels, train, features, parts["test"]), seed)
+    tracked = _track_beats(outputs, features.frame_rate_hz) if settings.dbn and task == "beat" else None
     date = datetime.now(UTC).isoformat(timespec="seconds")
     head.spec = replace(spec, metrics=_as_rows(metrics), date=date)
-    counts = {name: len(own) for name, own in parts.items()}
-    return ProbeResult(head, metrics, {"chance": chance}, counts, split_by, left_out or {}, fit, seed)
+    return ProbeResult(
+        head,
+        metrics,
+        {"chance": chance},
+        {name: len(members) for name, members in parts.items()},
+        split_by,
+        left_out or {},
+        fit,
+        seed,
+        evaluate(task, labels, test, tracked, seed) if tracked is not None else None,
+    )
 
 
-def apply_head(head: Head, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return a head's outputs for one track, some minutes at a time.
-
-    Args:
-        head: The head, in evaluation mode.
-        matrix: As ``FeatureSet.read`` returns it.
-
-    Returns:
-        float32 of shape (num_frames, num_labels).
-    """
-    with torch.inference_mode():
-        outputs = [
-            head(torch.tensor(matrix[start : start + FRAMES_AT_ONCE])).numpy()
-            for start in range(0, len(matrix), FRAMES_AT_ONCE)
-        ]
-    return np.concatenate(outputs)
+def _track_beats(outputs: Sequence[npt.NDArray[np.float32]], frame_rate_hz: float | None) -> list[Prediction]:
+    assert frame_rate_hz is not None
+    return [track_beats(expit(values.astype(np.float64)), frame_rate_hz) for values in outputs]
 
 
-def _fit(head: Head, features: FeatureSet, targets: list[Tensor], parts: dict[str, list[int]], seed: int) -> Fit:
+def _fit(
+    head: Head,
+    features: FeatureSet,
+    targets: list[Tensor],
+    parts: dict[str, list[int]],
+    seed: int,
+    sharing: Sharing,
+) -> Fit:
     """Fit a head; numbers are fitted in units of their own spread, which then becomes part of the head."""
     if head.spec.task != "regression":
-        return fit_head(head, features, Targets.join(targets), parts["train"], parts["valid"], seed)
+        return fit_head(head, features, Targets.join(targets), parts["train"], parts["valid"], seed, sharing)
     known = torch.cat([targets[number] for number in parts["train"]])
     mean, std = known.mean(), known.std().clamp_min(1e-6)
-    scaled = Targets.join([(own - mean) / std for own in targets])
-    fit = fit_head(head, features, scaled, parts["train"], parts["valid"], seed)
+    scaled = Targets.join([(rows - mean) / std for rows in targets])
+    fit = fit_head(head, features, scaled, parts["train"], parts["valid"], seed, sharing)
     last = head.layers[-1]
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
@@ -231,12 +257,12 @@ def _check_labels(task: str, labels: Sequence[str], train: Sequence[Annotation])
     """Refuse what nothing can be learnt from."""
     few = {"classification": 2, "tagging": 1, "structure": 2}.get(task, 0)
     if len(labels) < few:
-        found = ", ".join(labels) or "none"
+        known = ", ".join(labels) or "none"
         raise UsageError(
             f"expected {'two different labels' if task == 'classification' else 'a label'} or more among the "
-            f"{len(train)} tracks to train on, found {found}: a head that can say one thing only needs no training"
+            f"{len(train)} tracks to train on, found {known}: a head that can say one thing only needs no training"
         )
-    if task == "regression" and len({own.number for own in train}) < 2:
+    if task == "regression" and len({annotation.number for annotation in train}) < 2:
         raise UsageError(
             f"expected different numbers among the {len(train)} tracks to train on, found "
             f"{train[0].labels[0]} alone"

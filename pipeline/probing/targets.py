@@ -40,8 +40,8 @@ def choose_labels(task: str, annotations: Iterable[Annotation]) -> tuple[str, ..
     if task in fixed:
         return fixed[task]
     if task == "structure":
-        return (BOUNDARY, *sorted({label for own in annotations for _, _, label in own.spans}))
-    return tuple(sorted({label for own in annotations for label in own.labels}))
+        return (BOUNDARY, *sorted({label for annotation in annotations for _, _, label in annotation.spans}))
+    return tuple(sorted({label for annotation in annotations for label in annotation.labels}))
 
 
 def make_targets(
@@ -79,8 +79,8 @@ def make_targets(
     places = torch.full((num_frames,), NOT_COUNTED)
     rate_hz = _rate(frame_rate_hz)
     for start_s, end_s, label in annotation.spans:
-        own = simplify_chord(label) if task == "chord" else label
-        places[round(start_s * rate_hz) : round(end_s * rate_hz)] = number.get(own or "", NOT_COUNTED)
+        name = simplify_chord(label) if task == "chord" else label
+        places[round(start_s * rate_hz) : round(end_s * rate_hz)] = number.get(name or "", NOT_COUNTED)
     if task != "structure":
         return places
     edges_s = [start_s for start_s, _, _ in annotation.spans[1:]]

@@ -15,6 +15,7 @@ from pipeline.report.advice import ADVICE
 from pipeline.report.charts import draw_bars, draw_course, draw_histogram, draw_points
 from pipeline.report.frame import assemble_page, draw_table, draw_tiles
 from pipeline.report.health_page import draw_health
+from pipeline.report.predictions import draw_predictions
 from pipeline.report.words import say_bytes, say_date, say_number, say_time
 
 STAGE_NAMES = {"decode": "fetch and decode", "embed": "model and pooling", "write": "encode and write"}
@@ -50,6 +51,7 @@ def build_page(facts: Facts) -> str:
         _draw_catalog(facts["distributions"]),
         *(draw_health(health) for health in facts["health"]),
         _draw_map(facts["map"]),
+        draw_predictions(facts["predictions"]),
         _draw_configuration(facts["configuration"]),
     ]
     run_id = escape(facts["run_id"])

@@ -24,6 +24,7 @@ from pipeline.location import StoreLocation
 from pipeline.report.health import draw_map, find_clusters, measure_drift, measure_health, summarise
 from pipeline.report.page import build_page
 from pipeline.report.plan_file import FOLDER, read_plan
+from pipeline.report.predictions import describe_predictions
 from pipeline.report.sample import Sample, sample_tracks, summarise_failures
 from pipeline.storage import absolute_url, join_url, list_files, read_file, remove_file, write_file
 
@@ -128,6 +129,7 @@ def gather_facts(run: RunFacts) -> dict[str, Any]:
         "distributions": None,
         "health": [],
         "map": None,
+        "predictions": [],
     }
     if counts["failed"]:
         facts["failures"] = summarise_failures(run.store, list(run.recipes), run.run_id)
@@ -149,6 +151,7 @@ def gather_facts(run: RunFacts) -> dict[str, Any]:
         )
         if facts["map"] is None:
             facts["map"] = _describe_map(vectors, rows)
+    facts["predictions"] = describe_predictions(run.store)
     return facts
 
 

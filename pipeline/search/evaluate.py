@@ -71,8 +71,8 @@ def ndcg_at(ranking: Ranking, grades: Mapping[str, float], k: int) -> float:
         grades: Grade of each relevant track, over 0; the gain is the grade itself.
         k: Ranks looked at; the one at rank r counts by 1 / log2(r + 1).
     """
-    found = discount_gains([grades.get(track_id, 0.0) for track_id in ranking[:k]])
-    return found / discount_gains(sorted(grades.values(), reverse=True)[:k])
+    gain = discount_gains([grades.get(track_id, 0.0) for track_id in ranking[:k]])
+    return gain / discount_gains(sorted(grades.values(), reverse=True)[:k])
 
 
 def discount_gains(gains: Sequence[float]) -> float:

@@ -84,7 +84,7 @@ def filter_tracks(
             for number, label in enumerate(labels):
                 assert read_tag is not None
                 numbered = numbered.append_column(f"{_TAG_COLUMN}{number}", read_tag(label))
-            found = connection.from_arrow(numbered).filter(condition).project(_ROW).to_arrow_table()
+            selected = connection.from_arrow(numbered).filter(condition).project(_ROW).to_arrow_table()
         except duckdb.InterruptException:
             raise UsageError(f"expected a filter that takes under {MAX_SECONDS:g} s, found {where!r}") from None
         except duckdb.Error as error:
@@ -95,7 +95,7 @@ def filter_tracks(
         finally:
             clock.cancel()
     mask = np.zeros(tracks.num_rows, np.bool_)
-    mask[found.column(_ROW).to_numpy()] = True
+    mask[selected.column(_ROW).to_numpy()] = True
     return mask
 
 
@@ -117,10 +117,10 @@ def _replace_tags(where: str) -> tuple[str, list[str]]:
     """Put a column in place of every call of ``tag`` with one label; return the expression and the labels."""
     labels: list[str] = []
 
-    def replace(found: re.Match[str]) -> str:
-        if found["label"] is None:  # a text, a name or a remark
-            return found[0]
-        label = found["label"].replace("''", "'")
+    def replace(match: re.Match[str]) -> str:
+        if match["label"] is None:  # a text, a name or a remark
+            return match[0]
+        label = match["label"].replace("''", "'")
         if label not in labels:
             labels.append(label)
         return f"{_TAG_COLUMN}{labels.index(label)}"
@@ -149,8 +149,8 @@ def differs_from(tracks: pa.Table, position: int, column: SameColumn) -> npt.NDA
     Raises:
         UsageError: The catalog does not know that one's.
     """
-    own = tracks.column(column)[position]
-    if not own.is_valid:
+    value = tracks.column(column)[position]
+    if not value.is_valid:
         track_id = tracks.column("track_id")[position].as_py()
         raise UsageError(f"the catalog knows no {column} of {track_id}; search without --exclude-same {column}")
-    return np.asarray(pc.fill_null(pc.not_equal(tracks.column(column), own), True).to_numpy(), np.bool_)
+    return np.asarray(pc.fill_null(pc.not_equal(tracks.column(column), value), True).to_numpy(), np.bool_)

@@ -114,17 +114,17 @@ def read_lastfm_database(path: str) -> GroundTruth:
         raise UsageError(f"expected the table similars_src with columns tid, target in {path}: {error}") from error
 
     def find_relevant(query_id: str) -> dict[str, float]:
-        found: dict[str, float] = {}
+        grades: dict[str, float] = {}
         for (target,) in connection.execute("SELECT target FROM similars_src WHERE tid = ?", (query_id,)):
             items = target.split(",") if target else []
             try:
-                found |= {items[i]: float(items[i + 1]) for i in range(0, len(items), 2)}
+                grades |= {items[i]: float(items[i + 1]) for i in range(0, len(items), 2)}
             except (ValueError, IndexError):
                 raise UsageError(
                     f"expected ids and similarities by turns as target of {query_id} in {path}, "
                     f"found {target[:80]!r}"
                 ) from None
-        return found
+        return grades
 
     return GroundTruth(query_ids, find_relevant)
 
@@ -203,9 +203,11 @@ def leave_out_same_artist(truth: GroundTruth, artists: Mapping[str, str | None])
     """
 
     def find_relevant(query_id: str) -> dict[str, float]:
-        own = artists.get(query_id)
-        found = truth.find_relevant(query_id)
-        return {other: grade for other, grade in found.items() if own is None or artists.get(other) != own}
+        artist = artists.get(query_id)
+        relevant = truth.find_relevant(query_id)
+        return {
+            other: grade for other, grade in relevant.items() if artist is None or artists.get(other) != artist
+        }
 
     return GroundTruth(truth.query_ids, find_relevant, truth.artists)
 
@@ -222,9 +224,9 @@ def _relate_by_tags(tags_of: Mapping[str, set[str]], artists: Mapping[str, str])
     def find_relevant(query_id: str) -> dict[str, float]:
         shared = np.concatenate([tracks_with[tag] for tag in tags_of[query_id]])
         positions, counts = np.unique(shared, return_counts=True)
-        own = position_of[query_id]
-        found = zip(positions.tolist(), counts.tolist(), strict=True)
-        return {track_ids[position]: float(count) for position, count in found if position != own}
+        query = position_of[query_id]
+        counted = zip(positions.tolist(), counts.tolist(), strict=True)
+        return {track_ids[position]: float(count) for position, count in counted if position != query}
 
     return GroundTruth(track_ids, find_relevant, artists)
 

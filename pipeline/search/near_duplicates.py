@@ -36,7 +36,7 @@ def choose_near_duplicate_score(index: VectorIndex) -> float:
     positions = np.flatnonzero(index.tracks.column("num_vectors").to_numpy() > 0)
     sample = np.random.default_rng(0).choice(positions, min(NUM_SAMPLED, len(positions)), replace=False)
     scores, _ = find_neighbors(index, sample, 1)
-    found = scores[np.isfinite(scores)]
-    typical = float(np.median(1 - found)) if len(found) else 0.0
+    known = scores[np.isfinite(scores)]
+    typical = float(np.median(1 - known)) if len(known) else 0.0
     share = SHARE_WITHIN_TRACK if index.manifest.distance == "within-track" else SHARE_OF_TYPICAL_DISTANCE
     return 1 - max(share * typical, 1e-5)  # to about 1e-5 equal vectors have cosine 1

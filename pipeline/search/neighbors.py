@@ -19,19 +19,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from pipeline.errors import RunError, StorageError
+from pipeline.errors import RunError
 from pipeline.index.files import IndexLocation
 from pipeline.index.manifest import read_manifest
 from pipeline.index.vector_index import VectorIndex
-from pipeline.location import StoreLocation, delta_storage_options
+from pipeline.location import StoreLocation
 from pipeline.schema import TIMESTAMP
 from pipeline.storage import join_url, write_file
 from pipeline.store.parts import Part
-from pipeline.store.retry import commit_once, retry_broken
+from pipeline.store.retry import commit_once
 from pipeline.store.table_commits import vacuum_table
+from pipeline.store.tables import describe_store_error, open_view
 
 Matrix = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
@@ -74,16 +74,16 @@ def find_neighbors(
     """
     queries = np.concatenate([index.vectors_of(int(position)) for position in positions])
     scores, rows = index.search(queries, k + 1)
-    found = np.where(rows >= 0, index.track_of(rows), -1)
-    left_out = (found < 0) | (found == positions[:, None])
+    nearest = np.where(rows >= 0, index.track_of(rows), -1)
+    left_out = (nearest < 0) | (nearest == positions[:, None])
     if groups is not None:
-        own = groups[positions][:, None]
-        left_out |= (own >= 0) & (groups[found] == own)
+        query_groups = groups[positions][:, None]
+        left_out |= (query_groups >= 0) & (groups[nearest] == query_groups)
     # Those that stay move to the front, in their order.
     order = np.argsort(left_out, axis=1, kind="stable")[:, :k]
     is_kept = ~np.take_along_axis(left_out, order, 1)
     scores = np.where(is_kept, np.take_along_axis(scores, order, 1), -np.inf).astype(np.float32)
-    neighbors = np.where(is_kept, np.take_along_axis(found, order, 1), -1)
+    neighbors = np.where(is_kept, np.take_along_axis(nearest, order, 1), -1)
     if groups is not None:  # a large group may have filled the ranks that were looked at
         for row in np.flatnonzero(~is_kept[:, -1] & (rows[:, -1] >= 0)):
             allowed = (groups != groups[positions[row]]) | (groups < 0)
@@ -142,7 +142,7 @@ def write_neighbors(
     positions = np.flatnonzero(index.tracks.column("num_vectors").to_numpy() > 0)
     k = min(k, max(1, len(positions) - 1))  # there are no more
     run_id = uuid.uuid4().hex[:12]
-    table = _open_table(store)
+    table = open_view(store, TABLE_NAME, NEIGHBORS, "recipe")
     write = partial(
         _write_shard, location=index.location, version=manifest.version, k=k, run_id=run_id, cache=cache
     )
@@ -164,7 +164,7 @@ def write_neighbors(
             f"another run wrote {table_url} meanwhile; its neighbours stay, run the command again"
         ) from error
     except (DeltaError, OSError) as error:
-        raise StorageError(f"cannot write {table_url}: {' '.join(str(error).split())[:300]}") from error
+        raise describe_store_error(table_url, error) from error
     vacuum_table(table, KEPT_HOURS)
     return NeighborsReport(
         manifest.recipe,
@@ -220,25 +220,3 @@ def _build_rows(index: VectorIndex, positions: Positions, k: int) -> pa.Table:
         "event_time": pa.repeat(pa.scalar(datetime.now(UTC), TIMESTAMP), len(query)),
     }
     return pa.table(columns, schema=NEIGHBORS)
-
-
-def _open_table(store: StoreLocation) -> DeltaTable:
-    """Open ``neighbors``, making it where it is not there yet.
-
-    Raises:
-        StorageError: It cannot be opened or made.
-    """
-    url = store.table_url(TABLE_NAME)
-    make = partial(
-        DeltaTable.create,
-        url,
-        NEIGHBORS,
-        mode="ignore",
-        partition_by=["recipe"],
-        configuration={"delta.dataSkippingStatsColumns": "track_id"},
-        storage_options=delta_storage_options(store.options),
-    )
-    try:
-        return retry_broken(make)
-    except (DeltaError, OSError) as error:
-        raise StorageError(f"cannot open {url}: {' '.join(str(error).split())[:300]}") from error

@@ -21,7 +21,7 @@ from pipeline.embed.checkpoint import load_checkpoint
 from pipeline.embed.device import choose_batch_size, choose_device
 from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.errors import Reason, Stage, TrackError, UsageError
-from pipeline.search.recognise import MOMENTS, Heard
+from pipeline.search.recognise import MOMENTS, EmbeddedFile
 from pipeline.store.parts import round_mantissa
 
 Matrix = npt.NDArray[np.float32]
@@ -103,7 +103,7 @@ class AudioQuery:
         is_stored: bool = False,
         start_s: float | None = None,
         end_s: float | None = None,
-    ) -> Heard:
+    ) -> EmbeddedFile:
         """Embed a file or a section of it: decode it, then ``embed_waveform``.
 
         Args:
@@ -124,7 +124,7 @@ class AudioQuery:
 
     def embed_waveform(
         self, waveform: Matrix, resolution: str, is_stored: bool = False, also: Sequence[str] = ()
-    ) -> Heard:
+    ) -> EmbeddedFile:
         """Embed what was decoded, as an index of some resolution is asked.
 
         Args:
@@ -140,9 +140,9 @@ class AudioQuery:
         if rate_hz is None or is_stored:
             vectors = self._embed_as_stored(waveform, [resolution, *also])
             moments = None if is_stored else self._embed_passage(waveform, MOMENTS)
-            return Heard(vectors[resolution], moments, vectors)
+            return EmbeddedFile(vectors[resolution], moments, vectors)
         beside = self._embed_as_stored(waveform, also) if also else {}
-        return Heard(self._embed_passage(waveform, resolution), None, beside)
+        return EmbeddedFile(self._embed_passage(waveform, resolution), None, beside)
 
     def _embed_passage(self, waveform: Matrix, resolution: str) -> Matrix:
         """Return a clip's frames as they would be within a track.

@@ -31,7 +31,7 @@ MIN_LIKELY_FRAMES = 5  # two or three moments fit a stranger by chance
 
 
 @dataclass(frozen=True)
-class Heard:
+class EmbeddedFile:
     """What the model makes of a file.
 
     Args:
@@ -105,11 +105,11 @@ def read_moments(reader: FeatureStore, track_ids: Sequence[str], recipe: str) ->
     """
     none = np.empty((0, 0), np.float32)
     try:
-        found = reader.frames(track_ids, MOMENTS, recipe=recipe)
+        rows = reader.frames(track_ids, MOMENTS, recipe=recipe)
     except UsageError:  # the catalog was embedded without this resolution
         return [none] * len(track_ids)
     frames = {}
-    for track_id, embeddings in zip(found.column("track_id"), found.column("embeddings"), strict=True):
+    for track_id, embeddings in zip(rows.column("track_id"), rows.column("embeddings"), strict=True):
         values = np.asarray(pc.list_flatten(embeddings.values), np.float32)
         frames[track_id.as_py()] = values.reshape(len(embeddings), -1)
     return [frames.get(track_id, none) for track_id in track_ids]

@@ -26,7 +26,7 @@ from pipeline.search.candidates import find_candidates
 from pipeline.search.filters import SameColumn, differs_from, filter_tracks
 from pipeline.search.hits import Hit, Match
 from pipeline.search.near_duplicates import choose_near_duplicate_score
-from pipeline.search.recognise import MOMENTS, Heard, read_moments, recognise
+from pipeline.search.recognise import MOMENTS, EmbeddedFile, read_moments, recognise
 from pipeline.search.shown import ShownTracks
 from pipeline.search.tags import read_tag
 from pipeline.store.read import FeatureStore, find_frames
@@ -143,23 +143,23 @@ class Searcher:
             allowed[self.index.find_track(exclude_track)] = False
         return self.search_placed(self.index.place(vectors), k, allowed)
 
-    def search_heard(self, heard: Heard, k: int = 10, where: str | None = None) -> list[Hit]:
+    def search_file(self, file: EmbeddedFile, k: int = 10, where: str | None = None) -> list[Hit]:
         """Find what sounds like a file; the recording that it was cut out of comes first.
 
         Args:
-            heard: From ``AudioQuery.embed``.
+            file: From ``AudioQuery.embed``.
             k: How many hits.
             where: SQL expression over ``FILTER_COLUMNS`` that hits must meet.
 
         Raises:
             UsageError: The vectors are of another model, or no such column, or the expression is none.
         """
-        if heard.moments is None or self.frame_rate_hz is not None:
-            return self.search_vectors(heard.vectors, k, where)
+        if file.moments is None or self.frame_rate_hz is not None:
+            return self.search_vectors(file.vectors, k, where)
         _check_number(k)
-        vectors = self.index.place(heard.vectors)
+        vectors = self.index.place(file.vectors)
         matches = self._match_globals(vectors, max(k, MAX_COMPARED_TRACKS), self.select_tracks(where))
-        recognised = self._recognise(heard.moments, matches[:MAX_COMPARED_TRACKS])
+        recognised = self._recognise(file.moments, matches[:MAX_COMPARED_TRACKS])
         known = {match.position for match in recognised}
         return self._list_hits(recognised + [match for match in matches if match.position not in known], k)
 
@@ -235,10 +235,11 @@ class Searcher:
 
     def _match_globals(self, vectors: Matrix, k: int, allowed: Mask) -> list[Match]:
         scores, rows = self.index.search(vectors, min(k, len(allowed)), None if allowed.all() else allowed)
-        found = rows[0] >= 0
-        positions = self.index.track_of(rows[0][found])
+        is_row = rows[0] >= 0
+        positions = self.index.track_of(rows[0][is_row])
         return [
-            Match(int(position), float(score)) for position, score in zip(positions, scores[0][found], strict=True)
+            Match(int(position), float(score))
+            for position, score in zip(positions, scores[0][is_row], strict=True)
         ]
 
     def _recognise(self, passage: Matrix, matches: list[Match]) -> list[Match]:
@@ -253,11 +254,11 @@ class Searcher:
             logger.warning("the clip was not compared moment by moment: %s", error)
             return []
         rate_hz = RESOLUTIONS[MOMENTS].frame_rate_hz or 1.0
-        found = []
+        recognised = []
         for fit in recognise(passage, tracks):
             passage_s = (fit.first_frame / rate_hz, (fit.first_frame + fit.num_frames) / rate_hz)
-            found.append(replace(matches[fit.track], passage_s=passage_s, is_recognised=True))
-        return found
+            recognised.append(replace(matches[fit.track], passage_s=passage_s, is_recognised=True))
+        return recognised
 
     def _match_moments(self, vectors: Matrix, k: int, allowed: Mask) -> list[Match]:
         passage = self.whitening.apply(normalise_rows(vectors))

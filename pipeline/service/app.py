@@ -134,7 +134,7 @@ async def search_audio(
         is_stored = await run_in_threadpool(generation.searcher.holds_content, data)
         upload = await run_in_threadpool(uploads.embed, data, generation.manifest.resolution, is_stored)
     generation = state.generation(resolution)  # it took a while: a newer index may answer by now
-    hits = await run_in_threadpool(generation.searcher.search_heard, upload.heard, k, where=where)
+    hits = await run_in_threadpool(generation.searcher.search_file, upload.file, k, where=where)
     frame_rate_hz = RESOLUTIONS[SIMILARITY_RESOLUTION].frame_rate_hz or 1.0
     return models.Answer(
         query=models.Query(file=file.filename, duration_s=upload.duration_s),

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.decode.isolation import DecoderProcess
 from pipeline.search.query import AudioQuery
-from pipeline.search.recognise import Heard
+from pipeline.search.recognise import EmbeddedFile
 from pipeline.service.similarity import SIMILARITY_RESOLUTION
 
 DECODE_TIMEOUT_S = 60.0
@@ -25,16 +25,16 @@ class EmbeddedUpload:
 
     Args:
         duration_s: Its length.
-        heard: What the index is asked with, and the frames at ``SIMILARITY_RESOLUTION`` for a picture of the file.
+        file: What the index is asked with, and the frames at ``SIMILARITY_RESOLUTION`` for a picture of the file.
     """
 
     duration_s: float
-    heard: Heard
+    file: EmbeddedFile
 
     @property
     def frames(self) -> np.ndarray:
         """Frames at ``SIMILARITY_RESOLUTION``, float32 of shape (num_frames, embed_dim)."""
-        return self.heard.stored[SIMILARITY_RESOLUTION]
+        return self.file.stored[SIMILARITY_RESOLUTION]
 
 
 class UploadEmbedder:
@@ -79,5 +79,5 @@ class UploadEmbedder:
         query = self.audio_query
         decoded = self.decoder.decode(data, query.max_duration_s)
         with self._lock:
-            heard = query.embed_waveform(decoded.waveform, resolution, is_stored, [SIMILARITY_RESOLUTION])
-        return EmbeddedUpload(decoded.duration_s, heard)
+            file = query.embed_waveform(decoded.waveform, resolution, is_stored, [SIMILARITY_RESOLUTION])
+        return EmbeddedUpload(decoded.duration_s, file)

@@ -28,6 +28,7 @@ from pipeline.store.retry import commit_once
 from pipeline.store.table_commits import vacuum_table
 from pipeline.store.tables import describe_store_error, has_table
 
+TARGET_FILE_BYTES = 16 * 2**20
 KEPT_HOURS = 168  # a reader of replaced files has a week to finish
 _STORED = pa.schema([field for field in PREDICTIONS if field.name != "head"])
 File = dict[str, object]
@@ -101,15 +102,34 @@ class PredictionWriter:
             if not pc.any(leaves).as_py():
                 continue
             num_removed += pc.sum(leaves).as_py()
-            head = str(file["partition.head"])
-            path, size_bytes = str(file["path"]), int(str(file["size_bytes"]))
-            actions.append(RemoveAction(path, True, int(time.time() * 1000), size_bytes, {"head": head}))
+            actions.append(_build_removal(file))
             rest = rows.filter(pc.invert(leaves))
             if rest.num_rows:
-                actions.append(self._write(rest, head))
+                actions.append(self._write(rest, str(file["partition.head"])))
         if actions:
             self._commit(actions, "remove")
         return num_removed
+
+    def merge(self) -> int:
+        """Rewrite each head's small files as few larger ones, in one commit.
+
+        Returns:
+            How many files were replaced.
+
+        Raises:
+            RunError: Another run changed the same files meanwhile.
+            StorageError: The table cannot be read or written.
+        """
+        actions: list[AddAction | RemoveAction] = []
+        num_replaced = 0
+        for group in _group_small(self._list_files()):
+            rows = pa.concat_tables([self._read(file) for file in group])
+            actions += [_build_removal(file) for file in group]
+            actions.append(self._write(rows, str(group[0]["partition.head"])))
+            num_replaced += len(group)
+        if actions:
+            self._commit(actions, "merge")
+        return num_replaced
 
     def vacuum(self, kept_hours: int = KEPT_HOURS) -> None:
         """Remove files that left the table so long ago.
@@ -156,7 +176,7 @@ class PredictionWriter:
             schema=self.table.schema(),
             partition_by=["head"],
         )
-        # Of a removal from all heads no claim is needed: a file leaves a table once.
+        # Of a change to all heads no claim is needed: a file leaves a table once.
         claim = None
         if self.head is not None:
             app_id = f"music-feature-store.predictions.{self.head}"
@@ -170,6 +190,49 @@ class PredictionWriter:
             ) from error
         except (DeltaError, OSError) as error:
             raise describe_store_error(self.table.table_uri, error) from error
+
+
+def _build_removal(file: File) -> RemoveAction:
+    head, size_bytes = str(file["partition.head"]), int(str(file["size_bytes"]))
+    return RemoveAction(str(file["path"]), True, int(time.time() * 1000), size_bytes, {"head": head})
+
+
+def _group_small(files: Sequence[File]) -> list[list[File]]:
+    """Group files of one head that are to become one: small ones, in the order of their tracks."""
+    groups: list[list[File]] = []
+    is_small = [file for file in files if int(str(file["size_bytes"])) < TARGET_FILE_BYTES // 2]
+    size_bytes = 0
+    for file in sorted(is_small, key=lambda file: (str(file["partition.head"]), str(file["min.track_id"]))):
+        same_head = bool(groups) and groups[-1][0]["partition.head"] == file["partition.head"]
+        if not same_head or size_bytes >= TARGET_FILE_BYTES:
+            groups.append([])
+            size_bytes = 0
+        groups[-1].append(file)
+        size_bytes += int(str(file["size_bytes"]))
+    return [group for group in groups if len(group) > 1]
+
+
+def merge_predictions(store: StoreLocation, vacuum_hours: int | None = None) -> int:
+    """Merge small files of a store's predictions, if it has any.
+
+    Args:
+        store: The store.
+        vacuum_hours: Files that left the table longer ago are removed; None removes none.
+
+    Returns:
+        How many files were replaced.
+
+    Raises:
+        RunError: A run of a head changed the same files meanwhile.
+        StorageError: The table cannot be read or written.
+    """
+    if not has_table(store, TABLE_NAME):
+        return 0
+    writer = PredictionWriter(store, None)
+    num_replaced = writer.merge()
+    if vacuum_hours is not None:
+        writer.vacuum(vacuum_hours)
+    return num_replaced
 
 
 def remove_predictions(store: StoreLocation, track_ids: Sequence[str], vacuum: bool = False) -> int:

@@ -6,7 +6,6 @@ The table is a view of the features: what is lost of it is computed again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,10 +13,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipeline.errors import UsageError
-from pipeline.location import StoreLocation, delta_storage_options
+from pipeline.location import StoreLocation
 from pipeline.schema import TIMESTAMP
-from pipeline.store.retry import retry_broken
-from pipeline.store.tables import describe_store_error, has_table
+from pipeline.store.tables import describe_store_error, has_table, open_view
 
 TABLE_NAME = "predictions"
 PREDICTIONS = pa.schema(
@@ -45,20 +43,7 @@ def open_predictions(store: StoreLocation) -> DeltaTable:
     Raises:
         StorageError: It cannot be opened or made.
     """
-    url = store.table_url(TABLE_NAME)
-    make = partial(
-        DeltaTable.create,
-        url,
-        PREDICTIONS,
-        mode="ignore",
-        partition_by=["head"],
-        configuration={"delta.dataSkippingStatsColumns": "track_id", "delta.checkpointInterval": "10"},
-        storage_options=delta_storage_options(store.options),
-    )
-    try:
-        return retry_broken(make)
-    except (DeltaError, OSError) as error:
-        raise describe_store_error(url, error) from error
+    return open_view(store, TABLE_NAME, PREDICTIONS, "head")
 
 
 def read_predictions(store: StoreLocation, track_id: str) -> pa.Table:
@@ -105,6 +90,40 @@ def read_scores(store: StoreLocation, label: str) -> pa.Table:
     )
     own = rows.filter(pc.equal(rows.column("head"), newest.column("head")[0]))
     return own.select(["track_id", "content_hash", "score"])
+
+
+def sum_up_predictions(store: StoreLocation) -> pa.Table:
+    """Add up what heads say, in bounded memory.
+
+    Returns:
+        Table of head, task, label, num_rows, score (the sum) and seconds (the sum, of what has a time), a row a
+        head and label; empty where there is no table.
+
+    Raises:
+        StorageError: The table cannot be read.
+    """
+    keys, sums = ["head", "task", "label"], ["num_rows", "score", "seconds"]
+    schema = pa.schema([*(PREDICTIONS.field(name) for name in keys), ("num_rows", pa.int64())])
+    empty = schema.append(pa.field("score", pa.float64())).append(pa.field("seconds", pa.float64())).empty_table()
+    if not has_table(store, TABLE_NAME):
+        return empty
+    table = open_predictions(store)
+    columns = [*keys, "score", "start_s", "end_s"]
+    schema = pa.schema([PREDICTIONS.field(name) for name in columns])
+    parts = [empty]
+    try:
+        for batch in pa.RecordBatchReader.from_stream(table.scan(columns, "label IS NOT NULL")).cast(schema):
+            seconds = pc.fill_null(pc.subtract(batch.column("end_s"), batch.column("start_s")), 0.0)
+            rows = pa.table(
+                [*(batch.column(name) for name in keys), batch.column("score"), seconds],
+                [*keys, "score", "seconds"],
+            )
+            added = rows.group_by(keys).aggregate([([], "count_all"), ("score", "sum"), ("seconds", "sum")])
+            parts.append(added.rename_columns([*keys, *sums]).cast(empty.schema))
+    except (DeltaError, OSError, pa.ArrowException) as error:
+        raise describe_store_error(table.table_uri, error) from error
+    total = pa.concat_tables(parts).group_by(keys).aggregate([(name, "sum") for name in sums])
+    return total.rename_columns([*keys, *sums])
 
 
 def _scan(table: DeltaTable, columns: Sequence[str], predicate: str) -> pa.Table:

@@ -55,19 +55,47 @@ def create_table(store: StoreLocation, table_name: str) -> None:
     Raises:
         StorageError: The store cannot be written.
     """
+    _make_table(
+        store, table_name, TABLES[table_name], PARTITION_COLUMNS[table_name], _choose_properties(table_name)
+    )
+
+
+def open_view(store: StoreLocation, table_name: str, schema: pa.Schema, partition_by: str) -> DeltaTable:
+    """Open a table that is computed from the store's own and beside them, making it where it is not there yet.
+
+    Args:
+        store: The store.
+        table_name: None of ``schema.TABLES``.
+        schema: Of its rows, ``track_id`` among them.
+        partition_by: One of its columns.
+
+    Raises:
+        StorageError: It cannot be opened or made.
+    """
+    properties = {"delta.dataSkippingStatsColumns": "track_id", "delta.checkpointInterval": "10"}
+    return _make_table(store, table_name, schema, [partition_by], properties)
+
+
+def _make_table(
+    store: StoreLocation,
+    table_name: str,
+    schema: pa.Schema,
+    partition_by: Sequence[str],
+    properties: dict[str, str],
+) -> DeltaTable:
+    """Open a table, making it where there is none; one that is there stays as it is."""
+    make = partial(
+        DeltaTable.create,
+        _locate_table(store, table_name),
+        schema,
+        mode="ignore",
+        partition_by=list(partition_by),
+        configuration=properties,
+        storage_options=delta_storage_options(store.options),
+        raise_if_key_not_exists=False,
+    )
     try:
-        retry_broken(
-            partial(
-                DeltaTable.create,
-                _locate_table(store, table_name),
-                TABLES[table_name],
-                mode="ignore",
-                partition_by=PARTITION_COLUMNS[table_name],
-                configuration=_choose_properties(table_name),
-                storage_options=delta_storage_options(store.options),
-                raise_if_key_not_exists=False,
-            )
-        )
+        return retry_broken(make)
     except (DeltaError, OSError) as error:
         raise describe_store_error(store.table_url(table_name), error) from error
 

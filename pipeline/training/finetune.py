@@ -17,6 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.probing.heads import Head, HeadSpec
 from pipeline.probing.splits import SPLITS
 from pipeline.storage import Options
+from pipeline.training.answers import ANSWERED
 from pipeline.training.best import BestWeights, count_since_best
 from pipeline.training.corpus import TRAIN, open_corpus
 from pipeline.training.course import Course, Intervals
@@ -161,12 +162,11 @@ def tune(settings: FinetuneSettings, worker: Worker, show: bool = False) -> None
         ).run()
     if frozen is not None:
         best_step = best.load()
-        test = labels.rows_of("test")
-        outputs = {
-            "frozen": frozen[test],
-            "tuned": model.answer_tracks(select_tracks(corpus, test), recipe.window_s),
+        tuned = {
+            split: model.answer_tracks(select_tracks(corpus, labels.rows_of(split)), recipe.window_s)
+            for split in ANSWERED
         }
-        write_result(settings, model, labels, outputs, best_step, progress)
+        write_result(settings, model, labels, {"frozen": frozen, "tuned": tuned}, best_step, progress)
 
 
 def build_tuning(settings: FinetuneSettings) -> Tuning:
@@ -174,5 +174,5 @@ def build_tuning(settings: FinetuneSettings) -> Tuning:
     recipe, labels = settings.recipe, settings.labels
     musicfm = MusicFM25Hz.from_checkpoint(load_checkpoint(settings.checkpoint, settings.stats))
     torch.manual_seed(recipe.seed)
-    spec = HeadSpec(labels.task, recipe.head_kind, ("",), "global", musicfm.embed_dim, labels.names)
-    return Tuning(musicfm, Head(spec), labels.task, recipe)
+    spec = HeadSpec(labels.task, recipe.head_kind, ("",), labels.resolution, musicfm.embed_dim, labels.names)
+    return Tuning(musicfm, Head(spec), labels, recipe)

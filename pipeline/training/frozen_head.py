@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.errors import RunError
-from pipeline.probing.features import from_arrays
 from pipeline.probing.fitting import Targets, fit_head
+from pipeline.probing.heads import apply_head
+from pipeline.training.answers import ANSWERED, SplitAnswers
 from pipeline.training.corpus import Corpus
 from pipeline.training.labels import Labels
 from pipeline.training.state import write_whole
@@ -21,7 +21,9 @@ from pipeline.training.tuning_recipe import TuningRecipe
 FROZEN_FILE = "frozen.pt"
 
 
-def begin_with_frozen(model: Tuning, corpus: Corpus, labels: Labels, recipe: TuningRecipe, folder: Path) -> Tensor:
+def begin_with_frozen(
+    model: Tuning, corpus: Corpus, labels: Labels, recipe: TuningRecipe, folder: Path
+) -> SplitAnswers:
     """Train the head on the features as they are, in place, or find that this was done.
 
     Args:
@@ -32,7 +34,7 @@ def begin_with_frozen(model: Tuning, corpus: Corpus, labels: Labels, recipe: Tun
         folder: Of the run: what comes out is kept there.
 
     Returns:
-        (num_tracks, num_names) float32: what the head answers for each track, scaled.
+        What the head answers for the tracks of ``answers.ANSWERED`` splits.
 
     Raises:
         RunError: It can be neither read nor written.
@@ -45,19 +47,17 @@ def begin_with_frozen(model: Tuning, corpus: Corpus, labels: Labels, recipe: Tun
             raise RunError(f"cannot read {path} ({error}): name another run") from error
         if content["run"] == repr(recipe):
             model.head.load_state_dict(content["head"])
-            found: Tensor = content["outputs"]
-            return found
-    vectors = model.pool_tracks(corpus, recipe.window_s)
-    spec = model.head.spec
-    features = from_arrays(
-        labels.track_ids, list(vectors[:, None].numpy()), None, spec.recipes[0], spec.resolution
-    )
-    targets = Targets.join([row[None] for row in labels.targets()])
+            kept: SplitAnswers = content["outputs"]
+            return kept
+    features = model.embed_tracks(corpus, recipe.window_s)
+    targets = Targets.join(labels.targets(features.lengths.tolist()))
     head = copy.deepcopy(model.head).cpu()
     fit_head(head, features, targets, labels.rows_of("train"), labels.rows_of("valid"), recipe.seed)
     model.head.load_state_dict(head.state_dict())
-    with torch.no_grad():
-        outputs: Tensor = head(vectors)
+    outputs = {
+        split: [torch.from_numpy(apply_head(head, features.read(row))) for row in labels.rows_of(split)]
+        for split in ANSWERED
+    }
     content = {"run": repr(recipe), "head": head.state_dict(), "outputs": outputs}
     write_whole(path, content, "the frozen features' head")
     return outputs

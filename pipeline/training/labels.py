@@ -12,18 +12,23 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from pipeline.config import FRAME_RATE_HZ
 from pipeline.errors import UsageError
-from pipeline.probing.annotations import Annotation, Annotations
-from pipeline.probing.decoding import Prediction, decode
-from pipeline.probing.evaluation import evaluate, predict_chance
-from pipeline.probing.heads import HeadSpec
+from pipeline.probing.annotations import FRAME_TASKS, Annotation, Annotations
 from pipeline.probing.matching import assign_splits
-from pipeline.probing.metrics import Estimate, measure_regression, measure_tagging
 from pipeline.probing.targets import choose_labels, make_targets
 from pipeline.storage import absolute_url
 
-MAIN_METRIC = {"classification": "accuracy", "tagging": "map", "regression": "r2"}
-"""By which the best step is chosen, of each task that has one answer a track."""
+MAIN_METRIC = {
+    "beat": "beat_f",
+    "chord": "majmin",
+    "structure": "hit_rate_f",
+    "key": "weighted_score",
+    "tagging": "map",
+    "classification": "accuracy",
+    "regression": "r2",
+}
+"""By which the best step of each task is chosen."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,39 @@ class Labels:
     @property
     def sha256(self) -> str:
         """Digest of all of it."""
-        content = [self.task, self.track_ids, [own.labels for own in self.said], self.splits, self.names]
+        said = [annotation.beats or annotation.spans or annotation.labels for annotation in self.said]
+        content = [self.task, self.track_ids, said, self.splits, self.names]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def scale(self) -> tuple[float, float]:
         """Return mean and deviation that a head's answers are scaled by: 0 and 1 where they are no numbers."""
         if self.task != "regression":
             return 0.0, 1.0
-        numbers = torch.tensor([own.number for own in self.said_of("train")], dtype=torch.float64)
+        numbers = torch.tensor([annotation.number for annotation in self.said_of("train")], dtype=torch.float64)
         return float(numbers.mean()), max(float(numbers.std(correction=0)), 1e-6)
 
-    def targets(self) -> Tensor:
-        """Return what ``probing.targets.make_targets`` makes of the tracks, a row each, scaled as answers are."""
-        rows = [make_targets(self.task, self.names, own, 1, None) for own in self.said]
+    @property
+    def frame_rate_hz(self) -> float | None:
+        """Rate of a head's answers: the model's own where the task has time, None for one answer a track."""
+        return FRAME_RATE_HZ if self.task in FRAME_TASKS else None
+
+    @property
+    def resolution(self) -> str:
+        """Resolution of a store that has such features."""
+        return "global" if self.frame_rate_hz is None else f"{self.frame_rate_hz:g}hz"
+
+    def targets(self, lengths: Sequence[int]) -> list[Tensor]:
+        """Return what ``probing.targets.make_targets`` makes of the tracks, scaled as answers are.
+
+        Args:
+            lengths: Rows of each track's features: frames, or 1.
+        """
+        rows = [
+            make_targets(self.task, self.names, annotation, int(length), self.frame_rate_hz)
+            for annotation, length in zip(self.said, lengths, strict=True)
+        ]
         mean, deviation = self.scale()
-        return torch.cat(rows) if self.task != "regression" else (torch.cat(rows) - mean) / deviation
+        return rows if self.task != "regression" else [(numbers - mean) / deviation for numbers in rows]
 
 
 def match_labels(annotations: Annotations, catalog: pa.Table, seed: int) -> tuple[Labels, pa.Table]:
@@ -100,12 +123,12 @@ def match_labels(annotations: Annotations, catalog: pa.Table, seed: int) -> tupl
             f"expected annotations of the catalog's tracks in {annotations.source}, found none: they name "
             f"{next(iter(annotations.tracks), 'nothing')!r} by {annotations.by}"
         )
-    found = {track_ids[name]: said for name, said in annotations.tracks.items() if name in track_ids}
-    catalog = catalog.filter(pc.is_in(catalog["track_id"], pa.array(list(found), pa.string())))
+    by_id = {track_ids[name]: said for name, said in annotations.tracks.items() if name in track_ids}
+    catalog = catalog.filter(pc.is_in(catalog["track_id"], pa.array(list(by_id), pa.string())))
     ordered = catalog["track_id"].to_pylist()
-    said = [found[track_id] for track_id in ordered]
+    said = [by_id[track_id] for track_id in ordered]
     splits, _ = assign_splits(annotations.task, ordered, said, catalog, seed)
-    train = [own for own, split in zip(said, splits, strict=True) if split == "train"]
+    train = [annotation for annotation, split in zip(said, splits, strict=True) if split == "train"]
     names = choose_labels(annotations.task, train)
     return Labels(annotations.task, tuple(ordered), tuple(said), tuple(splits), names), catalog
 
@@ -115,43 +138,10 @@ def find_tracks(annotations: Annotations, catalog: pa.Table) -> dict[str, str]:
     ids = catalog["track_id"].to_pylist()
     if annotations.by == "uri":
         by_uri = dict(zip(catalog["uri"].to_pylist(), ids, strict=True))
-        found = {name: by_uri[url] for name in annotations.tracks if (url := absolute_url(name)) in by_uri}
+        track_ids = {name: by_uri[url] for name in annotations.tracks if (url := absolute_url(name)) in by_uri}
     else:
-        found = {track_id: track_id for track_id in ids if track_id in annotations.tracks}
+        track_ids = {track_id: track_id for track_id in ids if track_id in annotations.tracks}
     for name in annotations.tracks:
-        if name not in found:
+        if name not in track_ids:
             annotations.leave_out("tracks that the catalog does not have", name)
-    return found
-
-
-def measure(labels: Labels, split: str, outputs: Tensor) -> dict[str, float]:
-    """Return a task's figures for the answers (num_tracks_of_the_split, num_names), without intervals."""
-    targets = labels.targets()[labels.rows_of(split)]
-    if labels.task == "classification":
-        return {"accuracy": float((outputs.argmax(dim=1) == targets).double().mean())}
-    found, wanted = outputs.double().numpy(), targets.double().numpy()
-    if labels.task == "tagging":
-        return measure_tagging(wanted > 0.5, found)
-    return measure_regression(wanted[:, 0], found[:, 0])
-
-
-def measure_test(labels: Labels, spec: HeadSpec, outputs: Tensor, seed: int) -> dict[str, Estimate]:
-    """Return a task's figures on the test tracks, with intervals, as a probe returns them.
-
-    Args:
-        labels: Of all tracks.
-        spec: Of the head that answers.
-        outputs: For the test tracks, (num_test, num_names) float32, scaled.
-        seed: Of the bootstrap.
-    """
-    mean, deviation = labels.scale()
-    answers = (outputs * deviation + mean).numpy()
-    found = [decode(spec, answers[row : row + 1], None) for row in range(len(answers))]
-    return evaluate(labels.task, labels.names, labels.said_of("test"), found, seed)
-
-
-def measure_chance(labels: Labels, seed: int) -> dict[str, Estimate]:
-    """Return the same of who has seen the training tracks' labels and heard nothing."""
-    test = labels.said_of("test")
-    found: list[Prediction] = predict_chance(labels.task, labels.names, labels.said_of("train"), [0.0] * len(test))
-    return evaluate(labels.task, labels.names, test, found, seed)
+    return track_ids

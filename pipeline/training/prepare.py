@@ -72,8 +72,8 @@ def prepare_corpus(
     """
     source = describe_source(train, held_out, n_mels)
     num_planned = train.num_rows + held_out.num_rows
-    if (found := read_report(folder, source)) is not None:
-        return found
+    if (report := read_report(folder, source)) is not None:
+        return report
     start_ray()
     report = CorpusReport(num_planned)
     try:

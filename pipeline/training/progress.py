@@ -106,9 +106,9 @@ def describe_gates(figures: Figures) -> str:
         f"{figures['held_out.codes_used']:.0%}"
     ]
     for kind in ("mean.centred", "mean_std.whitened"):
-        found = find_best_layer(figures, kind)
-        if found is not None:
-            parts.append(f"{kind.replace('.', ' ')} recall@1 {found[1]:.3f} at layer {found[0]}")
+        best = find_best_layer(figures, kind)
+        if best is not None:
+            parts.append(f"{kind.replace('.', ' ')} recall@1 {best[1]:.3f} at layer {best[0]}")
     return ", ".join(parts)
 
 

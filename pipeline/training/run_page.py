@@ -82,8 +82,10 @@ def _draw_charts(curve: Sequence[Figures], measured: Sequence[Figures]) -> list[
     )
     recalls = []
     for kind, said in KINDS.items():
-        found = [(line["step"], best[1]) for line in measured if (best := find_best_layer(line, kind)) is not None]
-        recalls.append((said, [step for step, _ in found], [recall for _, recall in found]))
+        recall_curve = [
+            (line["step"], best[1]) for line in measured if (best := find_best_layer(line, kind)) is not None
+        ]
+        recalls.append((said, [step for step, _ in recall_curve], [recall for _, recall in recall_curve]))
     charts = {
         "Cross-entropy": held_out,
         "Recall@1 of the best layer": recalls,

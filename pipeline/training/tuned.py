@@ -8,15 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from pipeline.config import Recipe
 from pipeline.embed.checkpoint import load_checkpoint
 from pipeline.errors import RunError
-from pipeline.probing.heads import Head, save_head
+from pipeline.probing.heads import Head, HeadSpec, save_head
 from pipeline.probing.metrics import PROTOCOLS
+from pipeline.training.answers import SplitAnswers, fit_decoding, measure_chance, measure_test
 from pipeline.training.export import export_checkpoint, write_text_whole
-from pipeline.training.labels import Labels, measure_chance, measure_test
+from pipeline.training.labels import Labels
 from pipeline.training.state import Progress
 from pipeline.training.tuning import Tuning
 
@@ -30,7 +29,7 @@ def write_result(
     settings: FinetuneSettings,
     model: Tuning,
     labels: Labels,
-    outputs: Mapping[str, Tensor],
+    outputs: Mapping[str, SplitAnswers],
     best_step: int,
     progress: Progress,
 ) -> None:
@@ -42,7 +41,7 @@ def write_result(
         settings: Of the run.
         model: With its best weights.
         labels: Of the tracks.
-        outputs: For the test tracks, (num_test, num_names): ``frozen``, of the head at the start, and ``tuned``.
+        outputs: ``frozen``, of the head at the start, and ``tuned``.
         best_step: That the weights are of.
         progress: Of the run.
 
@@ -51,17 +50,20 @@ def write_result(
     """
     folder, recipe = settings.run_folder, settings.recipe
     checkpoint, head_file = (folder / f"{settings.name}{ending}" for ending in (".pt", "_head.safetensors"))
+    specs = {name: fit_decoding(labels, model.head.spec, answers["valid"]) for name, answers in outputs.items()}
+    durations_s = [len(rows) / (labels.frame_rate_hz or 1.0) for rows in outputs["tuned"]["test"]]
+    estimates = {
+        name: measure_test(labels, specs[name], answers["test"], recipe.seed) for name, answers in outputs.items()
+    }
+    estimates["chance"] = measure_chance(labels, durations_s, recipe.seed)
     figures = {
         name: {metric: estimate.as_row() for metric, estimate in measured.items()}
-        for name, measured in (
-            *((who, measure_test(labels, model.head.spec, own, recipe.seed)) for who, own in outputs.items()),
-            ("chance", measure_chance(labels, recipe.seed)),
-        )
+        for name, measured in estimates.items()
     }
     try:
         export_checkpoint(model.musicfm, checkpoint, half=False)
         recipe_id = Recipe(load_checkpoint(str(checkpoint)).sha256, recipe.layer).recipe_id
-        head = describe_head(model, labels, recipe_id, figures["tuned"])
+        head = describe_head(model, labels, specs["tuned"], recipe_id, figures["tuned"])
         save_head(head, str(head_file))
         result: dict[str, Any] = {
             "task": labels.task,
@@ -84,10 +86,12 @@ def write_result(
         raise RunError(f"cannot write to {folder}: {error}; the run's state is kept") from error
 
 
-def describe_head(model: Tuning, labels: Labels, recipe_id: str, metrics: Mapping[str, Any]) -> Head:
+def describe_head(
+    model: Tuning, labels: Labels, spec: HeadSpec, recipe_id: str, metrics: Mapping[str, Any]
+) -> Head:
     """Return a copy of a model's head that answers in the annotations' unit and says what it is for."""
     spec = replace(
-        model.head.spec,
+        spec,
         recipes=(recipe_id,),
         metrics=metrics,
         date=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,7 +5,19 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed: pip install '
 
 import torch
 
-from benchmarks.probes import NANO, annotate, average, draw_weights, split_by_style, use_log_mel
+from benchmarks.chart_tuning import TASK
+from benchmarks.probes import (
+    NANO,
+    TASKS,
+    annotate,
+    average,
+    describe_tuning,
+    draw_weights,
+    name_file,
+    print_rows,
+    split_by_style,
+    use_log_mel,
+)
 from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.model import MusicFM25Hz
 from tests.benchmarks.test_charts import make_chart
@@ -15,10 +27,31 @@ def test_no_style_is_on_two_sides() -> None:
     charts = [make_chart(style=f"style {number % 20}") for number in range(50)]
     splits = split_by_style(charts)
     assert {name: list(splits.values()).count(name) for name in ("train", "valid", "test")} == {
-        "train": 14,
-        "valid": 2,
-        "test": 4,
+        "train": 11,
+        "valid": 3,
+        "test": 6,
     }
+
+
+def test_a_chart_is_kept_by_the_soundfont_that_played_it() -> None:
+    chart = make_chart(style="waltz")
+    names = {split: name_file(chart, {"waltz": split}) for split in ("train", "valid", "test")}
+    assert names["train"] == names["valid"] == "chart-FluidR3_GM.flac"
+    assert names["test"] == "chart-TimGM6mb.flac"
+
+
+def test_a_fine_tuning_is_told_in_the_tables_form(capsys: pytest.CaptureFixture[str]) -> None:
+    def figure(value: float) -> dict[str, dict[str, float]]:
+        return {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name in TASKS[TASK]}
+
+    result = {"metrics": figure(0.8), "baselines": {"frozen": figure(0.5), "chance": figure(0.3)}}
+    print_rows(describe_tuning(result, 2))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [
+        "| frozen, layer 2 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] |",
+        "| fine-tuned, layer 2 | 0.800 [0.700, 0.900] | 0.800 [0.700, 0.900] |",
+        "| chance | 0.300 [0.200, 0.400] | 0.300 [0.200, 0.400] |",
+    ]
 
 
 def test_what_is_known_is_said_in_the_tasks_form() -> None:

@@ -12,7 +12,8 @@ from pipeline.errors import HeadError, RunError, UsageError
 from pipeline.probing import predict as module
 from pipeline.probing.heads import Head
 from pipeline.probing.predict import predict
-from pipeline.store.prediction_writer import PredictionWriter
+from pipeline.store import prediction_writer
+from pipeline.store.prediction_writer import PredictionWriter, merge_predictions, remove_predictions
 from pipeline.store.predictions import PREDICTIONS, read_predictions, read_scores
 from pipeline.store.takedown import take_down
 from pipeline.store.writer import StoreWriter
@@ -118,6 +119,42 @@ def test_what_is_taken_down_is_gone_at_once(tmp_path: Path) -> None:
     report = predict(known.location, head)
     assert (report.predicted, report.unchanged, report.deleted) == (0, 5, 1)
     check_rows(known, head, missing=("track 001",))
+
+
+def test_small_files_of_each_head_become_one_and_no_row_changes(tmp_path: Path) -> None:
+    known, heads = make_store(tmp_path, 12), (make_head(), make_head(bias=1.0))
+    for head in heads:
+        predict(known.location, head, tracks_per_commit=3)
+    before = sorted(map(repr, read_rows(known)))
+    assert merge_predictions(known.location) == 8
+    assert sorted(map(repr, read_rows(known))) == before
+    paths = DeltaTable(known.location.table_url("predictions")).file_uris()
+    assert sorted(path.split("/")[-2] for path in paths) == sorted(f"head={head.head_id}" for head in heads)
+    assert merge_predictions(known.location) == 0  # nothing is left to merge, and nothing is written
+    assert [predict(known.location, head).predicted for head in heads] == [0, 0]
+    assert take_out(known, heads[0]) == 2
+    check_rows(known, heads[1], missing=("track 004",))
+
+
+def take_out(known: KnownStore, head: Head) -> int:
+    """Take a track out of all heads' predictions; return how many rows of one head were its."""
+    num_rows: int = sum(row["head"] == head.head_id and row["track_id"] == "track 004" for row in read_rows(known))
+    assert remove_predictions(known.location, ["track 004"]) == 2 * num_rows
+    return num_rows
+
+
+def test_files_are_merged_up_to_a_size_and_a_store_without_predictions_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, head = make_store(tmp_path, 12), make_head()
+    assert merge_predictions(known.location) == 0
+    assert not (tmp_path / "predictions").exists()
+    predict(known.location, head, tracks_per_commit=2)
+    size_bytes = max(path.stat().st_size for path in tmp_path.rglob("predictions/head=*/*.parquet"))
+    monkeypatch.setattr(prediction_writer, "TARGET_FILE_BYTES", 2 * size_bytes + 2)
+    assert merge_predictions(known.location) == 6
+    assert len(DeltaTable(known.location.table_url("predictions")).file_uris()) in (2, 3)
+    check_rows(known, head)
 
 
 def test_spans_beats_and_silence_have_rows(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.index.space import fit_whitening, place_vectors
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
 from pipeline.search.hits import Hit, Match
-from pipeline.search.recognise import Heard
+from pipeline.search.recognise import EmbeddedFile
 from pipeline.search.searcher import Searcher
 from pipeline.store.takedown import take_down
 from pipeline.store.writer import StoreWriter
@@ -82,7 +82,7 @@ def test_a_model_s_vectors_are_placed_in_the_space_of_the_index(tmp_path: Path) 
     placed = space.place(np.concatenate(tracks))
     expected = np.sort(placed @ placed[23])[::-1][1:5]
     assert [hit.score for hit in by_track] == pytest.approx(expected, abs=1e-3)
-    assert ids(searcher.search_heard(Heard(tracks[23], None), k=5)) == ids(hits)
+    assert ids(searcher.search_file(EmbeddedFile(tracks[23], None), k=5)) == ids(hits)
     with pytest.raises(UsageError, match=r"\(num_frames, 8\)"):
         searcher.search_vectors(index.vectors_of(3))
 

@@ -36,7 +36,7 @@ def uploads(tiny_checkpoint: str, decoder: DecoderProcess) -> UploadEmbedder:
 def test_an_upload_has_the_vectors_that_a_query_by_audio_has(uploads: UploadEmbedder, resolution: str) -> None:
     upload = uploads.embed(CLIP, resolution)
     assert upload.duration_s == 8.0
-    np.testing.assert_array_equal(upload.heard.vectors, uploads.audio_query.embed(CLIP, resolution).vectors)
+    np.testing.assert_array_equal(upload.file.vectors, uploads.audio_query.embed(CLIP, resolution).vectors)
     assert upload.frames.shape == (64, 32)
 
 

@@ -19,15 +19,17 @@ from musicfm_model import MusicFM25Hz, load_checkpoint
 from musicfm_model.config import ModelConfig
 from musicfm_model.log_mel import LogMel
 from pipeline.config import Recipe
+from pipeline.errors import RunError
 from pipeline.probing.annotations import Annotation
 from pipeline.probing.heads import HeadSpec, load_head
 from pipeline.probing.targets import compute_loss
+from pipeline.training.answers import fit_decoding, measure, measure_chance, measure_test
 from pipeline.training.corpus import TRAIN, CorpusWriter, compute_log_mel, open_corpus
 from pipeline.training.course import Intervals
 from pipeline.training.finetune import FinetuneSettings, build_tuning, tune
 from pipeline.training.group import average_figures, broadcast_figures
-from pipeline.training.labels import Labels, measure, measure_chance, measure_test
-from pipeline.training.tuning import CropSource
+from pipeline.training.labels import Labels
+from pipeline.training.tuning import CropSource, reserve_rows
 from pipeline.training.tuning_recipe import TuningRecipe
 from pipeline.training.worker import Worker
 from tests.checkpoints import write_random_checkpoint
@@ -93,6 +95,59 @@ def test_what_comes_out_embeds_and_its_head_knows_its_recipe(
     found = [settings.labels.names[answer] for answer in answers]
     # Log-mels are in half precision there and not here: a track or two on the edge may fall on the other side.
     assert accuracy_score(expected, found) == pytest.approx(whole["metrics"]["accuracy"]["value"], abs=0.051)
+
+
+def label_beats(labels: Labels) -> Labels:
+    """Say of the same tracks that they have beats, in places that differ."""
+    said = tuple(
+        Annotation(beats=tuple((0.1 + 0.01 * number + 0.3 * beat, beat % 2 + 1) for beat in range(4)))
+        for number in range(len(labels.track_ids))
+    )
+    return replace(labels, task="beat", said=said, names=("beat", "downbeat"))
+
+
+def test_of_a_task_with_time_every_frame_of_a_crop_has_its_own_target(settings: FinetuneSettings) -> None:
+    corpus, labels = open_corpus(settings.corpus_folder, TRAIN), label_beats(settings.labels)
+    by_track = labels.targets((corpus.num_frames // 4).tolist())
+    for window_s in (1.0, 2.0):  # the longer one repeats the track
+        recipe = replace(settings.recipe, window_s=window_s)
+        batch = CropSource(corpus, labels, recipe, torch.device("cpu")).make_batch(0, 0)
+        num_frames = recipe.window_frames // 4
+        assert batch.targets.shape == (recipe.num_crops * num_frames, 2)
+        for number, crop in enumerate(batch.crops):
+            first = int((corpus.log_mels == crop[0].half()).all(dim=1).nonzero()[0])
+            track = int((corpus.first_rows <= first).sum()) - 1
+            within = first - int(corpus.first_rows[track])
+            assert within % 4 == 0
+            frames = (within // 4 + torch.arange(num_frames)) % (int(corpus.num_frames[track]) // 4)
+            wanted = batch.targets[number * num_frames : (number + 1) * num_frames]
+            assert torch.equal(wanted, by_track[track][frames])
+
+
+def test_what_comes_out_of_a_task_with_time_answers_for_frames(settings: FinetuneSettings) -> None:
+    labels = label_beats(settings.labels)
+    recipe = replace(settings.recipe, labels_sha256=labels.sha256, num_steps=2, window_s=1.0)
+    beats = replace(settings, name="beats", labels=labels, recipe=recipe, intervals=Intervals(1, 1, 1))
+    tune(beats, HERE)
+    result = read_result(beats)
+    assert set(result["metrics"]) == set(result["baselines"]["chance"]) == {"beat_f", "downbeat_f"}
+    head = load_head(result["head_file"])
+    head.check_features([result["recipe"]], "25hz")
+
+
+def test_thresholds_of_peaks_come_from_the_validation_tracks() -> None:
+    beats = tuple((5.5 + 0.5 * number, number % 4 + 1) for number in range(12))
+    labels = Labels(
+        "beat", ("a", "b", "c"), (Annotation(beats=beats),) * 3, ("train", "valid", "test"), ("beat", "downbeat")
+    )
+    outputs = torch.full((300, 2), -3.0)  # all below the threshold that holds where none is fitted
+    for time_s, place in beats:
+        outputs[int(time_s * 25), : 2 if place == 1 else 1] = -1.0
+    spec = HeadSpec("beat", "linear", ("",), "25hz", 8, labels.names)
+    assert measure_test(labels, spec, [outputs], seed=0)["beat_f"].value == 0
+    estimates = measure_test(labels, fit_decoding(labels, spec, [outputs]), [outputs], seed=0)
+    assert {name: estimate.value for name, estimate in estimates.items()} == {"beat_f": 1.0, "downbeat_f": 1.0}
+    assert measure(labels, spec, "valid", [outputs]) == {"beat_f": 1.0, "downbeat_f": 1.0}
 
 
 class KilledError(Exception):
@@ -172,7 +227,8 @@ def test_a_track_is_pooled_as_the_embedding_job_pools_it(settings: FinetuneSetti
     writer.close()
     model = build_tuning(settings).eval()
     corpus = open_corpus(tmp_path, TRAIN)
-    pooled = model.pool_tracks(corpus, window_s=2.0)
+    pooled = model.embed_tracks(corpus, window_s=2.0)
+    assert (pooled.lengths.tolist(), pooled.frame_rate_hz) == ([1, 1], None)
     musicfm, (mean, std) = model.musicfm, model.musicfm.stat.values()
 
     def embed(start: int, stop: int) -> torch.Tensor:
@@ -183,8 +239,21 @@ def test_a_track_is_pooled_as_the_embedding_job_pools_it(settings: FinetuneSetti
     num_rows = int(corpus.num_frames[0])
     last = (num_rows - 200) // 4 * 4
     frames = [embed(0, 200), embed(200, 400), embed(400, 600), embed(last, last + 200)[150 - last // 4 :]]
-    assert torch.allclose(pooled[0], torch.cat(frames).mean(dim=0), atol=1e-5)
-    assert torch.allclose(pooled[1], embed(num_rows, num_rows + int(corpus.num_frames[1])).mean(dim=0), atol=1e-5)
+    expected = [torch.cat(frames), embed(num_rows, num_rows + int(corpus.num_frames[1]))]
+    for track, states in enumerate(expected):
+        assert torch.allclose(torch.from_numpy(pooled.read(track)[0]), states.mean(dim=0), atol=1e-5)
+    beats = replace(settings, labels=label_beats(settings.labels))
+    all_frames = build_tuning(beats).eval().embed_tracks(corpus, window_s=2.0)
+    assert all_frames.frame_rate_hz == 25
+    for track, states in enumerate(expected):
+        assert torch.allclose(torch.from_numpy(all_frames.read(track)), states, atol=1e-5)
+
+
+def test_features_without_room_on_disk_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not reserve_rows(3, 4).any()
+    monkeypatch.setattr("tempfile.tempdir", "/proc")
+    with pytest.raises(RunError, match="TMPDIR"):
+        reserve_rows(3, 4)
 
 
 def test_crops_come_from_training_tracks_each_once_before_any_comes_again(settings: FinetuneSettings) -> None:
@@ -192,12 +261,13 @@ def test_crops_come_from_training_tracks_each_once_before_any_comes_again(settin
     recipe = replace(settings.recipe, window_s=2.0)  # longer than the tracks, which are repeated
     source = CropSource(corpus, settings.labels, recipe, torch.device("cpu"))
     batches = [source.make_batch(step, slot) for step in range(5) for slot in range(2)]  # two epochs of 40
+    targets = torch.cat(settings.labels.targets([1] * len(corpus.track_ids)))
     counts: dict[int, int] = {}
     for batch in batches:
         for crop, target in zip(batch.crops, batch.targets, strict=True):
             first = int((corpus.log_mels == crop[0].half()).all(dim=1).nonzero()[0])
             track = int((corpus.first_rows <= first).sum()) - 1
-            assert target == settings.labels.targets()[track]
+            assert target == targets[track]
             counts[track] = counts.get(track, 0) + 1
             assert torch.equal(crop[120:], crop[:80])
     assert counts == dict.fromkeys(settings.labels.rows_of("train"), 2)
@@ -217,10 +287,12 @@ def test_a_head_that_answers_right_scores_best(task: str, said: list[str], right
     splits = ("train", "train", "test", "test")
     labels = Labels(task, ("1", "2", "3", "4"), annotations, splits, names)
     outputs = torch.tensor(right)
-    assert all(figure == pytest.approx(1.0) for figure in measure(labels, "test", outputs[2:]).values())
+    answers = list(outputs[2:, None])
     spec = HeadSpec(task, "linear", ("",), "global", 8, names)
-    found = measure_test(labels, spec, outputs[2:], seed=0)
-    assert set(found) == set(measure(labels, "test", outputs[2:])) | ({"roc_auc"} if task == "tagging" else set())
-    assert all(estimate.value == pytest.approx(1.0) for estimate in found.values())
-    assert float(compute_loss(task, outputs, labels.targets())) < 1e-3
-    assert measure_chance(labels, seed=0).keys() == found.keys()
+    figures = measure(labels, spec, "test", answers)
+    assert all(figure == pytest.approx(1.0) for figure in figures.values())
+    estimates = measure_test(labels, spec, answers, seed=0)
+    assert set(estimates) == set(figures)
+    assert all(estimate.value == pytest.approx(1.0) for estimate in estimates.values())
+    assert float(compute_loss(task, outputs, torch.cat(labels.targets([1] * 4)))) < 1e-3
+    assert measure_chance(labels, [0.0, 0.0], seed=0).keys() == estimates.keys()

@@ -7,7 +7,7 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.probing.annotations import Annotation, Annotations
 from pipeline.schema import CATALOG
-from pipeline.training.labels import match_labels
+from pipeline.training.labels import Labels, match_labels
 
 
 def make_catalog(num_tracks: int) -> pa.Table:
@@ -28,7 +28,7 @@ def test_tracks_are_found_by_id_or_by_file_and_others_told() -> None:
         assert labels.track_ids == tuple(catalog["track_id"].to_pylist()) == ("00", "01", "02", "03")
         assert labels.splits == splits
         assert labels.names == ("tag 0", "tag 1")
-        assert torch.equal(labels.targets(), torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]]))
+        assert torch.equal(torch.cat(labels.targets([1] * 4)), torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]]))
         assert annotations.left_out == {"tracks that the catalog does not have": ["/else/9.wav"]}
 
 
@@ -52,7 +52,24 @@ def test_numbers_are_scaled_by_the_training_tracks() -> None:
     said = {"00": ("1", "train"), "01": ("3", "train"), "02": ("9", "valid"), "03": ("5", "test")}
     tracks = {name: Annotation((number,), split=split) for name, (number, split) in said.items()}
     labels, _ = match_labels(Annotations("regression", tracks=tracks), make_catalog(4), seed=0)
-    assert labels.targets().flatten().tolist() == [-1.0, 1.0, 7.0, 3.0]
+    assert torch.cat(labels.targets([1] * 4)).flatten().tolist() == [-1.0, 1.0, 7.0, 3.0]
+
+
+def test_what_has_a_time_has_a_target_for_every_frame_and_counts_in_the_digest() -> None:
+    def match(last_s: float) -> Labels:
+        tracks = {
+            f"{number:02d}": Annotation(beats=((0.1, 1), (last_s, 2)), split=("train", "valid", "test")[number])
+            for number in range(3)
+        }
+        return match_labels(Annotations("beat", tracks=tracks), make_catalog(3), seed=0)[0]
+
+    labels = match(0.5)
+    assert (labels.resolution, labels.frame_rate_hz) == ("25hz", 25.0)
+    targets = labels.targets([20, 5, 20])
+    assert [tuple(rows.shape) for rows in targets] == [(20, 2), (5, 2), (20, 2)]
+    assert targets[0][:, 0].nonzero().flatten().tolist() == [1, 2, 3, 11, 12, 13]
+    assert targets[0][:, 1].nonzero().flatten().tolist() == [1, 2, 3]
+    assert match(0.5).sha256 == labels.sha256 != match(0.6).sha256
 
 
 def test_annotations_of_other_tracks_are_one_line() -> None:
