@@ -173,7 +173,7 @@ def _decode_frames(
     """Yield the frames of all packets that can be decoded, until the container ends."""
     is_ogg = container.format.name == "ogg"
     recordings = find_recordings(data) if is_ogg else []
-    others = [other for other in container.streams if other != stream and not _is_picture(other)]
+    others = [other for other in container.streams if other != stream and _has_packets(other)]
     packets = container.demux(stream, *others)
     add_duration, add_size = log.durations.append, log.sizes_bytes.append
     while True:
@@ -204,8 +204,10 @@ def _decode_frames(
         yield from frames
 
 
-def _is_picture(stream: av.stream.Stream) -> bool:
-    return bool(stream.disposition & Disposition.attached_pic)
+def _has_packets(stream: av.stream.Stream) -> bool:
+    """Say whether a stream beside the music is one: no cover, and nothing that FFmpeg only supposes."""
+    is_known = getattr(stream, "codec_context", None) is not None
+    return is_known and not stream.disposition & Disposition.attached_pic
 
 
 def _measure_loss(name: str, log: PacketLog, data: bytes) -> float:

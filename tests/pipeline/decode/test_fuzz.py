@@ -5,6 +5,14 @@ import pytest
 from tests.fuzz.judge import FAULTS, Judge, Verdict
 from tests.fuzz.recordings import encode_recordings
 
+# Files by seed: joints in flac, an index of tta over tags, aac of 40,000 times full scale, headers of aiff and wav
+# that contradict themselves, streams that are none.
+ONCE_WRONG = {
+    7: (669, 2617, 2986, 3737, 3812, 3832, 4346, 5579, 5712, 6044, 7264, 9039),
+    8: (1286, 2087),
+    1: (745,),
+}
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
@@ -22,10 +30,12 @@ def test_no_damaged_file_is_silently_wrong() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_files_that_were_once_silently_wrong_are_not_again() -> None:
-    """Joints in flac, an index of tta over tags, aac of 40,000 times full scale, headers of aiff and wav."""
-    judge = Judge(encode_recordings(), seed=7, oracle="library")
-    try:
-        outcomes = [judge.judge(number) for number in (669, 2617, 3737, 3812, 3832, 4346, 5579, 5712, 6044, 7264)]
-    finally:
-        judge.stop()
+    recordings = encode_recordings()
+    outcomes = []
+    for seed, numbers in ONCE_WRONG.items():
+        judge = Judge(recordings, seed, oracle="library")
+        try:
+            outcomes += [judge.judge(number) for number in numbers]
+        finally:
+            judge.stop()
     assert not [(outcome.name, outcome.detail) for outcome in outcomes if outcome.verdict in FAULTS]
