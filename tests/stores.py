@@ -69,6 +69,7 @@ class KnownStore:
         prune: bool = False,
         close: bool = True,
         order: Callable[[int], Sequence[int]] = range,
+        results_per_commit: int = 1,
     ) -> RunCommitter:
         """Bring the store up to date with a catalog of track ids and contents.
 
@@ -80,6 +81,7 @@ class KnownStore:
             prune: Whether absent tracks leave the ledger.
             close: Whether the run closes; else all its results are committed, and it stays open.
             order: Says in which order so many blocks are done.
+            results_per_commit: How many of them are committed together.
         """
         self.num_runs += 1
         by_id = {recipe.recipe_id: recipe for recipe in recipes}
@@ -102,10 +104,14 @@ class KnownStore:
         )
         rows = plan.to_process
         blocks = [rows.slice(start, tracks_per_part) for start in range(0, rows.num_rows, tracks_per_part)]
-        for number in order(len(blocks)):
+        for num_done, number in enumerate(order(len(blocks)), 1):
             block = embed(blocks[number], contents)
             committer.accept(write_parts(block, settings))
-            committer.commit()
+            if num_done % results_per_commit == 0:
+                committer.join_pending()
+                committer.commit()
+        committer.join_pending()
+        committer.commit()
         if close:
             committer.close(plan.departed if prune else None)
         self._expect(contents, by_id, resolutions, prune)

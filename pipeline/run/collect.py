@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,18 +18,21 @@ import ray.data
 import ray.exceptions
 
 from pipeline.config import RunSettings
-from pipeline.errors import Reason, RunError, Stage
+from pipeline.errors import Reason, RunError, Stage, StorageError
 from pipeline.run.placement import Placement, describe_stall
 from pipeline.run.ray_private import LeaveSwitch, attach_switch
 from pipeline.run.watch import ProgressLine, RunWatch
 from pipeline.schema import EMBEDDED
-from pipeline.store.commit import RunCommitter
+from pipeline.store.commit import Join, RunCommitter
+from pipeline.store.parts import Part
 
 logger = logging.getLogger(__name__)
 
 OUTCOMES = ("embedded", "failed", "unchanged", "recognised")
 POLL_INTERVAL_S = 5.0
 LEAVE_TIMEOUT_S = 5.0  # a lost cluster may never answer the thread that waits for it
+COMMIT_SHARE = 0.1  # of the time at most goes into commits, which take longer as a table has more parts
+MIN_SHARED_BYTES = 2**28  # of parts that are joined by tasks: fewer are joined sooner than a task starts
 WARNED_SHARE = 0.1  # of the stall timeout: after such a silence the log names the stage that is waited for
 
 
@@ -55,6 +58,8 @@ class Collector:
     _asked_s: float = field(default=0.0, init=False)
     _outcomes: Counter[str] = field(default_factory=Counter, init=False)  # that the monitor was not told of yet
     _failures: Counter[tuple[str, str]] = field(default_factory=Counter, init=False)
+    _committed_s: float = field(default=0.0, init=False)
+    _commit_took_s: float = field(default=0.0, init=False)
 
     def collect(self, build: Callable[[], ray.data.Dataset]) -> None:
         """Run one pass to its end and commit as results come in.
@@ -65,17 +70,17 @@ class Collector:
         Raises:
             RunError: The store refuses, Ray gives up, or nothing is finished for too long.
         """
-        last_commit_s = time.monotonic()
+        self._committed_s = time.monotonic()
         with closing(self._iterate(build)) as results:
             for result in results:
                 refusal = result.column("refusal")[0].as_py()
                 if refusal is not None:
                     raise RunError(f"{refusal}; what was committed before is kept: run the same command again")
                 self.accept(result)
-                if time.monotonic() - last_commit_s >= self.settings.commit_interval_s:
-                    self.committer.commit()
-                    last_commit_s = time.monotonic()
-                    logger.info("committed", extra={"outcomes": vars(self.committer.counts)})
+                interval_s = max(self.settings.commit_interval_s, self._commit_took_s / COMMIT_SHARE)
+                if time.monotonic() - self._committed_s >= interval_s:
+                    self._commit()
+        self._join()  # while there is a cluster that does it
         self._read_books()
         self._show()
 
@@ -87,6 +92,32 @@ class Collector:
             self._failures.update(accepted.failures)
             self.watch.accept(accepted.num_tracks, accepted.audio_s)
         self._show(accepted.num_tracks)
+
+    def _commit(self) -> None:
+        self._join()
+        start_s = time.monotonic()
+        self.committer.commit()
+        self._committed_s = time.monotonic()
+        self._commit_took_s = self._committed_s - start_s
+        logger.info("committed", extra={"outcomes": vars(self.committer.counts)})
+
+    def _join(self) -> None:
+        """Join small parts before they are committed; where that fails, they are committed as they are."""
+        try:
+            self.committer.join_pending(self._run_joins)
+        except (StorageError, ray.exceptions.RayError) as error:
+            logger.warning("small parts stay as they are: %s", " ".join(str(error).split())[-500:])
+
+    def _run_joins(self, join: Join, groups: Sequence[Sequence[Part]]) -> Iterable[Part]:
+        """Join groups of parts: many in tasks, wherever there is a CPU, a few here."""
+        if sum(part.size_bytes for group in groups for part in group) < MIN_SHARED_BYTES:
+            return map(join, groups)
+        task = ray.remote(run_join).options(
+            num_cpus=self.placement.task_num_cpus, memory=self.placement.task_heap_bytes
+        )
+        refs = [task.remote(join, group) for group in groups]
+        joined: list[Part] = ray.get(refs, timeout=self.settings.stall_timeout_s)
+        return joined
 
     def tell_outcomes(self) -> None:
         """Tell the monitor of the outcomes that it was not told of yet."""
@@ -170,6 +201,11 @@ class Collector:
 
     def _describe_standstill(self) -> str:
         return str(self.watch.books.get("standstill", "the stages do not say how far they are"))
+
+
+def run_join(join: Join, group: Sequence[Part]) -> Part:
+    """Join a group of parts in a task."""
+    return join(group)
 
 
 def mark_as_crashed(rows: pa.Table) -> pa.Table:

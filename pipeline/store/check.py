@@ -176,18 +176,16 @@ def _check_frames(snapshot: FeatureStore, recipe: str, resolution: str) -> Itera
     parts = snapshot.list_parts(resolution, recipe)
     for path in parts.paths:
         try:
-            rows = parts.read(path)
+            for row in (row for rows in parts.stream(path) for row in rows.to_batches(max_chunksize=1)):
+                track_id, num_frames = (row.column(key)[0].as_py() for key in ("track_id", "num_frames"))
+                vectors = row.column("embeddings").flatten()
+                embed_dim = _measure_vectors(vectors)
+                if embed_dim is None or len(vectors) != num_frames:
+                    yield f"{name} of {track_id} is not a whole matrix of finite values"
+                else:
+                    examples.setdefault(embed_dim, track_id)
         except StorageError as error:
             yield f"frames: {path} cannot be read: {error}"
-            continue
-        for row in rows.to_batches(max_chunksize=1):
-            track_id, num_frames = (row.column(key)[0].as_py() for key in ("track_id", "num_frames"))
-            vectors = row.column("embeddings").flatten()
-            embed_dim = _measure_vectors(vectors)
-            if embed_dim is None or len(vectors) != num_frames:
-                yield f"{name} of {track_id} is not a whole matrix of finite values"
-            else:
-                examples.setdefault(embed_dim, track_id)
     yield from _check_widths(name, examples)
 
 

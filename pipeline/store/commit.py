@@ -10,9 +10,12 @@ ever stored twice. The commit that closes a run carries its counts and publishes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +25,7 @@ from pipeline.config import Recipe
 from pipeline.location import StoreLocation
 from pipeline.schema import CATALOG, FAILURES, RECIPES, TRACKS, UNCHANGED
 from pipeline.store.books import Accepted, RunCounts
+from pipeline.store.joining import Partition, join_parts, plan_joins, remove_parts
 from pipeline.store.ledger import Actions, cut_between_parts, extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.store.parts import Part, from_ipc, write_part
 from pipeline.store.table_commits import append_rows
@@ -29,6 +33,7 @@ from pipeline.store.tables import open_table, read_columns
 from pipeline.store.takeover import split_by_id
 from pipeline.store.writer import StoreWriter
 
+Join = Callable[[Sequence[Part]], Part]
 _PRESENT = [*CATALOG.names, "content_hash"]  # what is known of tracks that the ledger has
 
 
@@ -37,6 +42,7 @@ class _Pending:
     """Accepted results that no commit has made visible yet."""
 
     parts: list[Part] = field(default_factory=list)
+    joined: list[Part] = field(default_factory=list)  # whose rows some of the parts hold
     tracks: list[pa.Table] = field(default_factory=list)
     failures: list[pa.Table] = field(default_factory=list)
     relabeled: list[pa.Table] = field(default_factory=list)
@@ -66,6 +72,7 @@ class RunCommitter:
         self._recognised: list[pa.Table] = []
         self._done: set[str] = set()
         self._spans: dict[str, list[tuple[str, str]]] = {}  # of the ledger's parts that the run wrote, by recipe
+        self._first_ids: dict[Partition, list[str]] = defaultdict(list)  # of the run's parts of ``frames``, sorted
         self.writer = StoreWriter(store, run_id)
         # As the run finds them: it gives each track one outcome, so nothing that it adds itself has to leave.
         self._held_ids = {recipe: _read_ids(self.writer.tracks, recipe) for recipe in self.recipes}
@@ -142,6 +149,22 @@ class RunCommitter:
         nulls = pa.nulls(catalog.num_rows, pa.string())
         self._pending.relabeled.append(catalog.append_column("content_hash", nulls).select(_PRESENT))
 
+    def join_pending(self, run_all: Callable[[Join, Sequence[Sequence[Part]]], Iterable[Part]] = map) -> None:
+        """Join small parts of accepted results; what the next commit makes visible stays the same.
+
+        Args:
+            run_all: Joins each of several groups, as ``map`` does, wherever there is room for it.
+
+        Raises:
+            StorageError: A part cannot be read or written; all are as they were.
+        """
+        groups = plan_joins(self._pending.parts, self._first_ids)
+        small = [group for group in groups if len(group) > 1]
+        url, options = self.store.table_url("frames"), self.store.options
+        joined = list(run_all(partial(join_parts, table_url=url, run_id=self.run_id, options=options), small))
+        self._pending.parts = [*joined, *(group[0] for group in groups if len(group) == 1)]
+        self._pending.joined += [part for group in small for part in group]
+
     def commit(self, event: str = "progress", departed: Mapping[str, Sequence[str]] | None = None) -> int:
         """Make all accepted results visible.
 
@@ -161,7 +184,7 @@ class RunCommitter:
         leaving = [set(ids) & self._held_ids[recipe] for recipe, ids in departed.items()]
         self.counts.deleted += len(set().union(*leaving) - self.moved_ids)
         if pending.parts:
-            self.writer.commit("frames", [part.as_add_action() for part in pending.parts], "append")
+            self._commit_parts(pending)
         failures = pa.concat_tables([FAILURES.empty_table(), *pending.failures])
         tracks = pa.concat_tables([TRACKS.empty_table(), *pending.tracks])
         # A track embedded for one recipe may be held whole by another, whose ledger row has old facts.
@@ -209,6 +232,13 @@ class RunCommitter:
         if rows:
             recorded = pa.Table.from_pylist(rows, schema=RECIPES)
             append_rows(self.store, "recipes", recorded, {"run_id": self.run_id, "event": "append"})
+
+    def _commit_parts(self, pending: _Pending) -> None:
+        """Commit parts of ``frames``, and remove those that they were joined from, which no commit names."""
+        self.writer.commit("frames", [part.as_add_action() for part in pending.parts], "append")
+        for part in pending.parts:
+            insort(self._first_ids[part.recipe, part.resolution], str(part.min_track_id))
+        remove_parts(pending.joined, self.store.table_url("frames"), self.store.options)
 
     def _describe_run(self) -> dict[str, str]:
         return {"counts": json.dumps(vars(self.counts)), "recipes": json.dumps(list(self.recipes))}

@@ -209,8 +209,7 @@ def write_row_groups(
     Raises:
         StorageError: It cannot be written.
     """
-    folders = [f"{name}={value}" for name, value in partition.items()]
-    path = "/".join([*folders, f"part-{run_id}-{uuid.uuid4().hex}.parquet"])
+    path = name_part(partition, run_id)
     with create_file(join_url(table_url, path), options) as file:
         encode_row_groups(table_name, row_groups, file)
         size_bytes = file.tell()
@@ -224,6 +223,12 @@ def write_row_groups(
         span["min"],
         span["max"],
     )
+
+
+def name_part(partition: Mapping[str, str], run_id: str) -> str:
+    """Return a path for a new file of a partition, relative to its table."""
+    folders = [f"{name}={value}" for name, value in partition.items()]
+    return "/".join([*folders, f"part-{run_id}-{uuid.uuid4().hex}.parquet"])
 
 
 def to_ipc(table: pa.Table) -> bytes:

@@ -168,7 +168,7 @@ class FeatureStore:
     def iter_frames(
         self, resolution: str, recipe: str | None = None, shard: int = 0, num_shards: int = 1
     ) -> Iterator[pa.Table]:
-        """Stream all live frames of a resolution, one table a part and one row a track, in bounded memory.
+        """Stream all live frames of a resolution, some tracks a table and one row a track, in bounded memory.
 
         Args:
             resolution: Name of a resolution with frames.
@@ -177,7 +177,8 @@ class FeatureStore:
             num_shards: How many shares there are.
         """
         parts = self.list_parts(resolution, recipe)
-        yield from (rows for path in parts.paths[shard::num_shards] if (rows := parts.read(path)).num_rows)
+        for path in parts.paths[shard::num_shards]:
+            yield from (rows for rows in parts.stream(path) if rows.num_rows)
 
     def list_parts(self, resolution: str, recipe: str | None = None) -> FrameParts:
         """List the parts of a resolution, with all that is needed to read them elsewhere.

@@ -11,7 +11,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
@@ -24,6 +27,7 @@ from pipeline.store.segments import join_rows
 
 LIVE_COLUMNS = ("track_id", "content_hash")
 FRAME_COLUMNS = ("track_id", "content_hash", "start_frame", "num_frames", "frame_rate_hz", "embeddings")
+READ_BYTES = 64 * 2**20  # of a part's values that are in memory at once, where it is read from end to end
 MAX_PARTS_AT_ONCE = 8  # read by one call: over S3 a part is mostly waiting
 _PARQUET = pyarrow.dataset.ParquetFileFormat()
 
@@ -46,16 +50,42 @@ class FrameParts:
     live: pa.Table
 
     def read(self, path: str) -> pa.Table:
-        """Return the live tracks of one part, a row each, with ``FRAME_COLUMNS``.
+        """Return the live tracks of one part, a row each, with ``FRAME_COLUMNS``; raises as ``stream`` does."""
+        empty = TABLES["frames"].empty_table().select(list(FRAME_COLUMNS))
+        return pa.concat_tables([empty, *self.stream(path)])
+
+    def stream(self, path: str) -> Iterator[pa.Table]:
+        """Yield the live tracks of one part, a row each, with ``FRAME_COLUMNS``: some whole tracks at a time.
 
         Where another tool than this one has rewritten the table, a long track may stand in several parts.
 
         Raises:
             StorageError: It cannot be read, or a vacuum took it.
         """
+        waiting: pa.Table | None = None
+        for rows in self._stream_rows(path):
+            if waiting is not None:
+                ids = waiting.column("track_id").to_numpy()
+                num_whole = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))[-1]  # the last track may go on
+                if num_whole:
+                    yield self._keep_live(waiting[:num_whole])
+                rows = pa.concat_tables([waiting[num_whole:], rows])
+            waiting = rows
+        if waiting is not None and waiting.num_rows:
+            yield self._keep_live(waiting)
+
+    def _stream_rows(self, path: str) -> Iterator[pa.Table]:
+        """Yield a part's rows, as many row groups at a time as are read together."""
         with explain_unreadable(self.location.table_url("frames")):
-            frames = open_parts(self.location, "frames", [path]).to_table(columns=list(FRAME_COLUMNS))
-        # Only the ledger's rows of the part's span: to hash a million ids takes longer than to read a part.
+            (part,) = open_parts(self.location, "frames", [path]).get_fragments()
+            sizes = [(group.id, group.total_byte_size) for group in part.row_groups]
+            ends = np.cumsum([size_bytes for _, size_bytes in sizes]) // READ_BYTES
+            for _, groups in groupby(zip(sizes, ends, strict=True), key=itemgetter(1)):
+                ids = [number for (number, _), _ in groups]
+                yield part.subset(row_group_ids=ids).to_table(TABLES["frames"], columns=list(FRAME_COLUMNS))
+
+    def _keep_live(self, frames: pa.Table) -> pa.Table:
+        # Only the ledger's rows of their span: to hash a million ids takes longer than to read a part.
         span = pc.min_max(frames.column("track_id")).as_py()
         ids = self.live.column("track_id")
         first = bisect_left(ids, span["min"], key=pa.StringScalar.as_py)

@@ -17,7 +17,7 @@ class FrameDataset(IterableDataset[dict[str, Any]]):
     """All live tracks of one resolution; each item is ``{"track_id", "embeddings"}``.
 
     ``embeddings`` is float32 of shape (num_frames, embed_dim). Parts are shared out among the workers of a
-    ``DataLoader``, and no worker holds more than one part.
+    ``DataLoader``, and no worker holds more than some tracks of one.
 
     Args:
         store: The snapshot to read; pinned, so that all workers and all epochs see the same rows.
@@ -33,9 +33,9 @@ class FrameDataset(IterableDataset[dict[str, Any]]):
         worker = get_worker_info()
         shard, num_shards = (worker.id, worker.num_workers) if worker else (0, 1)
         for path in self.parts.paths[shard::num_shards]:
-            part = self.parts.read(path)
-            for row in range(part.num_rows):
-                vectors = part.column("embeddings")[row].values
-                matrix = np.array(pc.list_flatten(vectors), np.float32).reshape(len(vectors), -1)
-                track_id = part.column("track_id")[row].as_py()
-                yield {"track_id": track_id, "embeddings": torch.from_numpy(matrix)}
+            for tracks in self.parts.stream(path):
+                for row in range(tracks.num_rows):
+                    vectors = tracks.column("embeddings")[row].values
+                    matrix = np.array(pc.list_flatten(vectors), np.float32).reshape(len(vectors), -1)
+                    track_id = tracks.column("track_id")[row].as_py()
+                    yield {"track_id": track_id, "embeddings": torch.from_numpy(matrix)}

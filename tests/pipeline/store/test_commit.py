@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import RunError
+from pipeline.errors import RunError, StorageError
 from pipeline.location import StoreLocation
 from pipeline.store.check import check_store
 from pipeline.store.commit import RunCommitter
@@ -358,6 +358,51 @@ def test_blocks_may_be_done_in_any_order(order: list[int], stops_midway: bool) -
         assert [count_parts_over(known.location, name, "07") for name in ("tracks", "frames")] == [1, 1]
         check_features(FeatureStore(folder), known)
         assert not check_store(known.location).problems
+
+
+@settings(deadline=None, max_examples=4)
+@given(st.permutations(range(6)), st.integers(2, 7))
+def test_results_that_are_joined_are_stored_as_if_they_were_not(order: list[int], results_per_commit: int) -> None:
+    contents = {f"{number:02d}": f"content {number}" for number in range(12)} | {"03": "long 3"}
+    with tempfile.TemporaryDirectory() as folder:
+        known = KnownStore(StoreLocation(folder))
+        known.run(contents, tracks_per_part=2, order=lambda _: order, results_per_commit=results_per_commit)
+        check_features(FeatureStore(folder), known)
+        assert not check_store(known.location, deep=True).problems
+        files = pa.table(open_table(known.location, "frames").get_add_actions(flatten=True))
+        assert files.num_rows < 2 * len(order)  # resolutions and blocks
+        on_disk = {str(path.relative_to(f"{folder}/frames")) for path in Path(folder, "frames").rglob("part-*")}
+        assert on_disk == set(files.column("path").to_pylist()), "what was joined is gone"
+
+
+def test_a_run_killed_between_joining_and_committing_loses_and_doubles_nothing(store: StoreLocation) -> None:
+    catalog = sound(*"abcd")
+    committer = open_run(store, "killed")
+    for ids in ("ab", "cd"):
+        committer.accept(write_result(store, catalog, "killed", *ids))
+    committer.join_pending()
+    kill(committer, "commit_ledger")
+    with pytest.raises(KilledError):
+        committer.commit()
+    assert run(store, catalog, run_id="next").counts.embedded == 4
+    assert [row[2] for row in list_frames(store)] == [*"abcd"]
+    assert not check_store(store, deep=True).problems
+
+
+def test_parts_that_cannot_be_joined_are_committed_as_they_are(store: StoreLocation) -> None:
+    catalog = sound(*"abcd")
+    committer = open_run(store, "run1")
+    for ids in ("ab", "cd"):
+        committer.accept(write_result(store, catalog, "run1", *ids))
+
+    def fail(*_: Any) -> Any:
+        raise StorageError("no room")
+
+    with pytest.raises(StorageError):
+        committer.join_pending(fail)
+    committer.close()
+    assert len(open_table(store, "frames").file_uris()) == 2
+    assert [row[2] for row in list_frames(store)] == [*"abcd"]
 
 
 def check_features(store: FeatureStore, known: KnownStore) -> None:

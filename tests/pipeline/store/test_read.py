@@ -20,6 +20,7 @@ from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, StoreFormatError, UsageError
 from pipeline.location import StoreLocation
 from pipeline.schema import TRACKS
+from pipeline.store import parts, read_parts
 from pipeline.store.maintain import compact_store, vacuum_store
 from pipeline.store.read import FeatureStore
 from pipeline.store.segments import take_rows
@@ -171,10 +172,26 @@ def test_shards_partition_the_rows(num_shards: int, known: KnownStore, store: Fe
 
 
 def test_parts_can_be_read_in_another_process(store: FeatureStore) -> None:
-    parts = store.list_parts("16hz", SEVEN.recipe_id)
-    copy = pickle.loads(pickle.dumps(parts))
-    for path in parts.paths:
-        assert copy.read(path).equals(parts.read(path))
+    listed = store.list_parts("16hz", SEVEN.recipe_id)
+    copy = pickle.loads(pickle.dumps(listed))
+    for path in listed.paths:
+        assert copy.read(path).equals(listed.read(path))
+
+
+@pytest.mark.parametrize(("read_bytes", "num_tables"), [(1, 3), (2**26, 1)])
+def test_a_part_is_streamed_in_whole_tracks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int, num_tables: int
+) -> None:
+    monkeypatch.setattr(parts, "ROW_GROUP_VALUES", 1)  # a row group a row
+    monkeypatch.setattr(read_parts, "READ_BYTES", read_bytes)
+    known = KnownStore(StoreLocation(str(tmp_path / "store")))
+    known.run({"a": "long 1", "b": "b", "c": "long 2", "d": "d"}, [SEVEN], ["16hz"], tracks_per_part=4)
+    tables = list(FeatureStore(known.location.url).iter_frames("16hz"))
+    assert_same(
+        [pair for table in tables for pair in as_matrices(table)],
+        sorted(known.features[SEVEN.recipe_id, "16hz"].items()),
+    )
+    assert len(tables) == num_tables
 
 
 @pytest.mark.parametrize("resolution", ["8hz", "global"])
