@@ -1,9 +1,14 @@
 """How planning, opening and committing grow with the ledger: 10 k, 100 k and 1 M tracks, nothing to do.
 
     .venv/bin/python -m benchmarks.ledger [--sizes 10000,100000,1000000]
+    .venv/bin/python -m benchmarks.ledger --sizes 100000 --changed 0.01 [--embed-dim 1024]
 
 The ledger is synthetic: real columns, global vectors of 8 dimensions (planning never reads them). Each size runs
 in a process of its own, so that its peak memory is its own.
+
+With ``--changed`` such a share of the tracks, drawn at random, is embedded anew and committed at once. It prints
+the bytes that are written for it as a share of the ledger's, and what share it would be if the vectors lay apart
+from the facts: all facts, and the new vectors.
 """
 
 from __future__ import annotations
@@ -27,13 +32,16 @@ import pyarrow as pa
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
 from pipeline.run.prepare import plan_against_store
-from pipeline.schema import CATALOG, TRACKS
-from pipeline.store.parts import write_part
+from pipeline.schema import CATALOG, FEATURE_LIST, TRACKS
+from pipeline.store.commit import RunCommitter
+from pipeline.store.maintain import TARGET_LEDGER_BYTES
+from pipeline.store.parts import STORED_BYTES_PER_VALUE, round_mantissa, write_part
 from pipeline.store.read import FeatureStore
 from pipeline.store.tables import create_tables
 from pipeline.store.writer import StoreWriter
 
 ROWS_PER_PART = 50_000
+FACTS_BYTES = 160  # of a row without its vector
 RECIPE = Recipe("00" * 32, 7).recipe_id
 RESOLUTIONS = ("50hz", "16hz", "8hz", "0.5hz", "global")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,8 +51,16 @@ def main() -> None:
     """Print one line per size, then all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10000,100000,1000000")
+    parser.add_argument(
+        "--changed", type=float, default=0.0, help="measure this share of the tracks embedded anew"
+    )
+    parser.add_argument("--embed-dim", type=int, default=1024, help="of the vectors, with --changed")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.changed:
+        sizes = [int(size) for size in flags.sizes.split(",")]
+        print(json.dumps([measure_change(size, flags.changed, flags.embed_dim) for size in sizes]))
+        return
     if flags.one is not None:
         print(json.dumps(measure(flags.one)))
         return
@@ -87,6 +103,73 @@ def measure(num_tracks: int) -> dict[str, Any]:
         "commit_s": commit_s,
         "peak_bytes": peak_bytes,
     }
+
+
+def measure_change(num_tracks: int, changed_share: float, embed_dim: int) -> dict[str, float]:
+    """Let some tracks be embedded anew, in a ledger of parts as compaction leaves them, and say what that writes."""
+    rows_per_part = max(1, TARGET_LEDGER_BYTES // round(FACTS_BYTES + STORED_BYTES_PER_VALUE * embed_dim))
+    random = np.random.default_rng(0)
+    changed = np.sort(random.choice(num_tracks, round(changed_share * num_tracks), replace=False))
+    with tempfile.TemporaryDirectory() as folder:
+        store = StoreLocation(str(Path(folder) / "store"))
+        create_tables(store)
+        catalog = build_catalog(num_tracks)
+        url, partition = store.table_url("tracks"), {"recipe": RECIPE}
+        actions, facts_bytes = [], 0
+        for start in range(0, num_tracks, rows_per_part):
+            rows = build_random_rows(catalog.slice(start, rows_per_part), embed_dim, random)
+            actions.append(write_part(rows, "tracks", url, partition, "build").as_add_action())
+            index = rows.schema.get_field_index("embedding")
+            facts = rows.set_column(index, TRACKS.field("embedding"), pa.nulls(rows.num_rows, FEATURE_LIST))
+            facts_bytes += write_part(facts, "tracks", folder, partition, "facts").size_bytes
+        StoreWriter(store, "build").commit_ledger(actions, "close")
+        ledger_bytes = sum(action.size for action in actions)
+        before = FeatureStore(store.url)
+        committer = RunCommitter(store, "refresh", {RECIPE: Recipe("00" * 32, 7)})
+        committer.take_over([], build_random_rows(catalog.take(changed), embed_dim, random))
+        start_s = time.process_time()
+        committer.close()
+        cpu_s = time.process_time() - start_s
+        after = FeatureStore(store.url)
+        assert before.tracks(["run_id"]).num_rows == after.tracks(["run_id"]).num_rows == num_tracks
+    row = {
+        "tracks": num_tracks,
+        "embed_dim": embed_dim,
+        "changed": len(changed),
+        "parts": len(actions),
+        "ledger_mb": ledger_bytes / 1e6,
+        "rewritten_share": committer.bytes_written / ledger_bytes,
+        "cpu_s": cpu_s,
+        "share_with_vectors_apart": (facts_bytes + changed_share * (ledger_bytes - facts_bytes)) / ledger_bytes,
+    }
+    print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+    return row
+
+
+def build_random_rows(catalog: pa.Table, embed_dim: int, random: np.random.Generator) -> pa.Table:
+    """Return ledger rows of a catalog: hashes, measures and vectors are noise, as real ones are to a codec."""
+    size = catalog.num_rows
+    values = round_mantissa(random.standard_normal(size * embed_dim, np.float32), 10)
+    offsets = pa.array(np.arange(0, values.size + 1, embed_dim), pa.int32())
+    own: dict[str, Any] = {
+        "recipe": pa.repeat(RECIPE, size),
+        "etag": [random.bytes(16).hex() for _ in range(size)],
+        "content_hash": [random.bytes(32).hex() for _ in range(size)],
+        "codec": pa.repeat("mp3", size),
+        "source_sample_rate_hz": np.full(size, 44_100, np.int32),
+        "num_channels": np.full(size, 2, np.int32),
+        "duration_s": 30 + random.integers(0, 2000, size) / 44_100,
+        **{name: random.random(size, np.float32) for name in ("rms", "peak", "clipped_share", "silent_share")},
+        "num_frames_25hz": random.integers(740, 760, size, np.int32),
+        "resolutions": [list(RESOLUTIONS)] * size,
+        "embedding": pa.ListArray.from_arrays(offsets, pa.array(values)),
+        "event_time": pa.repeat(pa.scalar(NOW, TRACKS.field("event_time").type), size),
+        "run_id": pa.repeat("build", size),
+    }
+    columns = {
+        field.name: own[field.name] if field.name in own else catalog.column(field.name) for field in TRACKS
+    }
+    return pa.table(columns, schema=TRACKS)
 
 
 def build_catalog(num_tracks: int) -> pa.Table:

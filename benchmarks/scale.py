@@ -1,6 +1,7 @@
 """What a run costs its driver, its monitor and its actors, and what one slow file costs everybody.
 
     .venv/bin/python -m benchmarks.scale [--tracks 1000,10000] [--audio-s 1] [--slow-s 40] [--plan 1000000]
+    .venv/bin/python -m benchmarks.scale --log 1000000 --join 4 --compact 8
 
 A decoder and a model that cost nothing (``benchmarks.null_steps``), all else is real: planned rows, Ray, tables,
 parts, commits, metrics, on this machine. Processor time is that of whole processes between the first outcome and
@@ -8,7 +9,8 @@ the last, by what they are; a track's audio is short where it is the driver that
 
 ``--slow-s`` lets one file of the first block take so long to decode, on a cluster of eight CPUs that nobody
 computes on, where each actor sleeps over a block as long as a GPU would compute; the same run without it is the
-measure. ``--plan`` lays out so many planned tracks, and waits for the first task alone.
+measure. ``--plan`` lays out so many planned tracks, and waits for the first task alone. ``--log``, ``--join`` and
+``--compact``: ``benchmarks.parts``.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import ray
 
 from benchmarks.ledger import build_catalog
 from benchmarks.null_steps import NullStart, decode_nothing
+from benchmarks.parts import measure_compaction, measure_joining, measure_log
 from musicfm_model.checkpoint import Checkpoint
 from musicfm_model.config import ModelConfig
 from pipeline.config import Recipe, RunSettings
@@ -62,7 +65,15 @@ def main() -> None:
     parser.add_argument("--tracks-per-block", type=int, default=64)
     parser.add_argument("--slow-s", type=float, default=0.0, help="measure one slow file instead")
     parser.add_argument("--plan", type=int, default=0, help="measure how long so many tracks wait for a task")
+    parser.add_argument("--log", type=int, default=0, help="measure the table frames after so many tracks")
+    parser.add_argument("--join", type=int, default=0, help="measure how so many blocks' parts become one")
+    parser.add_argument("--compact", type=int, default=0, help="measure how one and two workers rewrite parts")
     flags = parser.parse_args()
+    if flags.log or flags.join or flags.compact:
+        rows = [measure_log(flags.log, is_joined) for is_joined in (False, True)] if flags.log else []
+        rows += [measure_joining(flags.join)] if flags.join else []
+        print(json.dumps(rows + ([measure_compaction(flags.compact)] if flags.compact else [])))
+        return
     ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     place = Placement(2, 0, 0.5, 1, 1, 2**28, flags.tracks_per_block, calls_per_actor=2)
     report: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,14 @@ from pipeline.config import DEFAULT_DEAD_SHARE
 
 if TYPE_CHECKING:
     from pipeline.location import StoreLocation
+    from pipeline.store.parts import Part
     from pipeline.store.read import FeatureStore
+    from pipeline.store.rewrite import Rewrite
     from pipeline.store.usage import PartitionReport
     from pipeline.store.writer import StoreWriter
 
 WEEK_HOURS = 168
+MIN_SHARED_BYTES = 2**30  # of parts that are rewritten by tasks: fewer are rewritten sooner than Ray starts
 
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -80,7 +83,7 @@ def maintain(
         if recipe is not None:
             line["files_dropped"] = drop_recipe(writer, recipe)
             line["indexes_removed"] = remove_indexes(store, recipe)
-        line["parts_replaced"] = compact_store(writer, dead_share)
+        line["parts_replaced"] = compact_store(writer, dead_share, rewrite_all)
         line["prediction_files_replaced"] = merge_predictions(store, vacuum_hours)
         line["store_version"] = writer.store_version
         line["bytes_written"] = writer.bytes_written
@@ -92,6 +95,17 @@ def maintain(
         {**asdict(report), "bytes_per_value": round(report.bytes_per_value, 3)} for report in reports
     ]
     return line
+
+
+def rewrite_all(rewrite: Callable[[Rewrite], Part | None], rewrites: Sequence[Rewrite]) -> Iterable[Part | None]:
+    """Rewrite parts: little of them here, much in tasks on all CPUs of the cluster that the environment names."""
+    if sum(each.size_bytes for each in rewrites) < MIN_SHARED_BYTES:
+        return map(rewrite, rewrites)
+    from pipeline.run.cluster import start_ray
+    from pipeline.run.tasks import map_on_cluster
+
+    start_ray()
+    return map_on_cluster(rewrite, rewrites)
 
 
 def remove_indexes(store: StoreLocation, recipe: str) -> list[str]:

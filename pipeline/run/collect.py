@@ -21,6 +21,7 @@ from pipeline.config import RunSettings
 from pipeline.errors import Reason, RunError, Stage, StorageError
 from pipeline.run.placement import Placement, describe_stall
 from pipeline.run.ray_private import LeaveSwitch, attach_switch
+from pipeline.run.tasks import map_on_cluster
 from pipeline.run.watch import ProgressLine, RunWatch
 from pipeline.schema import EMBEDDED
 from pipeline.store.commit import Join, RunCommitter
@@ -105,19 +106,15 @@ class Collector:
         """Join small parts before they are committed; where that fails, they are committed as they are."""
         try:
             self.committer.join_pending(self._run_joins)
-        except (StorageError, ray.exceptions.RayError) as error:
-            logger.warning("small parts stay as they are: %s", " ".join(str(error).split())[-500:])
+        except (StorageError, RunError) as error:
+            logger.warning("small parts stay as they are: %s", error)
 
     def _run_joins(self, join: Join, groups: Sequence[Sequence[Part]]) -> Iterable[Part]:
         """Join groups of parts: many in tasks, wherever there is a CPU, a few here."""
         if sum(part.size_bytes for group in groups for part in group) < MIN_SHARED_BYTES:
             return map(join, groups)
-        task = ray.remote(run_join).options(
-            num_cpus=self.placement.task_num_cpus, memory=self.placement.task_heap_bytes
-        )
-        refs = [task.remote(join, group) for group in groups]
-        joined: list[Part] = ray.get(refs, timeout=self.settings.stall_timeout_s)
-        return joined
+        place, timeout_s = self.placement, self.settings.stall_timeout_s
+        return map_on_cluster(join, groups, timeout_s, place.task_num_cpus, place.task_heap_bytes)
 
     def tell_outcomes(self) -> None:
         """Tell the monitor of the outcomes that it was not told of yet."""
@@ -201,11 +198,6 @@ class Collector:
 
     def _describe_standstill(self) -> str:
         return str(self.watch.books.get("standstill", "the stages do not say how far they are"))
-
-
-def run_join(join: Join, group: Sequence[Part]) -> Part:
-    """Join a group of parts in a task."""
-    return join(group)
 
 
 def mark_as_crashed(rows: pa.Table) -> pa.Table:

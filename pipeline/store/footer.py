@@ -20,7 +20,7 @@ _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9,
 _INTEGERS = (4, 5, 6)  # i16, i32, i64, all as zigzag varints
 
 # parquet.thrift: FileMetaData, RowGroup, ColumnChunk and ColumnMetaData.
-_SCHEMA, _NUM_ROWS, _ROW_GROUPS, _COLUMN_ORDERS = 2, 3, 4, 7
+_SCHEMA, _NUM_ROWS, _ROW_GROUPS, _KEY_VALUES, _COLUMN_ORDERS = 2, 3, 4, 5, 7
 _COLUMNS, _GROUP_OFFSET, _ORDINAL = 1, 5, 7
 _CHUNK_OFFSETS, _META_DATA = (2, 4, 6), 3  # file_offset, offset_index_offset, column_index_offset
 _PAGE_OFFSETS = (9, 10, 11, 14)  # data pages, index page, dictionary page, bloom filter
@@ -48,7 +48,7 @@ def split_file(data: bytes) -> tuple[memoryview, Struct]:
     return memoryview(data)[len(MAGIC) : start], footer
 
 
-def join_footers(footers: Sequence[Struct], shifts: Sequence[int]) -> bytes:
+def join_footers(footers: Sequence[Struct], shifts: Sequence[int]) -> bytes | None:
     """Return the end of a file that holds several files' row groups one after the other.
 
     Args:
@@ -56,16 +56,13 @@ def join_footers(footers: Sequence[Struct], shifts: Sequence[int]) -> bytes:
         shifts: How many bytes further down each file's row groups lie now.
 
     Returns:
-        Footer, its length and the magic.
-
-    Raises:
-        ValueError: The files have different schemas.
+        Footer, its length and the magic; None where the files are not of one schema.
     """
     first = footers[0]
     groups: list[Struct] = []
     for footer, shift in zip(footers, shifts, strict=True):
-        if any(footer.get(name) != first.get(name) for name in (_SCHEMA, _COLUMN_ORDERS)):
-            raise ValueError("expected files of one schema, found several")
+        if any(footer.get(name) != first.get(name) for name in (_SCHEMA, _KEY_VALUES, _COLUMN_ORDERS)):
+            return None
         for group in footer[_ROW_GROUPS][1][1]:
             _move(group, shift, len(groups))
             groups.append(group)

@@ -24,6 +24,11 @@ TARGET_PART_BYTES = 2**28
 """What a part of ``frames`` that is joined has at most: three blocks of 64 clips at 50 Hz, nine at 8 Hz."""
 _NUM_REMOVED_AT_ONCE = 32  # a removal is mostly waited for
 
+
+class DifferentSchemasError(StorageError):
+    """Parts that other tools have written cannot be joined as they are."""
+
+
 Partition = tuple[str | None, str | None]
 
 
@@ -79,7 +84,8 @@ def join_parts(parts: Sequence[Part], table_url: str, run_id: str, options: Opti
         The new part, which no reader sees before a commit adds it.
 
     Raises:
-        StorageError: One cannot be read or is damaged, they have different schemas, or nothing can be written.
+        DifferentSchemasError: They are not of one schema, to the last word of their footers.
+        StorageError: One cannot be read or is damaged, or nothing can be written.
     """
     partition = {"recipe": parts[0].recipe, "resolution": parts[0].resolution}
     path = name_part({name: value for name, value in partition.items() if value is not None}, run_id)
@@ -93,11 +99,12 @@ def join_parts(parts: Sequence[Part], table_url: str, run_id: str, options: Opti
             footers.append(footer)
             file.write(body)
             del body
-        try:
-            file.write(join_footers(footers, shifts))
-        except ValueError as error:
-            raise StorageError(f"cannot join parts of {table_url}: {error}") from error
+        end = join_footers(footers, shifts)
+        file.write(end or b"")
         size_bytes = file.tell()
+    if end is None:
+        remove_file(join_url(table_url, path), options)
+        raise DifferentSchemasError(f"expected parts of one schema, found several: {parts[0].path} and others")
     first = min(str(part.min_track_id) for part in parts)
     last = max(str(part.max_track_id) for part in parts)
     num_rows = sum(part.num_rows for part in parts)

@@ -2,47 +2,48 @@
 
 Every operation claims the store as a run does, commits to ``frames`` first and to the ledger last, and publishes
 what it leaves. Readers that pinned an older version keep reading its files until a vacuum removes them.
+
+Compaction publishes in stages: broken off, or overtaken by a run, it has done what it has published, and the next
+one goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake.transaction import RemoveAction
 
 from pipeline.config import DEFAULT_DEAD_SHARE
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
-from pipeline.schema import FRAMES
 from pipeline.storage import join_url, list_files, read_file
-from pipeline.store.ledger import (
-    Actions,
-    build_removal,
-    extract_rows,
-    join_keys,
-    list_table_files,
-    read_live_keys,
-    read_rows,
-)
-from pipeline.store.parts import write_part
-from pipeline.store.segments import TRACK_ORDER
+from pipeline.store.joining import TARGET_PART_BYTES
+from pipeline.store.ledger import Actions, build_removal, extract_rows, join_keys, list_table_files, read_rows
+from pipeline.store.parts import Part, write_part
+from pipeline.store.rewrite import KEYS, Rewrite, rewrite_parts
 from pipeline.store.table_commits import vacuum_table
+from pipeline.store.tables import read_columns
 from pipeline.store.usage import PartState, inspect_parts, list_partitions
 from pipeline.store.writer import StoreWriter
 
-TARGET_PART_BYTES = 128 * 2**20
+RunAll = Callable[[Callable[[Rewrite], Part | None], Sequence[Rewrite]], Iterable[Part | None]]
+
+STAGE_S = 60.0  # of rewriting go into one commit: what is lost where it is broken off
 TARGET_LEDGER_BYTES = 16 * 2**20  # a change to one track rewrites its part of the ledger: half a track's features
 
 
-def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -> int:
+def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE, run_all: RunAll = map) -> int:
     """Rewrite parts that are small or largely dead, and publish the result.
 
     Args:
         writer: An open store.
         dead_share: Parts with a larger share of dead rows are rewritten.
+        run_all: Rewrites groups of parts; what it yields is published now and then.
 
     Returns:
         How many parts were replaced.
@@ -53,18 +54,18 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE) -
         StorageError: The store cannot be read or written.
     """
     check_closed(writer)
-    actions: Actions = []
+    stages = _Stages(writer)
+    rewrite = partial(rewrite_parts, store=writer.store, run_id=writer.run_id)
     for recipe, resolution in list_partitions(writer.frames):
-        live = read_live_keys(writer.tracks, recipe)
-        states = inspect_parts(writer.store, writer.frames, recipe, resolution, live)
-        for group in _group_parts(states, dead_share, TARGET_PART_BYTES):
-            writer.renew_lease()  # nothing is committed before all is written, which may take hours
-            actions += _rewrite_group(writer, group, recipe, resolution, live)
-    num_replaced = sum(isinstance(action, RemoveAction) for action in actions)
-    if actions:
-        writer.commit("frames", actions, "compact")
+        live = read_columns(writer.tracks, KEYS, recipe).sort_by("track_id")
+        states = inspect_parts(writer.store, writer.frames, recipe, resolution, join_keys(live))
+        groups = _group_parts(states, dead_share, TARGET_PART_BYTES)
+        rewrites = [_plan_rewrite(group, live) for group in groups]
+        for group, part in zip(groups, run_all(rewrite, rewrites), strict=True):
+            stages.add([build_removal("frames", state.file) for state in group], part)
+    stages.commit()
     writer.commit_ledger(_compact_ledger(writer), "maintain")
-    return num_replaced
+    return stages.num_replaced
 
 
 def delete_tracks(writer: StoreWriter, track_ids: Sequence[str]) -> int:
@@ -194,22 +195,46 @@ def _group_parts(states: Sequence[PartState], dead_share: float, target_bytes: i
     return [g for g in [*groups, group] if len(g) > 1 or (g and g[0].dead_share > dead_share)]
 
 
-def _rewrite_group(
-    writer: StoreWriter, group: Sequence[PartState], recipe: str, resolution: str, live: pa.Array
-) -> Actions:
-    """Replace some parts by one that holds their live rows."""
-    actions: Actions = [build_removal("frames", state.file) for state in group]
-    kept = []
-    for state in group:
-        rows = read_rows("frames", writer.store, state.file)
-        kept.append(rows.filter(pc.is_in(join_keys(rows), live)))
-    merged = pa.concat_tables([FRAMES.empty_table(), *kept]).sort_by(TRACK_ORDER)
-    if merged.num_rows:
-        partition = {"recipe": recipe, "resolution": resolution}
-        url = writer.store.table_url("frames")
-        part = write_part(merged, "frames", url, partition, writer.run_id, writer.store.options)
-        actions.append(part.as_add_action())
-    return actions
+def _plan_rewrite(group: Sequence[PartState], live: pa.Table) -> Rewrite:
+    """Say what becomes of some parts; of ``KEYS`` that are alive, sorted, it is told those of its own span."""
+    parts = [state.as_part() for state in group]
+    if not any(state.dead_share for state in group):
+        return Rewrite(parts, None)
+    first, stop = 0, live.num_rows
+    if all(part.min_track_id is not None and part.max_track_id is not None for part in parts):
+        ids, read = live.column("track_id"), pa.StringScalar.as_py
+        first = bisect_left(ids, min(str(part.min_track_id) for part in parts), key=read)
+        stop = bisect_right(ids, max(str(part.max_track_id) for part in parts), key=read)
+    return Rewrite(parts, join_keys(live[first:stop]))
+
+
+class _Stages:
+    """Rewritten parts on their way to readers, some minutes' work a commit.
+
+    Args:
+        writer: An open store.
+    """
+
+    def __init__(self, writer: StoreWriter) -> None:
+        self.writer = writer
+        self.num_replaced = 0
+        self._actions: Actions = []
+        self._began_s = time.monotonic()
+
+    def add(self, removals: Actions, part: Part | None) -> None:
+        """Let some parts be replaced, and publish where the last time was long ago."""
+        self.writer.renew_lease()
+        self.num_replaced += len(removals)
+        self._actions += [*removals, *([part.as_add_action()] if part else [])]
+        if time.monotonic() - self._began_s >= STAGE_S:
+            self.commit()
+            self.writer.commit_ledger([], "maintain")
+
+    def commit(self) -> None:
+        """Commit what was rewritten; a commit of the ledger is to follow."""
+        if self._actions:
+            self.writer.commit("frames", self._actions, "compact")
+        self._actions, self._began_s = [], time.monotonic()
 
 
 def _compact_ledger(writer: StoreWriter) -> Actions:

@@ -175,9 +175,7 @@ def write_part(
     Raises:
         StorageError: It cannot be written.
     """
-    schema = _drop_partition_columns(table_name)
-    stored = rows.select(schema.names).cast(schema)
-    row_groups = (stored[group] for group in plan_row_groups(_count_values(table_name, rows)))
+    row_groups = cut_row_groups(table_name, rows)
     no_ids = pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
     track_ids = rows.column("track_id") if "track_id" in rows.column_names else no_ids
     return write_row_groups(row_groups, track_ids, table_name, table_url, partition, run_id, options)
@@ -223,6 +221,13 @@ def write_row_groups(
         span["min"],
         span["max"],
     )
+
+
+def cut_row_groups(table_name: str, rows: pa.Table) -> Iterator[pa.Table]:
+    """Yield rows of a table as row groups, without its partition columns."""
+    schema = _drop_partition_columns(table_name)
+    stored = rows.select(schema.names).cast(schema)
+    yield from (stored[group] for group in plan_row_groups(_count_values(table_name, rows)))
 
 
 def name_part(partition: Mapping[str, str], run_id: str) -> str:

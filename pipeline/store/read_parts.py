@@ -63,7 +63,7 @@ class FrameParts:
             StorageError: It cannot be read, or a vacuum took it.
         """
         waiting: pa.Table | None = None
-        for rows in self._stream_rows(path):
+        for rows in stream_rows(self.location, "frames", path, FRAME_COLUMNS):
             if waiting is not None:
                 ids = waiting.column("track_id").to_numpy()
                 num_whole = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))[-1]  # the last track may go on
@@ -74,16 +74,6 @@ class FrameParts:
         if waiting is not None and waiting.num_rows:
             yield self._keep_live(waiting)
 
-    def _stream_rows(self, path: str) -> Iterator[pa.Table]:
-        """Yield a part's rows, as many row groups at a time as are read together."""
-        with explain_unreadable(self.location.table_url("frames")):
-            (part,) = open_parts(self.location, "frames", [path]).get_fragments()
-            sizes = [(group.id, group.total_byte_size) for group in part.row_groups]
-            ends = np.cumsum([size_bytes for _, size_bytes in sizes]) // READ_BYTES
-            for _, groups in groupby(zip(sizes, ends, strict=True), key=itemgetter(1)):
-                ids = [number for (number, _), _ in groups]
-                yield part.subset(row_group_ids=ids).to_table(TABLES["frames"], columns=list(FRAME_COLUMNS))
-
     def _keep_live(self, frames: pa.Table) -> pa.Table:
         # Only the ledger's rows of their span: to hash a million ids takes longer than to read a part.
         span = pc.min_max(frames.column("track_id")).as_py()
@@ -91,6 +81,30 @@ class FrameParts:
         first = bisect_left(ids, span["min"], key=pa.StringScalar.as_py)
         stop = bisect_right(ids, span["max"], key=pa.StringScalar.as_py)
         return join_rows(keep_live(frames, self.live.slice(first, stop - first)))
+
+
+def stream_rows(
+    location: StoreLocation, table_name: str, path: str, columns: Sequence[str], use_threads: bool = True
+) -> Iterator[pa.Table]:
+    """Yield the rows of one part, as many row groups at a time as come to some 64 MiB of values.
+
+    Args:
+        location: The store.
+        table_name: Key of ``schema.TABLES``.
+        path: The part, relative to its table.
+        columns: Of the file, so no partition columns.
+        use_threads: Whether more than one CPU may be used.
+
+    Raises:
+        StorageError: It cannot be read, or a vacuum took it.
+    """
+    with explain_unreadable(location.table_url(table_name)):
+        (part,) = open_parts(location, table_name, [path]).get_fragments()
+        numbers = [group.id for group in part.row_groups]
+        ends = np.cumsum([group.total_byte_size for group in part.row_groups]) // READ_BYTES
+        for _, groups in groupby(zip(numbers, ends, strict=True), key=itemgetter(1)):
+            chosen = part.subset(row_group_ids=[number for number, _ in groups])
+            yield chosen.to_table(TABLES[table_name], columns=list(columns), use_threads=use_threads)
 
 
 def read_tracks_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,11 @@ from deltalake import DeltaTable
 
 from pipeline.location import StoreLocation
 from pipeline.store.ledger import join_keys, list_table_files, read_live_keys, read_rows
+from pipeline.store.parts import Part
+from pipeline.store.read_parts import stream_rows
 from pipeline.store.tables import open_table, read_columns
+
+_NUM_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,13 @@ class PartState:
     def dead_share(self) -> float:
         """Share of its rows that no ledger row names."""
         return 1 - self.num_live_rows / max(1, self.num_rows)
+
+    def as_part(self) -> Part:
+        """Return the file as the part that it was written as."""
+        file = self.file
+        partition = file["partition.recipe"], file["partition.resolution"]
+        span = file.get("min.track_id"), file.get("max.track_id")
+        return Part(*partition, file["path"], int(file["size_bytes"]), self.num_rows, *span)
 
 
 def report_store(store: StoreLocation) -> list[PartitionReport]:
@@ -100,12 +112,17 @@ def inspect_parts(
     store: StoreLocation, frames: DeltaTable, recipe: str, resolution: str, live: pa.Array
 ) -> list[PartState]:
     """Count the live rows of each part, reading ids and hashes alone; sorted by track id."""
-    states = []
-    for file in list_table_files(frames, "frames", recipe):
-        if file["partition.resolution"] == resolution:
-            rows = read_rows("frames", store, file, ["track_id", "content_hash"])
-            num_live = pc.sum(pc.is_in(join_keys(rows), live)).as_py() or 0
-            states.append(PartState(file, rows.num_rows, num_live))
+
+    def inspect(file: dict[str, Any]) -> PartState:
+        rows = pa.concat_tables(stream_rows(store, "frames", file["path"], ["track_id", "content_hash"], False))
+        num_live = pc.sum(pc.is_in(join_keys(rows), live)).as_py() or 0
+        return PartState(file, rows.num_rows, num_live)
+
+    files = [
+        file for file in list_table_files(frames, "frames", recipe) if file["partition.resolution"] == resolution
+    ]
+    with ThreadPoolExecutor(_NUM_READERS) as readers:  # over S3 a part is mostly waited for
+        states = list(readers.map(inspect, files))
     return sorted(states, key=lambda state: str(state.file["min.track_id"]))
 
 

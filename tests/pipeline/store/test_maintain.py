@@ -1,11 +1,13 @@
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.errors import RunError, UsageError
 from pipeline.location import StoreLocation
+from pipeline.store import maintain
 from pipeline.store.check import check_store
 from pipeline.store.maintain import (
     compact_store,
@@ -14,7 +16,9 @@ from pipeline.store.maintain import (
     find_stored_ids,
     vacuum_store,
 )
+from pipeline.store.parts import Part
 from pipeline.store.read import FeatureStore
+from pipeline.store.rewrite import Rewrite
 from pipeline.store.tables import create_tables, open_table
 from pipeline.store.usage import report_store
 from pipeline.store.writer import LEASE_S, StoreWriter
@@ -56,6 +60,55 @@ def test_a_compaction_that_takes_long_keeps_the_store(
     compact_store(writer)
     events = [commit.get("event") for commit in open_table(store, "tracks").history()]
     assert events[: writer.store_version - before] == ["maintain", "open"]
+
+
+def test_a_compaction_that_is_broken_off_has_done_what_it_published(
+    store: StoreLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three recipes and resolutions are rewritten, a stage each; the process ends amid the third."""
+    for run_id, ids in (("one", "ab"), ("two", "abcd")):
+        run(store, sound(*ids), recipes=(R4, R7), resolutions=("8hz", "16hz"), run_id=run_id)
+    before = read_vectors(store)
+    monkeypatch.setattr(maintain, "STAGE_S", 0.0)
+    num_rewritten = 0
+
+    def rewrite_two(
+        rewrite: Callable[[Rewrite], Part | None], rewrites: Sequence[Rewrite]
+    ) -> Iterator[Part | None]:
+        nonlocal num_rewritten
+        for each in rewrites:
+            if num_rewritten == 2:
+                raise KeyboardInterrupt
+            num_rewritten += 1
+            yield rewrite(each)
+
+    with pytest.raises(KeyboardInterrupt):
+        compact_store(StoreWriter(store, "broken"), run_all=rewrite_two)
+    assert sorted(report.num_parts for report in report_store(store)) == [1, 1, 2, 2]
+    assert read_vectors(store) == before
+    assert not check_store(store, deep=True).problems
+    assert compact_store(StoreWriter(store, "again")) == 4, "what was done is not done again"
+    assert [report.num_parts for report in report_store(store)] == [1, 1, 1, 1]
+    assert read_vectors(store) == before
+
+
+def test_a_run_need_not_wait_for_a_compaction(store: StoreLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run_id, ids in (("one", "ab"), ("two", "abcd")):
+        run(store, sound(*ids), recipes=(R4, R7), run_id=run_id)
+    monkeypatch.setattr(maintain, "STAGE_S", 0.0)
+
+    def begin_a_run(
+        rewrite: Callable[[Rewrite], Part | None], rewrites: Sequence[Rewrite]
+    ) -> Iterator[Part | None]:
+        for number, each in enumerate(rewrites):
+            yield rewrite(each)
+            if number == 0:
+                run(store, sound(*"abcdef"), recipes=(R4, R7), run_id="refresh")
+
+    with pytest.raises(RunError, match="another run has written"):
+        compact_store(StoreWriter(store, "maintain"), run_all=begin_a_run)
+    assert len(read_vectors(store)) == 6
+    assert not check_store(store, deep=True).problems
 
 
 def test_compaction_leaves_one_part_and_every_live_vector(store: StoreLocation) -> None:
