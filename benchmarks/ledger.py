@@ -106,7 +106,7 @@ def measure(num_tracks: int) -> dict[str, Any]:
 
 
 def measure_change(num_tracks: int, changed_share: float, embed_dim: int) -> dict[str, float]:
-    """Let some tracks be embedded anew, in a ledger of parts as compaction leaves them, and say what that writes."""
+    """Let tracks be embedded anew, in a ledger of parts as compaction leaves them, and say what that writes."""
     rows_per_part = max(1, TARGET_LEDGER_BYTES // round(FACTS_BYTES + STORED_BYTES_PER_VALUE * embed_dim))
     random = np.random.default_rng(0)
     changed = np.sort(random.choice(num_tracks, round(changed_share * num_tracks), replace=False))
@@ -115,15 +115,16 @@ def measure_change(num_tracks: int, changed_share: float, embed_dim: int) -> dic
         create_tables(store)
         catalog = build_catalog(num_tracks)
         url, partition = store.table_url("tracks"), {"recipe": RECIPE}
-        actions, facts_bytes = [], 0
+        parts = []
+        facts_bytes = 0
         for start in range(0, num_tracks, rows_per_part):
             rows = build_random_rows(catalog.slice(start, rows_per_part), embed_dim, random)
-            actions.append(write_part(rows, "tracks", url, partition, "build").as_add_action())
+            parts.append(write_part(rows, "tracks", url, partition, "build"))
             index = rows.schema.get_field_index("embedding")
             facts = rows.set_column(index, TRACKS.field("embedding"), pa.nulls(rows.num_rows, FEATURE_LIST))
             facts_bytes += write_part(facts, "tracks", folder, partition, "facts").size_bytes
-        StoreWriter(store, "build").commit_ledger(actions, "close")
-        ledger_bytes = sum(action.size for action in actions)
+        StoreWriter(store, "build").commit_ledger([part.as_add_action() for part in parts], "close")
+        ledger_bytes = sum(part.size_bytes for part in parts)
         before = FeatureStore(store.url)
         committer = RunCommitter(store, "refresh", {RECIPE: Recipe("00" * 32, 7)})
         committer.take_over([], build_random_rows(catalog.take(changed), embed_dim, random))
@@ -136,7 +137,7 @@ def measure_change(num_tracks: int, changed_share: float, embed_dim: int) -> dic
         "tracks": num_tracks,
         "embed_dim": embed_dim,
         "changed": len(changed),
-        "parts": len(actions),
+        "parts": len(parts),
         "ledger_mb": ledger_bytes / 1e6,
         "rewritten_share": committer.bytes_written / ledger_bytes,
         "cpu_s": cpu_s,

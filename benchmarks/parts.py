@@ -49,7 +49,7 @@ REPEATED = {
 }  # bytes a value, of frames that stand there twice (docs/decisions/0011)
 
 
-def measure_log(num_tracks: int, is_joined: bool) -> dict[str, Any]:
+def measure_log(num_tracks: int, is_joined: bool) -> dict[str, float]:
     """Grow the log of ``frames`` by so many tracks, and say what it holds and what commits and opening cost."""
     with tempfile.TemporaryDirectory() as folder:
         store = StoreLocation(str(Path(folder) / "store"))
@@ -68,7 +68,8 @@ def measure_log(num_tracks: int, is_joined: bool) -> dict[str, Any]:
         url = store.table_url("frames")
         paths = DeltaTable(url).file_uris()
         link_files(paths, Path(folder))
-        row = {"tracks": num_tracks, "joined": is_joined, "objects": len(paths), "commits": len(commit_cpu_s)}
+        row: dict[str, float] = {"tracks": num_tracks, "joined": is_joined, "objects": len(paths)}
+        row |= {"commits": len(commit_cpu_s)}
         row |= {"last_commits_cpu_s": float(np.median(commit_cpu_s[-5:])), **measure_opening(url)}
     print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     return row

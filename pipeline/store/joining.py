@@ -55,11 +55,11 @@ def plan_joins(
     for partition, members in by_partition.items():
         members.sort(key=lambda part: str(part.min_track_id))
         others = first_ids.get(partition, ())
-        size_bytes = 0
-        for before, part in pairwise([None, *members]):
-            assert part is not None
+        groups.append(members[:1])
+        size_bytes = members[0].size_bytes
+        for before, part in pairwise(members):
             size_bytes += part.size_bytes
-            if before is None or size_bytes > target_bytes or not _are_neighbours(before, part, others):
+            if size_bytes > target_bytes or not _are_neighbours(before, part, others):
                 groups.append([])
                 size_bytes = part.size_bytes
             groups[-1].append(part)

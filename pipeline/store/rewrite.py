@@ -73,7 +73,9 @@ def rewrite_parts(rewrite: Rewrite, store: StoreLocation, run_id: str) -> Part |
     ids = [each for each in ids if len(each)]
     if not ids:
         return None
-    tables = (rows for part in rewrite.parts for rows in _stream_live(part, COLUMNS, rewrite, store))
+    tables: Iterator[pa.Table] = (
+        rows for part in rewrite.parts for rows in _stream_live(part, COLUMNS, rewrite, store)
+    )
     spans = [pc.min_max(each).as_py() for each in ids]
     if not _follow_each_other([(span["min"], span["max"]) for span in spans]):
         tables = iter([sort_rows(pa.concat_tables(tables))])

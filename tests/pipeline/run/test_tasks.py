@@ -1,3 +1,4 @@
+import math
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 def take_root(number: int) -> float:
     if number < 0:
         raise StorageError(f"expected no debts, found {number}")
-    return number**0.5
+    return math.sqrt(number)
 
 
 def die_once(folder: str) -> int:

@@ -94,7 +94,7 @@ def test_row_groups_are_found_by_their_statistics(tmp_path: Any) -> None:
     path.write_bytes(join(files))
     where = "name BETWEEN '0098' AND '0102' OR name = '0399'"
     expected = ["0098", "0099", "0100", "0101", "0102", "0399"]
-    found = duckdb.sql(f"SELECT name FROM '{path}' WHERE {where} ORDER BY name").fetchall()
+    found = duckdb.execute(f"SELECT name FROM '{path}' WHERE {where} ORDER BY name").fetchall()
     assert [name for (name,) in found] == expected
     chosen = pl.scan_parquet(path).filter(pl.sql_expr(where)).collect()
     assert chosen["name"].to_list() == expected

@@ -47,11 +47,11 @@ def test_only_neighbours_join_up_to_the_target(
             assert before.max_track_id < after.min_track_id  # type: ignore[operator]
             others = first_ids[group[0].recipe, group[0].resolution]
             assert not any(before.max_track_id < first < after.min_track_id for first in others)  # type: ignore[operator]
-    for before, after in pairwise(groups):  # no two that could have been one
-        if before[0].resolution == after[0].resolution:
-            others = first_ids[after[0].recipe, after[0].resolution]
-            reached = any(before[-1].max_track_id < first < after[0].min_track_id for first in others)  # type: ignore[operator]
-            assert reached or sum(part.size_bytes for part in before) + after[0].size_bytes > 100
+    for first, second in pairwise(groups):  # no two that could have been one
+        if first[0].resolution == second[0].resolution:
+            others = first_ids[first[0].recipe, first[0].resolution]
+            reached = any(first[-1].max_track_id < other < second[0].min_track_id for other in others)  # type: ignore[operator]
+            assert reached or sum(part.size_bytes for part in [*first, second[0]]) > 100
 
 
 def test_parts_whose_tracks_overlap_stay_apart() -> None:
