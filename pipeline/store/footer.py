@@ -8,7 +8,7 @@ lie is known here by name. pyarrow reads footers, but cannot say that a row grou
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MAGIC = b"PAR1"
@@ -77,7 +77,10 @@ def join_footers(footers: Sequence[Struct], shifts: Sequence[int]) -> bytes | No
 
 def _move(group: Struct, shift: int, ordinal: int) -> None:
     """Let a row group be the one of a number, so many bytes further down."""
-    group.pop(_ORDINAL, None) if ordinal >= 2**15 else _change(group, _ORDINAL, lambda _: ordinal)
+    if ordinal < 2**15:
+        _change(group, _ORDINAL, lambda _: ordinal)
+    else:  # it is an i16, and optional
+        group.pop(_ORDINAL, None)
     _change(group, _GROUP_OFFSET, lambda offset: offset + shift)
     for chunk in group[_COLUMNS][1][1]:
         places = [(chunk, name) for name in _CHUNK_OFFSETS]
@@ -87,7 +90,7 @@ def _move(group: Struct, shift: int, ordinal: int) -> None:
             _change(place, name, lambda offset: offset and offset + shift)  # 0 says nothing
 
 
-def _change(place: Struct, name: int, change: Any) -> None:
+def _change(place: Struct, name: int, change: Callable[[int], int]) -> None:
     if name in place:
         kind, value = place[name]
         place[name] = (kind, change(value))
