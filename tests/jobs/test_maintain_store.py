@@ -8,6 +8,7 @@ from pipeline.index.build import build_index
 from pipeline.index.draft import IndexSettings
 from pipeline.index.manifest import list_indexes
 from pipeline.location import StoreLocation
+from pipeline.store.check import check_store
 from pipeline.store.tables import create_tables, open_table
 from tests.runs import R4, R7, list_frames, run, sound
 
@@ -50,6 +51,20 @@ def test_compaction_drops_and_vacuums_as_told(store: StoreLocation, capsys: pyte
     assert {recipe for recipe, *_ in list_frames(store)} == {R7}
     left = [path for path in (Path(store.url) / "frames").rglob("*.parquet") if "_delta_log" not in path.parts]
     assert len(left) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_much_is_rewritten_in_tasks(
+    store: StoreLocation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = list_frames(store)
+    monkeypatch.setattr(maintain_store, "MIN_SHARED_BYTES", 0)
+    assert maintain_store.main(["--store", store.url]) == 0
+    assert last_line(capsys)["parts_replaced"] == 4
+    assert list_frames(store) == before
+    assert len(open_table(store, "frames").file_uris()) == 2
+    assert not check_store(store, deep=True).problems
 
 
 def test_a_dropped_recipe_takes_its_indexes_along(
