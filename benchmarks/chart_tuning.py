@@ -22,12 +22,18 @@ from pipeline.training.worker import choose_device
 TASK = "chord"
 # The rates of a small model; those of the published size are finetune's own.
 ENCODER_LR, HEAD_LR = 1e-3, 1e-3
-NUM_STEPS, NUM_WARMUP_STEPS, MEASURE_EVERY, SAVE_EVERY = 80, 8, 20, 10
+NUM_STEPS, NUM_WARMUP_STEPS, MEASURE_EVERY, SAVE_EVERY = 80, 8, 20, 5
 WINDOW_S, NUM_CROPS, NUM_SLOTS = 6.0, 4, 2
 
 
 def tune_on_charts(
-    audio: Path, said: Mapping[str, Annotation], folder: Path, checkpoint: Path, layer: int, num_workers: int
+    audio: Path,
+    said: Mapping[str, Annotation],
+    folder: Path,
+    checkpoint: Path,
+    layer: int,
+    num_steps: int,
+    num_workers: int,
 ) -> dict[str, Any]:
     """Fine-tune on charts that have been played.
 
@@ -37,6 +43,7 @@ def tune_on_charts(
         folder: Of the run.
         checkpoint: What is fine-tuned.
         layer: Hidden state that the head gets.
+        num_steps: Of the run.
         num_workers: Of Ray Train; 0 trains in this process.
 
     Returns:
@@ -50,14 +57,14 @@ def tune_on_charts(
         load_checkpoint(str(checkpoint)).sha256,
         labels.sha256,
         layer,
-        num_steps=NUM_STEPS,
+        num_steps=num_steps,
         peak_lr=ENCODER_LR,
         head_lr=HEAD_LR,
         num_warmup_steps=NUM_WARMUP_STEPS,
         window_s=WINDOW_S,
         num_crops=NUM_CROPS,
         num_slots=NUM_SLOTS,
-        patience=NUM_STEPS,
+        patience=num_steps,
     )
     settings = FinetuneSettings(
         folder.absolute(),

@@ -26,7 +26,7 @@ import pyarrow as pa
 import soundfile
 import torch
 
-from benchmarks.chart_tuning import TASK, tune_on_charts
+from benchmarks.chart_tuning import NUM_STEPS, TASK, tune_on_charts
 from benchmarks.charts import SAMPLE_RATE_HZ, Chart, draw_charts, find_programs, play
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.log_mel import LogMel
@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="by default all")
     parser.add_argument("--finetune", type=Path, metavar="DIR", help="fine-tune on the chords, in this folder")
     parser.add_argument("--layer", type=int, default=TUNED_LAYER, metavar="N", help="that is fine-tuned")
+    parser.add_argument("--num-steps", type=int, default=NUM_STEPS, metavar="N", help="of a fine-tuning")
     parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="that share a fine-tuning")
     flags = parser.parse_args()
     if (missing := find_programs()) is not None:
@@ -78,7 +79,8 @@ def main() -> int:
             rows = measure_all(flags.tasks, charts, splits, audio)
         else:
             said = {name_file(chart, splits): annotate(TASK, chart, splits[chart.style]) for chart in charts}
-            result = tune_on_charts(audio, said, flags.finetune, NANO, flags.layer, flags.num_workers)
+            course = (flags.layer, flags.num_steps, flags.num_workers)
+            result = tune_on_charts(audio, said, flags.finetune, NANO, *course)
             rows = describe_tuning(result, flags.layer)
             print_rows(rows)
             print(f"{result['steps']} steps, the best after {result['best_step']}")
