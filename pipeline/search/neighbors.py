@@ -27,11 +27,13 @@ from pipeline.index.manifest import read_manifest
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation
 from pipeline.schema import TIMESTAMP
+from pipeline.search.shown import Mask, ShownTracks
 from pipeline.storage import join_url, write_file
 from pipeline.store.parts import Part
 from pipeline.store.retry import commit_once
 from pipeline.store.table_commits import vacuum_table
 from pipeline.store.tables import describe_store_error, open_view
+from pipeline.store.withheld import WithheldWatch
 
 Matrix = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
@@ -57,7 +59,7 @@ NEIGHBORS = pa.schema(
 
 
 def find_neighbors(
-    index: VectorIndex, positions: Positions, k: int, groups: Positions | None = None
+    index: VectorIndex, positions: Positions, k: int, groups: Positions | None = None, shown: Mask | None = None
 ) -> tuple[Matrix, Positions]:
     """Find the nearest other tracks of some tracks by their global vectors.
 
@@ -67,13 +69,14 @@ def find_neighbors(
         k: How many.
         groups: For each row of ``index.tracks`` a number, such as the artist's: tracks of one group are no
             neighbours of each other; -1 belongs to none.
+        shown: For each row of ``index.tracks`` whether it may be a neighbour; all by default.
 
     Returns:
         Cosines, float32 of shape (n, k), descending, and rows of ``index.tracks``, int64 of shape (n, k). Where
         there are fewer than k, scores are -inf and rows -1.
     """
     queries = np.concatenate([index.vectors_of(int(position)) for position in positions])
-    scores, rows = index.search(queries, k + 1)
+    scores, rows = index.search(queries, k + 1, shown)
     nearest = np.where(rows >= 0, index.track_of(rows), -1)
     left_out = (nearest < 0) | (nearest == positions[:, None])
     if groups is not None:
@@ -88,6 +91,7 @@ def find_neighbors(
         for row in np.flatnonzero(~is_kept[:, -1] & (rows[:, -1] >= 0)):
             allowed = (groups != groups[positions[row]]) | (groups < 0)
             allowed[positions[row]] = False
+            allowed &= True if shown is None else shown
             own_scores, own_rows = index.search(queries[row : row + 1], k, allowed)
             scores[row], neighbors[row] = own_scores[0], np.where(own_rows >= 0, index.track_of(own_rows), -1)[0]
     return scores, neighbors
@@ -139,7 +143,7 @@ def write_neighbors(
     """
     index = VectorIndex.open(store, "global", recipe, cache)
     manifest, table_url = index.manifest, store.table_url(TABLE_NAME)
-    positions = np.flatnonzero(index.tracks.column("num_vectors").to_numpy() > 0)
+    positions = np.flatnonzero(_mark_shown(index))
     k = min(k, max(1, len(positions) - 1))  # there are no more
     run_id = uuid.uuid4().hex[:12]
     table = open_view(store, TABLE_NAME, NEIGHBORS, "recipe")
@@ -189,8 +193,10 @@ def _write_shard(
     if manifest is None:
         raise RunError(f"version {version} of the index at {location.url} is gone; run the command again")
     index = VectorIndex(location, manifest, cache)
-    batches = [
-        _build_rows(index, positions[start : start + TRACKS_PER_BATCH], k)
+    shown = _mark_shown(index)
+    positions = positions[shown[positions]]
+    batches = [NEIGHBORS.empty_table()] + [
+        _build_rows(index, positions[start : start + TRACKS_PER_BATCH], k, shown)
         for start in range(0, len(positions), TRACKS_PER_BATCH)
     ]
     rows = pa.concat_tables(batches)
@@ -204,9 +210,15 @@ def _write_shard(
     return Part(manifest.recipe, None, path, buffer.tell(), rows.num_rows, span["min"], span["max"])
 
 
-def _build_rows(index: VectorIndex, positions: Positions, k: int) -> pa.Table:
+def _mark_shown(index: VectorIndex) -> Mask:
+    """Mark the tracks that have a vector and are not taken down as of now; the index may be older than that."""
+    shown = ShownTracks(index.tracks.column("track_id"), WithheldWatch(index.location.store)).mark()
+    return shown & np.asarray(index.tracks.column("num_vectors").to_numpy() > 0)
+
+
+def _build_rows(index: VectorIndex, positions: Positions, k: int, shown: Mask) -> pa.Table:
     """Return rows of ``NEIGHBORS``, those of a track in the order of their ranks."""
-    scores, neighbors = find_neighbors(index, positions, k)
+    scores, neighbors = find_neighbors(index, positions, k, shown=shown)
     query, rank = np.nonzero(neighbors >= 0)
     track_ids = index.tracks.column("track_id")
     manifest = index.manifest

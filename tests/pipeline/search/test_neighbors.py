@@ -14,6 +14,8 @@ from pipeline.index.draft import IndexSettings
 from pipeline.index.vector_index import VectorIndex
 from pipeline.location import StoreLocation, delta_storage_options
 from pipeline.search.neighbors import find_neighbors, write_neighbors
+from pipeline.store.takedown import take_down
+from pipeline.store.writer import StoreWriter
 from tests.indexes import draw_tracks, make_index
 from tests.s3_server import STORE, STORE_BUCKET, S3Server
 from tests.stores import KnownStore, make_recipe
@@ -118,6 +120,15 @@ def test_a_run_replaces_its_own_recipe_in_one_commit(tmp_path: Path) -> None:
     changed = [row for row in rows if row["recipe"] == seven]
     assert len(changed) == 20
     assert {row["store_version"] for row in changed} == {second.store_version} != {first.store_version}
+
+
+def test_what_was_taken_down_since_the_index_was_built_is_nobodys_neighbour(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    take_down(StoreWriter(store.location, "take-down"), ["track 03", "track 11"])
+    report = write_neighbors(store.location, k=4, tracks_per_task=6)
+    rows = read(store)
+    assert (report.num_tracks, report.num_rows) == (18, len(rows)) == (18, 72)
+    assert not {"track 03", "track 11"} & {row[name] for row in rows for name in ("track_id", "neighbor_id")}
 
 
 def test_a_catalog_of_one_track_has_no_neighbours(tmp_path: Path) -> None:
