@@ -184,10 +184,9 @@ def build_catalog(num_tracks: int) -> pa.Table:
         "modified_time": pa.repeat(pa.scalar(NOW, CATALOG.field("modified_time").type), num_tracks),
         "title": [f"title {number}" for number in range(num_tracks)],
         "artist": [f"artist {number // 10}" for number in range(num_tracks)],
-        "album": pa.nulls(num_tracks, pa.string()),
-        "genre": pa.nulls(num_tracks, pa.string()),
     }
-    return pa.table(columns, schema=CATALOG)
+    unknown = {field.name: pa.nulls(num_tracks, field.type) for field in CATALOG if field.name not in columns}
+    return pa.table({**columns, **unknown}, schema=CATALOG)
 
 
 def build_ledger_parts(catalog: pa.Table) -> list[pa.Table]:
