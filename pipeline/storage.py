@@ -282,7 +282,7 @@ def _whole_store_error(url: str, error: Exception) -> StorageError:
 
 
 def _read_etag(info: Mapping[str, Any]) -> str | None:
-    etag = info.get("ETag") or info.get("etag")
+    etag = info.get("ETag") or info.get("etag") or info.get("blob_id")  # the last of Hugging Face
     return str(etag).strip('"') if etag else None
 
 
