@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from musicfm_model.attention import check_attention
 from musicfm_model.checkpoint import Checkpoint
+from pipeline.catalog.columns import filter_rows
 from pipeline.config import Recipe, RunSettings
 from pipeline.embed.checkpoint import load_checkpoint
 from pipeline.errors import UsageError
@@ -94,8 +95,8 @@ def plan_against_store(
         StorageError: The store cannot be read.
     """
     withheld = read_withheld(store)
-    is_withheld = pc.is_in(catalog.column("track_id"), pa.array(sorted(withheld.ids), pa.string()))
-    open_catalog = catalog.filter(pc.invert(is_withheld))
+    taken_down = pa.array(sorted(withheld.ids), pa.string())
+    open_catalog = filter_rows(catalog, lambda rows: pc.invert(pc.is_in(rows["track_id"], taken_down)))
     plan = _compare(open_catalog, store, recipes, resolutions, retry_failures, exists)
     num_withheld = catalog.num_rows - open_catalog.num_rows
     return replace(plan, num_tracks=catalog.num_rows, num_withheld=num_withheld, withheld_hashes=withheld.hashes)
@@ -122,7 +123,7 @@ def _compare(
         resolutions,
         retry_failures,
     )
-    if plan.to_process.num_rows == 0:
+    if plan.to_process.num_rows == 0 or not tables["frames"].file_uris():
         return plan
     ids = plan.to_process.column("track_id").to_pylist()
     facts = {recipe: read_columns(tables["frames"], FACT_KEYS, recipe, ids) for recipe in recipes}

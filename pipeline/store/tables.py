@@ -237,11 +237,12 @@ def read_columns(
     """
     conditions = [f"recipe = '{recipe}'"] if recipe is not None else []
     if track_ids:
-        quoted = ["'" + track_id.replace("'", "''") + "'" for track_id in sorted(track_ids)]
-        if len(quoted) <= MAX_LISTED_IDS:
-            conditions.append(f"track_id IN ({', '.join(quoted)})")
-        else:
-            conditions.append(f"track_id BETWEEN {quoted[0]} AND {quoted[-1]}")
+        is_few = len(track_ids) <= MAX_LISTED_IDS
+        named = sorted(track_ids) if is_few else (min(track_ids), max(track_ids))
+        quoted = ["'" + track_id.replace("'", "''") + "'" for track_id in named]
+        conditions.append(
+            f"track_id IN ({', '.join(quoted)})" if is_few else f"track_id BETWEEN {' AND '.join(quoted)}"
+        )
     predicate = " AND ".join(conditions) or None
     schema = pa.schema(table.schema().to_arrow())
     schema = pa.schema([schema.field(name) for name in columns])

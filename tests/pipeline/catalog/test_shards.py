@@ -28,6 +28,7 @@ from pipeline.schema import CATALOG, FAILURES, PLAN, TRACKS
 from pipeline.storage import Options
 from tests.corpus import encode_clip, load_music
 from tests.fault_proxy import run_fault_proxy
+from tests.hub_server import DATASET, run_hub_server
 from tests.rows import select_fields
 from tests.s3_server import AUDIO, AUDIO_BUCKET, S3Server
 
@@ -235,9 +236,18 @@ def test_a_shard_is_looked_through_once(
 
 def plan_again(before: pa.Table, now: pa.Table) -> Plan:
     """Plan a catalog against a store that has all of an earlier one."""
-    hashes = {track_id: found[0] for track_id, found in decode(before).items()}
-    rows = [{**row, "content_hash": hashes[row["track_id"]], "resolutions": ["8hz"]} for row in before.to_pylist()]
-    ledger = pa.Table.from_pylist(rows, schema=select_fields(TRACKS, LEDGER_COLUMNS))
+    return plan_against(enter_in_ledger(before), now)
+
+
+def enter_in_ledger(catalog: pa.Table) -> pa.Table:
+    hashes = {track_id: found[0] for track_id, found in decode(catalog).items()}
+    rows = [
+        {**row, "content_hash": hashes[row["track_id"]], "resolutions": ["8hz"]} for row in catalog.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, schema=select_fields(TRACKS, LEDGER_COLUMNS))
+
+
+def plan_against(ledger: pa.Table, now: pa.Table) -> Plan:
     failures = select_fields(FAILURES, FAILURE_COLUMNS).empty_table()
     return plan_tracks(now, {"r": ledger}, {"r": failures}, ["8hz"])
 
@@ -472,10 +482,10 @@ def test_of_a_rewritten_parquet_file_only_what_changed_is_embedded(
 ) -> None:
     rows = list_audio(music)
     write_parquet(tmp_path / "s.parquet", rows)
-    before = load_catalog(str(tmp_path / "s.parquet"))
-    assert plan_again(before, load_catalog(str(tmp_path / "s.parquet"))).num_unchanged == len(rows)
+    ledger = enter_in_ledger(load_catalog(str(tmp_path / "s.parquet")))
+    assert plan_against(ledger, load_catalog(str(tmp_path / "s.parquet"))).num_unchanged == len(rows)
     write_parquet(tmp_path / "s.parquet", [rows[4], {**rows[1], "bytes": rows[0]["bytes"]}, rows[0], *rows[2:4]])
-    plan = plan_again(before, load_catalog(str(tmp_path / "s.parquet")))
+    plan = plan_against(ledger, load_catalog(str(tmp_path / "s.parquet")))
     assert plan.to_process["owner_uri"].null_count == len(rows), "each is the file that it was"
     looked_at = pa.concat_tables(decode_tracks(plan.to_process))
     is_new = dict(zip(looked_at["track_id"].to_pylist(), looked_at["wanted"].to_pylist(), strict=True))
@@ -521,3 +531,26 @@ def test_too_large_a_row_group_costs_its_rows(tmp_path: Path, monkeypatch: pytes
     (error, sound) = read_files(load_catalog(str(tmp_path / "s.parquet"))["uri"].to_pylist())
     assert "fewer rows" in str(error)
     assert sound == b"b"
+
+
+def test_a_data_set_of_hugging_face_is_a_folder_of_shards(music: dict[str, bytes], tmp_path: Path) -> None:
+    rows = list_audio(music)
+    write_parquet(tmp_path / "0.parquet", rows[:2])
+    write_parquet(tmp_path / "1.parquet", rows[2:])
+    files = {
+        "README.md": b"songs",
+        **{f"data/train-{n}.parquet": (tmp_path / f"{n}.parquet").read_bytes() for n in range(2)},
+    }
+    with run_hub_server(files) as (endpoint, requests):
+        options = {"endpoint": endpoint}
+        catalog = load_catalog(f"hf://datasets/{DATASET}", options)
+        found = decode(catalog, options)
+        num_first = len([request for request in requests if "/resolve/" in request])
+        assert load_catalog(f"hf://datasets/{DATASET}", options).equals(catalog)
+        num_later = len([request for request in requests if "/resolve/" in request]) - num_first
+    assert num_later == 0, "what did not change is not read again"
+    names = [f"data/train-{int(number >= 2)}.parquet/{row['path']}" for number, row in enumerate(rows)]
+    assert catalog["track_id"].to_pylist() == sorted(names)
+    write_parquet(tmp_path / "s.parquet", rows)
+    local = decode(load_catalog(str(tmp_path / "s.parquet")))
+    assert {name.partition(".parquet/")[2]: values for name, values in found.items()} == local
