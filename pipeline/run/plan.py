@@ -92,6 +92,7 @@ def plan_tracks(
     failures: Mapping[str, pa.Table],
     resolutions: Sequence[str],
     retry_failures: bool = False,
+    sources: pa.Table | None = None,
 ) -> Plan:
     """Compare a catalog with the store's ledger.
 
@@ -101,6 +102,7 @@ def plan_tracks(
         failures: For each wanted recipe, its rows of ``failures`` with ``FAILURE_COLUMNS``.
         resolutions: Wanted resolutions.
         retry_failures: Try known-bad files again.
+        sources: As ``Plan`` has them, where the ledgers are a part of the store's.
 
     Returns:
         The plan; num_tracks = rows to process + num_unchanged + num_known_failures.
@@ -131,7 +133,7 @@ def plan_tracks(
         },
         departed_tracks=_list_departed(ledgers.values(), catalog),
         num_held=len(pc.unique(_chain(ledger.column("track_id") for ledger in ledgers.values()))),
-        sources=_list_sources(list(ledgers.values()), resolutions),
+        sources=list_sources(list(ledgers.values()), resolutions) if sources is None else sources,
     )
 
 
@@ -164,7 +166,7 @@ def _match(catalog: pa.Table, recorded: pa.Table) -> pa.Table:
     return recorded.take(pc.index_in(catalog.column("track_id"), recorded.column("track_id")))
 
 
-def _list_sources(ledgers: Sequence[pa.Table], resolutions: Sequence[str]) -> pa.Table:
+def list_sources(ledgers: Sequence[pa.Table], resolutions: Sequence[str]) -> pa.Table:
     """List id, content and size of the tracks that each ledger has whole, and with the same content."""
     names = ["track_id", "content_hash", "size_bytes"]
     found = [ledger.filter(pa.array(_is_whole(ledger, resolutions))).select(names) for ledger in ledgers]
@@ -289,9 +291,9 @@ def _count_reasons(matches: Sequence[pa.Table], known_bad: Sequence[Mask], faile
 
 def _find_departed(recorded: pa.Table, catalog: pa.Table) -> set[str]:
     """Return the ids of recorded tracks that the catalog does not have."""
-    ids = recorded.column("track_id")
-    if not len(ids):
+    if not recorded.num_rows:
         return set()
+    ids = recorded.column("track_id")
     present = pc.is_in(ids, catalog.column("track_id").combine_chunks())
     return set(ids.filter(pc.invert(present)).to_pylist())
 
