@@ -84,7 +84,7 @@ def is_rising(column: pa.ChunkedArray) -> bool:
     return (
         not column.null_count
         and all(before[-1].as_py() < after[0].as_py() for before, after in pairwise(chunks))
-        and all(pc.all(pc.less(chunk[:-1], chunk[1:])).as_py() for chunk in chunks)
+        and all(pc.all(pc.less(chunk[:-1], chunk[1:]), min_count=0).as_py() for chunk in chunks)
     )
 
 
@@ -119,7 +119,8 @@ def list_s3(call: Call, folder: str, uri_prefix: str) -> pa.Table | None:
     if not first.get("IsTruncated"):
         contents = first.get("Contents", [])
         return sort_listing(make([contents])) if contents or not key else None
-    level, files, folders = root, [], [root]
+    level, folders = root, [root]
+    files: list[pa.Table] = []
     while len(folders) == 1 and not files:  # what is below the only folder is split there
         level, folders = folders[0], []
         files = list(make(_iterate_level(ask(level, Delimiter="/"), folders)))

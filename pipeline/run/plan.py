@@ -172,9 +172,7 @@ def list_sources(ledgers: Sequence[pa.Table], resolutions: Sequence[str]) -> pa.
     found = [ledger.filter(pa.array(_is_whole(ledger, resolutions))).select(names) for ledger in ledgers]
     sources = found[0]
     for other in found[1:]:
-        theirs = other.column("content_hash").take(
-            pc.index_in(sources.column("track_id"), other.column("track_id"))
-        )
+        theirs = other["content_hash"].take(pc.index_in(sources["track_id"], other["track_id"]))
         sources = sources.filter(pc.fill_null(pc.equal(sources.column("content_hash"), theirs), False))
     return sources
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import listing
-from pipeline.listing import LISTING, choose_prefixes, is_rising, list_s3
+from pipeline.listing import LISTING, choose_prefixes, is_rising, list_s3, read_etag, read_modified_time
 
 TIME = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -112,3 +112,21 @@ def test_a_rising_column_is_sorted_and_has_no_value_twice(chunks: list[list[str 
     values = [value for chunk in chunks for value in chunk]
     expected = None not in values and values == sorted({value for value in values if value is not None})
     assert is_rising(pa.chunked_array(chunks, pa.string())) == expected
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"LastModified": datetime(2024, 2, 29, 12, tzinfo=UTC), "ETag": '"abc"'},  # S3
+        {"updated": "2024-02-29T12:00:00.000Z", "etag": "abc"},  # Google Cloud Storage
+        {"last_modified": datetime(2024, 2, 29, 14, tzinfo=timezone(timedelta(hours=2))), "etag": "abc"},  # Azure
+        {"LastModified": "", "mtime": 1_709_208_000, "created": 0.0, "ETag": "", "etag": "abc"},
+        {"created": datetime(2024, 2, 29, 12), "ETag": "abc"},
+        {"LastModified": None, "mtime": 1_709_208_000, "blob_id": "abc"},  # Hugging Face has no time
+    ],
+)
+def test_each_scheme_names_time_and_etag_its_own_way(info: dict[str, Any]) -> None:
+    assert read_modified_time(info) == datetime(2024, 2, 29, 12, tzinfo=UTC)
+    assert read_etag(info) == "abc"
+    assert read_modified_time({}) is None
+    assert read_etag({}) is None
