@@ -1,6 +1,6 @@
 """What a run costs its driver, its monitor and its actors, and what one slow file costs everybody.
 
-    .venv/bin/python -m benchmarks.scale [--tracks 1000,10000] [--audio-s 1] [--slow-s 40] [--plan 1000000]
+    .venv/bin/python -m benchmarks.scale [--tracks 1000,10000] [--audio-s 1] [--slow-s 40] [--plan 1000000] [--keys N]
 
 A decoder and a model that cost nothing (``benchmarks.null_steps``), all else is real: planned rows, Ray, tables,
 parts, commits, metrics, on this machine. Processor time is that of whole processes between the first outcome and
@@ -29,6 +29,7 @@ import psutil
 import pyarrow as pa
 import ray
 
+from benchmarks import listing
 from benchmarks.ledger import build_catalog
 from benchmarks.null_steps import NullStart, decode_nothing
 from musicfm_model.checkpoint import Checkpoint
@@ -62,7 +63,13 @@ def main() -> None:
     parser.add_argument("--tracks-per-block", type=int, default=64)
     parser.add_argument("--slow-s", type=float, default=0.0, help="measure one slow file instead")
     parser.add_argument("--plan", type=int, default=0, help="measure how long so many tracks wait for a task")
+    parser.add_argument(
+        "--keys", type=int, default=0, help="list and plan a bucket of so many (benchmarks.listing)"
+    )
     flags = parser.parse_args()
+    if flags.keys:
+        print(json.dumps(listing.measure(flags.keys)))
+        return
     ray.init(num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     place = Placement(2, 0, 0.5, 1, 1, 2**28, flags.tracks_per_block, calls_per_actor=2)
     report: Any

@@ -257,9 +257,7 @@ def _list_owners(
     uris: pa.ChunkedArray, matches: Mapping[str, pa.Table], rows: npt.NDArray[np.int64]
 ) -> pa.ChunkedArray:
     """List the files that the store has for each of the rows' ids, null where it is the row's own."""
-    recorded = pc.coalesce(
-        *(take_rows(found.select(["uri"]), pa.array(rows))["uri"] for found in matches.values())
-    )
+    recorded = pc.coalesce(*(take_rows(each.select(["uri"]), pa.array(rows))["uri"] for each in matches.values()))
     is_other = pc.not_equal(forget_places(recorded), forget_places(uris))
     return pc.if_else(pc.fill_null(is_other, False), recorded, None)
 

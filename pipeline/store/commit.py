@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +19,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from pipeline.config import Recipe, Shard
 from pipeline.location import StoreLocation
@@ -215,20 +217,20 @@ class RunCommitter:
         Raises:
             StorageError: The store cannot be read or written.
         """
-        known = set(read_columns(open_table(self.store, "recipes"), ["recipe"]).column("recipe").to_pylist())
-        rows = [
-            {
-                "recipe": recipe_id,
-                "definition": recipe.definition,
-                "checkpoint": checkpoint_name,
-                "created_time": datetime.now(UTC),
-            }
-            for recipe_id, recipe in self.recipes.items()
-            if recipe_id not in known
-        ]
-        if rows:
+        while True:
+            table = open_table(self.store, "recipes")
+            known = read_columns(table, ["recipe"])["recipe"].to_pylist()
+            now = datetime.now(UTC)
+            rows = [
+                {"recipe": name, "definition": it.definition, "checkpoint": checkpoint_name, "created_time": now}
+                for name, it in self.recipes.items()
+                if name not in known
+            ]
+            if not rows:
+                return
             recorded = pa.Table.from_pylist(rows, schema=RECIPES)
-            append_rows(self.store, "recipes", recorded, {"run_id": self.run_id, "event": "append"})
+            with suppress(CommitFailedError):  # another driver of the run was first, with the same recipes
+                append_rows(self.store, "recipes", recorded, {"run_id": self.run_id, "event": "append"}, table)
 
     def _describe_run(self) -> dict[str, str]:
         return {"counts": json.dumps(vars(self.counts)), "recipes": json.dumps(list(self.recipes))}

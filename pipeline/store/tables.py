@@ -97,7 +97,8 @@ def _make_table(
     try:
         return retry_broken(make)
     except (DeltaError, OSError) as error:
-        raise describe_store_error(store.table_url(table_name), error) from error
+        if not _is_there(store, table_name):  # another driver may have made it at the same moment
+            raise describe_store_error(store.table_url(table_name), error) from error
 
 
 def _choose_properties(table_name: str) -> dict[str, str]:

@@ -28,14 +28,7 @@ from pipeline.store.lease import LEASE_S, describe_process
 from pipeline.store.ledger import Actions
 from pipeline.store.shared_run import IdRange, SharedRun, check_nobody_writes, join_run
 from pipeline.store.table_commits import commit_actions, restore_table
-from pipeline.store.tables import (
-    OLDER_FORMATS,
-    PUBLISHING_EVENTS,
-    STORE_FORMAT,
-    open_table,
-    read_history,
-    refresh,
-)
+from pipeline.store.tables import OLDER_FORMATS, PUBLISHING_EVENTS, STORE_FORMAT, open_table, read_history, refresh
 
 WRITER_APP_ID = "music-feature-store.writer"
 MAX_PAUSE_S = 0.5  # before a commit is made anew that another driver came before
@@ -160,14 +153,14 @@ class StoreWriter:
     ) -> None:
         table = self.table(table_name)
         while True:
-            metadata = {"run_id": self.run_id, **describe()}
+            metadata, version = {"run_id": self.run_id, **describe()}, table.version()
             try:
                 commit_actions(table, table_name, actions, metadata, self._next_claim(table, table_name))
                 break
             except CommitFailedError as error:
                 if self.shared is None:
                     raise self._overtaken(error) from error
-                self._let_pass(table)
+                self._let_pass(table, version, error)
                 self._read_shared()
                 actions = actions if rebuild is None else rebuild()
         self.bytes_written += sum(action.size for action in actions if isinstance(action, AddAction))
@@ -187,11 +180,13 @@ class StoreWriter:
         self._claims.pop("frames", None)
         return {"event": event, **metadata, **self.shared.describe(), **_name_frames(self.frames.version())}
 
-    def _let_pass(self, table: DeltaTable) -> None:
-        """Bring tables up to date after a commit that another driver of the run came before."""
+    def _let_pass(self, table: DeltaTable, version: int, error: CommitFailedError) -> None:
+        """Bring tables up to date after a commit that another driver of the run came before, if one did."""
         time.sleep(random.uniform(0, MAX_PAUSE_S))
         for each in (table, self.tracks):
             refresh(each)
+        if table.version() == version:
+            raise self._overtaken(error) from error
         self._claims.clear()
 
     def _read_shared(self) -> SharedRun:
@@ -228,12 +223,13 @@ class StoreWriter:
             named_version = self._read_named_version()
             self.unclosed_run = self._find_unclosed_run()
             metadata = {"run_id": self.run_id, "event": "open", **claim, **_name_frames(named_version)}
+            version = self.tracks.version()
             try:
                 commit_actions(self.tracks, "tracks", [], metadata, self._next_claim(self.tracks, "tracks"))
             except CommitFailedError as error:
                 if self.shard is None:
                     raise self._overtaken(error) from error
-                self._let_pass(self.tracks)
+                self._let_pass(self.tracks, version, error)
             else:
                 self._last_sign_s = time.monotonic()
                 return named_version
