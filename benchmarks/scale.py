@@ -1,6 +1,6 @@
 """What a run costs its driver, its monitor and its actors, and what one slow file costs everybody.
 
-    .venv/bin/python -m benchmarks.scale [--tracks 1000,10000] [--audio-s 1] [--slow-s 40] [--plan 1000000] [--keys N]
+    .venv/bin/python -m benchmarks.scale [--tracks 1000,10000] [--audio-s 1] [--slow-s 40] [--plan 1000000]
 
 A decoder and a model that cost nothing (``benchmarks.null_steps``), all else is real: planned rows, Ray, tables,
 parts, commits, metrics, on this machine. Processor time is that of whole processes between the first outcome and
@@ -8,7 +8,8 @@ the last, by what they are; a track's audio is short where it is the driver that
 
 ``--slow-s`` lets one file of the first block take so long to decode, on a cluster of eight CPUs that nobody
 computes on, where each actor sleeps over a block as long as a GPU would compute; the same run without it is the
-measure. ``--plan`` lays out so many planned tracks, and waits for the first task alone.
+measure. ``--plan`` lays out so many planned tracks, and waits for the first task alone. ``--keys`` lists and plans
+a bucket of so many (``benchmarks.listing``).
 """
 
 from __future__ import annotations
