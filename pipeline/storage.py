@@ -112,7 +112,7 @@ def list_files(root: str, options: Options | None = None) -> pa.Table:
     finally:
         fs.invalidate_cache()  # s3fs would answer later questions, sizes included, from this listing
     prefix = (path if is_folder else fs._parent(path)).rstrip("/") + "/"
-    uri_prefix = fs.unstrip_protocol(prefix) if "://" in root else prefix
+    uri_prefix = fs.unstrip_protocol(prefix).removesuffix("/") + "/" if "://" in root else prefix
     return sort_listing([make_listing(infos_by_path.items(), prefix, uri_prefix)])
 
 

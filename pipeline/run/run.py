@@ -49,8 +49,8 @@ class RunReport:
         estimate: After a dry run, what the run would come to.
         page: URL of the run's report, where one was written.
         failures: Some of the tracks that fail, as ``failures.list_failures`` gives them, the run's own first.
-        num_open_shards: Of a run that several drivers share: how many have not closed; until none is left, readers
-            see what they saw before.
+        num_open_shards: Of a run that several drivers share, how many have not closed: until none is left, readers
+            see what they saw before. None of another run.
         num_undecided: After a dry run, those of the ``embedded`` that it did not look into: their bytes tell
             whether they are new, known or fail.
     """
@@ -66,7 +66,7 @@ class RunReport:
     page: str | None = None
     failures: Sequence[Mapping[str, Any]] = ()
     num_undecided: int = 0
-    num_open_shards: int = 0
+    num_open_shards: int | None = None
 
 
 def embed_catalog(
@@ -123,15 +123,9 @@ def embed_catalog(
     logger.info("run ended", extra={"seconds": watch.age_s(), "store_version": committer.store_version})
     layers, failures = list_layers(recipes), name_failures(committer)
     done = committer.run_id, committer.counts, layers, committer.store_version
-    return RunReport(
-        *done,
-        watch.age_s(),
-        committer.bytes_written,
-        closed,
-        page=page,
-        failures=failures,
-        num_open_shards=committer.num_open_shards,
-    )
+    ended = watch.age_s(), committer.bytes_written, closed
+    num_open = committer.num_open_shards
+    return RunReport(*done, *ended, page=page, failures=failures, num_open_shards=num_open)
 
 
 def name_failures(committer: RunCommitter) -> list[dict[str, Any]]:

@@ -95,9 +95,9 @@ class RunCommitter:
         return self.writer.ids
 
     @property
-    def num_open_shards(self) -> int:
-        """How many of the drivers that share the run have not closed."""
-        return self.writer.shared.num_open if self.writer.shared else 0
+    def num_open_shards(self) -> int | None:
+        """How many of the drivers that share the run have not closed; None where there are no others."""
+        return self.writer.shared.num_open if self.writer.shared else None
 
     @property
     def bytes_written(self) -> int:

@@ -84,21 +84,23 @@ def _make_table(
     properties: dict[str, str],
 ) -> DeltaTable:
     """Open a table, making it where there is none; one that is there stays as it is."""
+    url, options = _locate_table(store, table_name), delta_storage_options(store.options)
     make = partial(
         DeltaTable.create,
-        _locate_table(store, table_name),
+        url,
         schema,
         mode="ignore",
         partition_by=list(partition_by),
         configuration=properties,
-        storage_options=delta_storage_options(store.options),
+        storage_options=options,
         raise_if_key_not_exists=False,
     )
     try:
         return retry_broken(make)
     except (DeltaError, OSError) as error:
-        if not _is_there(store, table_name):  # another driver may have made it at the same moment
-            raise describe_store_error(store.table_url(table_name), error) from error
+        if _is_there(store, table_name):  # another run has made it at the same moment
+            return retry_broken(partial(DeltaTable, url, storage_options=options))
+        raise describe_store_error(store.table_url(table_name), error) from error
 
 
 def _choose_properties(table_name: str) -> dict[str, str]:

@@ -261,17 +261,27 @@ import sys, time
 from pipeline.config import Shard
 from pipeline.location import StoreLocation
 from tests.pipeline.store.test_shared_run import Driver, make_catalogs
-folder, number, of, run_id, pause_s = sys.argv[1:]
+folder, number, of, run_id, num_commits, last = sys.argv[1:]
 driver = Driver(StoreLocation(folder), make_catalogs(200)[1], Shard(int(number), int(of)), run_id, prune=True)
-print("begun", flush=True)
+def wait_for_the_end(*arguments, **named):
+    print("waits", flush=True)
+    time.sleep(600)
+for _ in range(int(num_commits)):
+    driver.step(5)
+if last == "commit_ledger":
+    driver.committer.writer.commit_ledger = wait_for_the_end
+elif last == "step":
+    driver.step = wait_for_the_end
 while not driver.step(5):
-    print("committed", flush=True)
-    time.sleep(float(pause_s))
+    pass
 """
 
 
-def start_driver(store: StoreLocation, number: int, of: int, run_id: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", DRIVER, store.url, str(number), str(of), run_id, "0.05"]
+def start_driver(
+    store: StoreLocation, number: int, of: int, run_id: str, num_commits: int = 0, last: str = ""
+) -> subprocess.Popen[str]:
+    """Start a driver that after some commits does not come past a step or a commit, or goes on to its end."""
+    command = [sys.executable, "-c", DRIVER, store.url, str(number), str(of), run_id, str(num_commits), last]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -282,12 +292,15 @@ def test_four_processes_at_once_of_which_two_are_killed_leave_what_one_would(tmp
     for store in (alone, shared):
         run(store, before, run_id="before")
     run(alone, after, run_id="alone", prune=True)
-    drivers = {number: start_driver(shared, number, 4, f"shard{number}") for number in range(1, 5)}
-    for number, num_lines in ((2, 3), (3, 5)):
+    killed = {2: (3, "commit_ledger"), 3: (2, "step")}
+    drivers = {
+        number: start_driver(shared, number, 4, f"shard{number}", *killed.get(number, ()))
+        for number in range(1, 5)
+    }
+    for number in killed:
         output = drivers[number].stdout
         assert output is not None
-        for _ in range(num_lines):
-            assert output.readline()
+        assert output.readline() == "waits\n"
         drivers[number].kill()
         drivers[number].communicate()
         drivers[number] = start_driver(shared, number, 4, f"shard{number}-again")
