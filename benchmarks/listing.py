@@ -1,6 +1,6 @@
 """What it takes to list and plan a bucket of millions: time, and the most memory that the process ever had.
 
-    .venv/bin/python -m benchmarks.listing [--keys 1000000]
+    .venv/bin/python -m benchmarks.listing [--keys 1000000] [--steps find,list,plan]
 
 A server on this machine makes up the pages of ListObjectsV2 as it is asked for them: folders of a hundred albums
 of a hundred tracks. It is listed by fsspec's ``find`` and an Arrow table made of that, as the catalog was until it
@@ -16,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
@@ -140,11 +140,11 @@ def find_all(options: dict[str, Any]) -> pa.Table:
     return pa.table(columns, schema=LISTING)
 
 
-def measure(num_keys: int) -> dict[str, dict[str, float]]:
+def measure(num_keys: int, steps: Sequence[str] = STEPS) -> dict[str, dict[str, float]]:
     """Run each step in a process of its own; print and return what they came to."""
     report = {}
     with run_server(num_keys) as endpoint:
-        for step in STEPS:
+        for step in steps:
             command = [sys.executable, "-m", "benchmarks.listing", "--step", step, "--endpoint", endpoint]
             report[step] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
             print(step, ", ".join(f"{name} {value:,.4g}" for name, value in report[step].items()), flush=True)
@@ -155,10 +155,15 @@ def main() -> None:
     """Print a line a step, then all as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--steps", default=",".join(STEPS), help="which of them")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--endpoint", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    print(json.dumps(measure_step(flags.step, flags.endpoint) if flags.step else measure(flags.keys)))
+    print(
+        json.dumps(
+            measure_step(flags.step, flags.endpoint) if flags.step else measure(flags.keys, flags.steps.split(","))
+        )
+    )
 
 
 if __name__ == "__main__":
