@@ -9,8 +9,8 @@ the last, by what they are; a track's audio is short where it is the driver that
 
 ``--slow-s`` lets one file of the first block take so long to decode, on a cluster of eight CPUs that nobody
 computes on, where each actor sleeps over a block as long as a GPU would compute; the same run without it is the
-measure. ``--plan`` lays out so many planned tracks, and waits for the first task alone. ``--log``, ``--join`` and
-``--compact``: ``benchmarks.parts``.
+measure. ``--plan`` lays out so many planned tracks, and waits for the first task alone. ``--keys`` lists and plans
+a bucket of so many (``benchmarks.listing``). ``--log``, ``--join`` and ``--compact``: ``benchmarks.parts``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import psutil
 import pyarrow as pa
 import ray
 
+from benchmarks import listing
 from benchmarks.ledger import build_catalog
 from benchmarks.null_steps import NullStart, decode_nothing
 from benchmarks.parts import measure_compaction, measure_joining, measure_log
@@ -68,7 +69,13 @@ def main() -> None:
     parser.add_argument("--log", type=int, default=0, help="measure the table frames after so many tracks")
     parser.add_argument("--join", type=int, default=0, help="measure how so many blocks' parts become one")
     parser.add_argument("--compact", type=int, default=0, help="measure how one and two workers rewrite parts")
+    parser.add_argument(
+        "--keys", type=int, default=0, help="list and plan a bucket of so many (benchmarks.listing)"
+    )
     flags = parser.parse_args()
+    if flags.keys:
+        print(json.dumps(listing.measure(flags.keys)))
+        return
     if flags.log or flags.join or flags.compact:
         rows = [measure_log(flags.log, is_joined) for is_joined in (False, True)] if flags.log else []
         rows += [measure_joining(flags.join)] if flags.join else []

@@ -21,7 +21,7 @@ from jobs.arguments import (
 )
 from jobs.configuration import describe_flags
 from jobs.program import EXIT_NOT_PRUNED, EXIT_OPEN_BOOKS
-from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings
+from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings, Shard
 from pipeline.run.start import start_preview, start_run
 
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ def build_embed_parser(
         metavar="SHARE_OR_NUMBER",
         help="where more would leave, none does (the catalog may be the wrong one), and the exit code is "
         f"{EXIT_NOT_PRUNED}",
+    )
+    run.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="one of N drivers that share the run: each embeds its part of the catalog, wherever it runs",
     )
     add_switch(run, "--retry-failures", "try known-bad files again")
     run.add_argument("--num-gpus", type=whole_number(1), metavar="N", help="an autoscaler adds what is missing")
@@ -169,6 +175,15 @@ def prune_limit(text: str) -> str:
     return text
 
 
+def shard(text: str) -> str:
+    """Check the number of a shard."""
+    try:
+        Shard.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:
     """Print a table of outcomes and failures for people, then one line of JSON for programs."""
     counts = report.counts
@@ -202,6 +217,10 @@ def print_report(report: RunReport, store: str, dry_run: bool) -> None:
         print(f"  {counts.prune_refusal}")
     if not report.closed:
         print(f"the books do not close: {counts.num_lost} tracks have no outcome; run the same command again")
+    if report.num_open_shards:
+        print(
+            f"{report.num_open_shards} of the run's shards have not closed: readers see its tracks once all have"
+        )
     if report.page is not None:
         print(f"report: {report.page}")
     print(json.dumps(summarise_report(report, store, dry_run)), flush=True)
@@ -232,6 +251,7 @@ def summarise_report(report: RunReport, store: str, dry_run: bool) -> dict[str, 
         "dry_run": dry_run,
         "closed": report.closed,
         "report": report.page,
+        **({"open_shards": report.num_open_shards} if report.num_open_shards is not None else {}),
         **({"estimate": asdict(report.estimate)} if report.estimate is not None else {}),
     }
 
@@ -274,5 +294,6 @@ def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object]
         retry_failures=flags.retry_failures,
         prune=flags.prune,
         prune_limit=PruneLimit.parse(flags.prune_limit),
+        shard=Shard.parse(flags.shard) if flags.shard else None,
         configuration=configuration or {},
     )

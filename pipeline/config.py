@@ -164,6 +164,35 @@ class PruneLimit:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One of several drivers that share a run.
+
+    Args:
+        number: Which, from 1 on.
+        of: How many there are.
+    """
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        """Return it as it is written: ``2/4``."""
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read what is written as ``2/4``.
+
+        Raises:
+            ValueError: It is not.
+        """
+        number, _, of = text.strip().partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise ValueError(f"expected the number of a shard and how many there are, such as 2/4, found {text!r}")
+        return cls(int(number), int(of))
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What a run computes, from where, to where, and on what.
 
@@ -187,6 +216,7 @@ class RunSettings:
         retry_failures: Try files again that failed before and have not changed.
         prune: Take tracks out of the ledger that the catalog no longer has.
         prune_limit: How many of them at most; more, and all stay.
+        shard: Which driver of a run that several share; None of a run of its own.
         configuration: The command's flags as they were in effect, without secrets: kept with the run.
     """
 
@@ -209,4 +239,5 @@ class RunSettings:
     retry_failures: bool = False
     prune: bool = False
     prune_limit: PruneLimit = PruneLimit()
+    shard: Shard | None = None
     configuration: Mapping[str, object] = field(default_factory=dict)

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import IO, Any
 
@@ -23,23 +22,13 @@ from fsspec.core import split_protocol
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import Reason, StorageError
+from pipeline.listing import LISTING as LISTING
+from pipeline.listing import list_s3, make_listing, read_etag, read_modified_time, sort_listing
 from pipeline.local_files import find_local_files, require_regular
-from pipeline.schema import TIMESTAMP
 
 Options = Mapping[str, str]
 
 _S3 = ("s3", "s3a")
-
-LISTING = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),  # relative to the listed root, with forward slashes
-        pa.field("size_bytes", pa.int64()),
-        pa.field("etag", pa.string()),
-        pa.field("modified_time", TIMESTAMP),
-    ]
-)
-"""What a bulk listing tells of each object."""
 
 
 def open_filesystem(url: str, options: Options | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -89,8 +78,9 @@ def absolute_url(url: str) -> str:
 def list_files(root: str, options: Options | None = None) -> pa.Table:
     """List all files under a root in bulk (one request per thousand objects on S3), sorted by path.
 
-    Local links are followed, those to folders too; one that leads nowhere is listed without size and time.
-    A local name that is not UTF-8 is listed with its odd bytes spelled out, so that reading it fails by name.
+    A million objects of S3 take the memory of their rows, some 150 MB. Local links are followed, those to folders
+    too; one that leads nowhere is listed without size and time. A local name that is not UTF-8 is listed with its
+    odd bytes spelled out, so that reading it fails by name.
 
     Args:
         root: A folder, a bucket prefix, or a single file (its ``path`` is then its name).
@@ -104,6 +94,10 @@ def list_files(root: str, options: Options | None = None) -> pa.Table:
     """
     fs, path = open_filesystem(root, options)
     try:
+        if split_protocol(root)[0] in _S3:
+            listed = list_s3(partial(fs.call_s3, **fs.req_kw), path, f"{fs.unstrip_protocol(path).rstrip('/')}/")
+            if listed is not None:
+                return listed
         is_folder = fs.isdir(path)
         if not is_folder:
             infos_by_path = {path: fs.info(path)}  # raises the scheme's own error where there is nothing
@@ -118,18 +112,8 @@ def list_files(root: str, options: Options | None = None) -> pa.Table:
     finally:
         fs.invalidate_cache()  # s3fs would answer later questions, sizes included, from this listing
     prefix = (path if is_folder else fs._parent(path)).rstrip("/") + "/"
-    names = sorted(name for name in infos_by_path if not name.endswith("/"))  # those are S3's marks of folders
-    infos = [infos_by_path[name] for name in names]
-    return pa.table(
-        {
-            "uri": [fs.unstrip_protocol(name) for name in names] if "://" in root else names,
-            "path": [name.removeprefix(prefix) for name in names],
-            "size_bytes": [info.get("size") for info in infos],
-            "etag": [_read_etag(info) for info in infos],
-            "modified_time": pa.array([_read_modified_time(info) for info in infos], TIMESTAMP),
-        },
-        schema=LISTING,
-    )
+    uri_prefix = fs.unstrip_protocol(prefix).removesuffix("/") + "/" if "://" in root else prefix
+    return sort_listing([make_listing(infos_by_path.items(), prefix, uri_prefix)])
 
 
 def stat_files(uris: Sequence[str], options: Options | None = None) -> list[dict[str, Any] | Exception]:
@@ -150,8 +134,8 @@ def stat_files(uris: Sequence[str], options: Options | None = None) -> list[dict
             return error
         return {
             "size_bytes": info.get("size"),
-            "etag": _read_etag(info),
-            "modified_time": _read_modified_time(info),
+            "etag": read_etag(info),
+            "modified_time": read_modified_time(info),
         }
 
     with ThreadPoolExecutor(max_workers=32) as pool:
@@ -279,21 +263,3 @@ def _whole_store_error(url: str, error: Exception) -> StorageError:
     if isinstance(error, PermissionError):
         return StorageError(f"access to {url} was refused ({detail}); check the credentials and permissions")
     return StorageError(f"cannot reach {url}: {type(error).__name__}: {detail}")
-
-
-def _read_etag(info: Mapping[str, Any]) -> str | None:
-    etag = info.get("ETag") or info.get("etag")
-    return str(etag).strip('"') if etag else None
-
-
-def _read_modified_time(info: Mapping[str, Any]) -> datetime | None:
-    """Return the modification time that any of the file systems names in its own way, as UTC."""
-    for key in ("LastModified", "mtime", "last_modified", "updated", "created"):
-        value = info.get(key)
-        if isinstance(value, str) and value:
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            return value if value.tzinfo else value.replace(tzinfo=UTC)
-        if isinstance(value, int | float):
-            return datetime.fromtimestamp(value, UTC)
-    return None

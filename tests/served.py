@@ -19,6 +19,7 @@ from pipeline.run.prepare import build_recipes, load_model, plan_run
 from pipeline.schema import CATALOG
 from pipeline.storage import Options
 from pipeline.store.commit import RunCommitter
+from pipeline.store.recipes import record_recipes
 from pipeline.store.tables import create_tables
 from pipeline.store.write import WriteSettings, write_parts
 from tests.corpus import MUSIC
@@ -75,7 +76,7 @@ def embed_here(
     recipes = build_recipes(model, settings)
     create_tables(store)
     committer = RunCommitter(store, "run", recipes)
-    committer.record_recipes("tiny")
+    record_recipes(committer.store, committer.run_id, committer.recipes, "tiny")
     plan = plan_run(catalog.sort_by("track_id"), settings, recipes)
     committer.counts.planned = plan.num_tracks
     committer.counts.unchanged = plan.num_unchanged

@@ -16,6 +16,7 @@ from pipeline.location import StoreLocation
 from pipeline.run.prepare import plan_run
 from pipeline.schema import EMBEDDED
 from pipeline.store.commit import RunCommitter
+from pipeline.store.recipes import record_recipes
 from pipeline.store.tables import create_tables
 from pipeline.store.write import WriteSettings, write_parts
 from tests.rows import build_catalog, pool
@@ -91,7 +92,7 @@ class KnownStore:
         )
         create_tables(self.location)
         committer = RunCommitter(self.location, f"run{self.num_runs}", by_id)
-        committer.record_recipes("somewhere.pt")
+        record_recipes(committer.store, committer.run_id, committer.recipes, "somewhere.pt")
         plan = plan_run(catalog, RunSettings(self.location, "", resolutions=tuple(resolutions)), by_id)
         counts = committer.counts
         counts.planned, counts.unchanged, counts.failed = (

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-BASE = {"config", "errors", "schema", "storage", "location", "local_files", "logs"}
+BASE = {"config", "errors", "schema", "storage", "location", "listing", "local_files", "logs"}
 # Each room, and the rooms that it may import beside itself and the base.
 ROOMS: dict[str, set[str]] = {
     "catalog": set(),

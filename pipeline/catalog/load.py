@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.catalog.columns import filter_rows, repeat_value
 from pipeline.catalog.inventory import is_inventory, read_inventory
 from pipeline.catalog.manifest import FACTS, convert_rows, is_manifest, learn_facts, read_manifest
 from pipeline.catalog.mirdata import is_mirdata, read_mirdata
 from pipeline.catalog.shards import is_shard, list_shards
 from pipeline.errors import CatalogError
+from pipeline.listing import is_rising
 from pipeline.schema import CATALOG
 from pipeline.storage import Options, absolute_url, join_url, list_files, stat_files
 
@@ -46,9 +48,10 @@ def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
     it lies elsewhere. A track without a file stays, with a null
     ``uri``. Where the manifest tells neither size, etag nor modification time, they are learnt in bulk.
 
-    A shard, a tar or zip file, is a folder whose files are its members; so are those of a folder without loose
-    audio, each below its shard's path (see ``shards``). ``inventory:URL`` is the manifest.json of an S3 Inventory,
-    whose objects' ids are their keys (see ``inventory``).
+    A shard, which is a tar file, a zip file or a Parquet file with a column of audio, is a folder whose files are
+    its members; so are those of a folder without loose audio, each below its shard's path (see ``shards``).
+    ``inventory:URL`` is the manifest.json of an S3 Inventory, whose objects' ids are their keys (see
+    ``inventory``).
 
     ``mirdata:NAME``, with ``:FOLDER`` behind it where the data does not lie where mirdata puts it, is a data set
     that mirdata has an index of (see ``mirdata``).
@@ -70,12 +73,14 @@ def load_catalog(audio: str, options: Options | None = None) -> pa.Table:
     if is_inventory(audio):
         return _name_by_path(select_audio(read_inventory(audio, options), audio))
     audio = absolute_url(audio)
+    if is_shard(audio, options):
+        return _name_by_path(select_audio(list_shards([audio], options)[0], audio))
     if is_manifest(audio):
         return _load_manifest(audio, options)
-    if is_shard(audio):
-        return _name_by_path(select_audio(list_shards([audio], options)[0], audio))
     listing = list_files(audio, options)
-    shards = listing.filter(pc.match_substring_regex(listing["path"], r"(?i)^(.*/)?[^./][^/]*\.(tar|zip)$"))
+    shards = listing.filter(
+        pc.match_substring_regex(listing["path"], r"(?i)^(.*/)?[^./][^/]*\.(tar|zip|parquet)$")
+    )
     if not shards.num_rows or has_audio(listing):
         return _name_by_path(select_audio(listing, audio))
     return _name_by_path(select_audio(_list_members(shards, options), audio))
@@ -97,12 +102,14 @@ def _list_members(shards: pa.Table, options: Options | None) -> pa.Table:
 
 def has_audio(listing: pa.Table) -> bool:
     """Say whether a listing has audio files that are not hidden."""
-    return bool(pc.any(_mark_audio(listing["path"])).as_py())
+    return bool(pc.any(_mark_audio(listing)).as_py())
 
 
-def _mark_audio(paths: pa.ChunkedArray) -> pa.ChunkedArray:
-    hidden = pc.match_substring_regex(paths, r"(^|/)\.")
-    return pc.and_not(pc.match_substring_regex(paths, _AUDIO_ENDING), hidden)
+def _mark_audio(listing: pa.Table) -> pa.ChunkedArray:
+    hidden = pc.match_substring_regex(listing["path"], r"(^|/)\.")
+    audio = pc.and_not(pc.match_substring_regex(listing["path"], _AUDIO_ENDING), hidden)
+    # What a column of audio holds is audio, whatever it is called.
+    return pc.or_(audio, pc.match_substring(listing["uri"], ".parquet#bytes=", ignore_case=True))
 
 
 def select_audio(listing: pa.Table, root: str) -> pa.Table:
@@ -111,7 +118,7 @@ def select_audio(listing: pa.Table, root: str) -> pa.Table:
     Raises:
         CatalogError: There is none.
     """
-    audio = listing.filter(_mark_audio(listing["path"]))
+    audio = filter_rows(listing, _mark_audio)
     if not audio.num_rows:
         raise CatalogError(
             f"expected audio at {root}, found none among {listing.num_rows} files; "
@@ -158,8 +165,8 @@ def build_catalog(
     Raises:
         CatalogError: Two files claim one id; up to ``NUM_NAMED`` such ids are named at once.
     """
-    clashes = find_clashes(files["track_id"])
-    if clashes:
+    is_sorted = is_rising(files["track_id"])
+    if not is_sorted and (clashes := find_clashes(files["track_id"])):
         named = [
             f"{files['track_id'][positions[0]].as_py()!r}: "
             + " and ".join(str(files["uri"][position]) for position in positions[:2])
@@ -169,6 +176,13 @@ def build_catalog(
             f"two files claim the track id {_list_named(named, len(clashes))}; rename or leave out one, or give a "
             "manifest with a track_id column"
         )
+    if is_sorted and wanted is None and metadata is None:  # as a listing of millions is: nothing is copied
+        num_rows, given_names = files.num_rows, files.column_names
+        columns = [
+            files[field.name] if field.name in given_names else repeat_value(None, num_rows, field.type)
+            for field in CATALOG
+        ]
+        return pa.table(columns, schema=CATALOG)
     track_ids = files["track_id"] if wanted is None else pc.unique(wanted)
     sources = [
         source.take(pc.index_in(track_ids, value_set=source["track_id"]))

@@ -1,9 +1,9 @@
-"""Audio in shards: tar files as WebDataset keeps them, and zip files, each of whose audio members is a track.
+"""Audio in shards: tar files as WebDataset keeps them, zip files, and Parquet files with a column of audio.
 
 A shard is looked through once, and what was found is kept in this machine's cache for as long as its etag (or
 size and time) stays. Of a tar, which states no checksum of a member, all is read for that, in large pieces; of a
 zip its directory. A member's etag is its content's, so that of a shard that was packed anew only the members are
-read again that changed.
+read again that changed. Of a Parquet file the names alone are read: the etag of what is in it is its own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.catalog.member_files import fetch_pieces
 from pipeline.catalog.members import Member
+from pipeline.catalog.row_groups import Chunk, Pieces, find_audio_column, list_chunks, read_chunk, read_footer
 from pipeline.errors import CatalogError
 from pipeline.storage import LISTING, Options, open_filesystem, stat_files
 
-SHARD_ENDINGS = (".tar", ".zip")
+SHARD_ENDINGS = (".tar", ".zip", ".parquet")
 CACHE = "~/.cache/musicfm-shards"
 
 _VERSION = 1  # of what is kept
@@ -39,9 +41,14 @@ _BLOCK_BYTES = 512  # a tar consists of
 logger = logging.getLogger(__name__)
 
 
-def is_shard(url: str) -> bool:
-    """Tell a shard from other files by its ending."""
-    return url.lower().endswith(SHARD_ENDINGS)
+def is_shard(url: str, options: Options | None = None) -> bool:
+    """Tell a shard from other files by its ending, and of a Parquet file by its columns."""
+    if not url.lower().endswith(".parquet"):
+        return url.lower().endswith(SHARD_ENDINGS)
+    try:
+        return find_audio_column(read_footer(url, options)) is not None
+    except (OSError, pa.ArrowException):
+        return False  # whoever takes it for another file says what is wrong with it
 
 
 def list_shards(shards: Sequence[str], options: Options | None = None) -> list[pa.Table]:
@@ -53,7 +60,8 @@ def list_shards(shards: Sequence[str], options: Options | None = None) -> list[p
 
     Returns:
         Tables of ``storage.LISTING``, ``path`` being the member's name in its shard. Where a tar is damaged
-        between members, a row of its own stands for what cannot be found there.
+        between members, a row of its own stands for what cannot be found there. A Parquet file without audio
+        has no members.
 
     Raises:
         CatalogError: A shard is none, or cannot be read.
@@ -69,13 +77,17 @@ def _list_shard(shard: str, options: Options | None) -> pa.Table:
     kept = _name_kept(shard, facts)
     if kept is not None and kept.exists():
         return pq.read_table(kept, schema=LISTING)
-    index = index_zip if shard.lower().endswith(".zip") else index_tar
+    kind = shard.rpartition(".")[2].lower()
     try:
-        rows = list(index(shard, int(facts["size_bytes"]), options))
-    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+        if kind == "parquet":
+            version = facts["etag"] or f"{facts['size_bytes']} bytes of {facts['modified_time']}"
+            rows = [{**row, "etag": version} for row in index_parquet(shard, options)]
+        else:
+            rows = list((index_zip if kind == "zip" else index_tar)(shard, int(facts["size_bytes"]), options))
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, pa.ArrowException) as error:
+        hint = "; a tar must not be compressed, for its members are read by their places" if kind == "tar" else ""
         raise CatalogError(
-            f"expected a {shard.rpartition('.')[2]} file at {shard}, found none that can be read: {error}; a tar "
-            "must not be compressed, for its members are read by their places"
+            f"expected a {kind} file at {shard}, found none that can be read: {' '.join(str(error).split())}{hint}"
         ) from error
     listing = pa.Table.from_pylist(rows, schema=LISTING)
     if kept is not None:
@@ -179,6 +191,48 @@ def index_zip(shard: str, size_bytes: int, options: Options | None = None) -> It
                 member = Member(shard, "zip", entry.header_offset, stop, entry.filename)
                 modified_time = datetime(*entry.date_time, tzinfo=UTC)
                 yield _make_row(member, entry.file_size, f"crc32-{entry.CRC:08x}", modified_time)
+
+
+def index_parquet(shard: str, options: Options | None = None) -> Iterator[dict[str, Any]]:
+    """Yield a row of ``storage.LISTING`` for each row of a Parquet file's audio column; none where it has none.
+
+    The name is the row's ``path``; where it has none, or another row has it, the row's number is in it. Sizes are
+    not known: the column would have to be read for them.
+
+    Args:
+        shard: URL or path.
+        options: File system options.
+
+    Raises:
+        OSError: It cannot be read.
+        pyarrow.ArrowException: It is no Parquet file.
+    """
+    metadata = read_footer(shard, options)
+    column = find_audio_column(metadata)
+    if column is None:
+        return
+    named = {chunk.group: chunk for chunk in list_chunks(metadata, f"{column}.path")}
+    pieces = fetch_pieces(shard, [(chunk.start, chunk.stop) for chunk in named.values()], options)
+    number, known = 0, set()
+    for chunk in list_chunks(metadata, f"{column}.bytes"):
+        for row, path in enumerate(_read_paths(pieces, metadata, named.get(chunk.group), chunk.num_rows)):
+            name = (path or "").removeprefix("./").lstrip("/")
+            if not name or name in known:
+                name = f"{number:06d}/{name}".rstrip("/")
+            known.add(name)
+            number += 1
+            yield _make_row(Member(shard, "parquet", chunk.start, chunk.stop, name, row), None, None, None)
+
+
+def _read_paths(pieces: Pieces, metadata: pq.FileMetaData, chunk: Chunk | None, num_rows: int) -> list[str | None]:
+    """Read the names of a row group's rows; None for those that have none, or from where they are damaged on."""
+    names: list[str | None] = []
+    try:
+        if chunk is not None:
+            names += (value.as_py() for value in read_chunk(pieces, metadata, chunk))
+    except OSError as error:
+        logger.warning("some rows have no name: %s", error)
+    return names + [None] * (num_rows - len(names))
 
 
 def _make_row(

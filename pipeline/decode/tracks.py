@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.catalog.members import read_files
+from pipeline.catalog.member_files import read_files
+from pipeline.catalog.members import count_read_bytes
 from pipeline.decode.audio import DecodedAudio, decode_audio
 from pipeline.decode.known_content import is_known
 from pipeline.errors import Reason, Stage, TrackError
@@ -20,7 +21,6 @@ from pipeline.schema import DECODED, FEATURE_LIST, LABELS, PLAN
 from pipeline.storage import Options, classify_read_error
 
 _MAX_READ_BYTES = 256 * 2**20  # compressed bytes held at once
-_UNKNOWN_SIZE_BYTES = 8 * 2**20  # what a file of unknown size counts as: a song as mp3
 
 _MAX_MESSAGE_CHARACTERS = 500
 _SECRET_OPTION = re.compile("key|secret|token|password|credential|connection", re.IGNORECASE)
@@ -75,12 +75,11 @@ def decode_tracks(
 def _group_rows(uris: Sequence[str | None], sizes_bytes: Sequence[int | None]) -> Iterator[range]:
     """Yield runs of rows that are of one scheme and small enough to be read at once."""
     start, total_bytes, scheme = 0, 0, None
-    for index, (uri, size_bytes) in enumerate(zip(uris, sizes_bytes, strict=True)):
+    for index, (uri, size_bytes) in enumerate(zip(uris, count_read_bytes(uris, sizes_bytes), strict=True)):
         if uri is None:
             continue
-        size_bytes = _UNKNOWN_SIZE_BYTES if size_bytes is None else size_bytes
         uri_scheme = uri.partition("://")[0] if "://" in uri else ""
-        is_full = total_bytes + size_bytes > _MAX_READ_BYTES
+        is_full = size_bytes > 0 and total_bytes + size_bytes > _MAX_READ_BYTES
         if scheme is not None and (is_full or uri_scheme != scheme):
             yield range(start, index)
             start, total_bytes = index, 0

@@ -16,9 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.catalog.columns import repeat_value, take_rows
 from pipeline.catalog.members import forget_places
 from pipeline.decode.known_content import KnownContent, list_prefixes
 from pipeline.errors import Reason, Stage
+from pipeline.listing import is_rising
 from pipeline.schema import CATALOG, LABELS, PLAN
 
 FACT_COLUMNS = ("uri", "etag", "size_bytes", "modified_time")
@@ -29,8 +31,6 @@ FAILURE_COLUMNS = ("track_id", *FACT_COLUMNS, "stage", "error_type")
 # tried every time.
 _LASTING_STAGES = (Stage.CATALOG.value, Stage.DECODE.value, Stage.EMBED.value)
 _PASSING_REASONS = (Reason.OUT_OF_MEMORY.value, Reason.EMBED_FAILED.value)
-
-_REPEATED_ROWS = 2**16
 
 Mask = npt.NDArray[np.bool_]
 
@@ -92,6 +92,7 @@ def plan_tracks(
     failures: Mapping[str, pa.Table],
     resolutions: Sequence[str],
     retry_failures: bool = False,
+    sources: pa.Table | None = None,
 ) -> Plan:
     """Compare a catalog with the store's ledger.
 
@@ -101,6 +102,7 @@ def plan_tracks(
         failures: For each wanted recipe, its rows of ``failures`` with ``FAILURE_COLUMNS``.
         resolutions: Wanted resolutions.
         retry_failures: Try known-bad files again.
+        sources: As ``Plan`` has them, where the ledgers are a part of the store's.
 
     Returns:
         The plan; num_tracks = rows to process + num_unchanged + num_known_failures.
@@ -131,7 +133,7 @@ def plan_tracks(
         },
         departed_tracks=_list_departed(ledgers.values(), catalog),
         num_held=len(pc.unique(_chain(ledger.column("track_id") for ledger in ledgers.values()))),
-        sources=_list_sources(list(ledgers.values()), resolutions),
+        sources=list_sources(list(ledgers.values()), resolutions) if sources is None else sources,
     )
 
 
@@ -145,31 +147,32 @@ def add_stored_facts(rows: pa.Table, facts: Mapping[str, pa.Table]) -> pa.Table:
     Returns:
         The rows with their ``stored`` filled in.
     """
-    ids = rows.column("track_id").to_pylist()
-    stored: dict[str, list[str]] = {track_id: [] for track_id in ids}
+    stored: dict[str, dict[str, None]] = {}
     for recipe, table in facts.items():
-        table = table.filter(pc.is_in(table.column("track_id"), rows.column("track_id").combine_chunks()))
         columns = (table.column(name).to_pylist() for name in ("track_id", "resolution", "content_hash"))
         for track_id, resolution, content_hash in zip(*columns, strict=True):
-            stored[track_id].append(f"{recipe}/{resolution}@{content_hash}")  # once a row of a long track
-    column = pa.array([list(dict.fromkeys(stored[track_id])) for track_id in ids], PLAN.field("stored").type)
+            stored.setdefault(track_id, {})[f"{recipe}/{resolution}@{content_hash}"] = None  # once a long track
+    if not stored:
+        return rows
+    ids = rows.column("track_id").to_pylist()
+    column = pa.array([list(stored.get(track_id, ())) for track_id in ids], PLAN.field("stored").type)
     return rows.set_column(rows.schema.get_field_index("stored"), PLAN.field("stored"), column)
 
 
 def _match(catalog: pa.Table, recorded: pa.Table) -> pa.Table:
     """Return for each catalog row the recorded row of the same track, or a row of nulls."""
+    if not recorded.num_rows:
+        return pa.table({each.name: repeat_value(None, catalog.num_rows, each.type) for each in recorded.schema})
     return recorded.take(pc.index_in(catalog.column("track_id"), recorded.column("track_id")))
 
 
-def _list_sources(ledgers: Sequence[pa.Table], resolutions: Sequence[str]) -> pa.Table:
+def list_sources(ledgers: Sequence[pa.Table], resolutions: Sequence[str]) -> pa.Table:
     """List id, content and size of the tracks that each ledger has whole, and with the same content."""
     names = ["track_id", "content_hash", "size_bytes"]
     found = [ledger.filter(pa.array(_is_whole(ledger, resolutions))).select(names) for ledger in ledgers]
     sources = found[0]
     for other in found[1:]:
-        theirs = other.column("content_hash").take(
-            pc.index_in(sources.column("track_id"), other.column("track_id"))
-        )
+        theirs = other["content_hash"].take(pc.index_in(sources["track_id"], other["track_id"]))
         sources = sources.filter(pc.fill_null(pc.equal(sources.column("content_hash"), theirs), False))
     return sources
 
@@ -177,6 +180,8 @@ def _list_sources(ledgers: Sequence[pa.Table], resolutions: Sequence[str]) -> pa
 def _list_departed(ledgers: Iterable[pa.Table], catalog: pa.Table) -> pa.Table:
     """List id and file of the tracks in ledgers that the catalog does not have."""
     rows = pa.concat_tables(ledger.select(["track_id", "uri"]) for ledger in ledgers)
+    if not rows.num_rows:
+        return rows
     rows = rows.filter(pc.invert(pc.is_in(rows.column("track_id"), catalog.column("track_id").combine_chunks())))
     return rows.group_by("track_id").aggregate([("uri", "min")]).rename_columns(["track_id", "uri"])
 
@@ -238,12 +243,13 @@ def _build_plan_rows(
     resolutions: Sequence[str],
     rows: npt.NDArray[np.int64],
 ) -> pa.Table:
-    rows = rows[pc.sort_indices(catalog.column("track_id").take(pa.array(rows))).to_numpy()]
+    if not is_rising(catalog.column("track_id")):
+        rows = rows[pc.sort_indices(catalog.column("track_id").take(pa.array(rows))).to_numpy()]
     wanted = [f"{recipe}/{name}" for recipe in matches for name in resolutions]
-    plan = catalog.select(CATALOG.names).take(pa.array(rows))
-    plan = plan.append_column(PLAN.field("wanted"), _repeat(wanted, len(rows)))
+    plan = take_rows(catalog.select(CATALOG.names), pa.array(rows))
+    plan = plan.append_column(PLAN.field("wanted"), repeat_value(wanted, len(rows), PLAN.field("wanted").type))
     plan = plan.append_column(PLAN.field("held"), _list_held(matches, rows))
-    plan = plan.append_column(PLAN.field("stored"), pa.array([[]] * len(rows), PLAN.field("stored").type))
+    plan = plan.append_column(PLAN.field("stored"), repeat_value([], len(rows), PLAN.field("stored").type))
     return plan.append_column(PLAN.field("owner_uri"), _list_owners(plan.column("uri"), matches, rows))
 
 
@@ -251,20 +257,15 @@ def _list_owners(
     uris: pa.ChunkedArray, matches: Mapping[str, pa.Table], rows: npt.NDArray[np.int64]
 ) -> pa.ChunkedArray:
     """List the files that the store has for each of the rows' ids, null where it is the row's own."""
-    recorded = pc.coalesce(*(found.column("uri").take(pa.array(rows)) for found in matches.values()))
+    recorded = pc.coalesce(*(take_rows(each.select(["uri"]), pa.array(rows))["uri"] for each in matches.values()))
     is_other = pc.not_equal(forget_places(recorded), forget_places(uris))
     return pc.if_else(pc.fill_null(is_other, False), recorded, None)
 
 
-def _repeat(wanted: list[str], num_rows: int) -> pa.ChunkedArray:
-    """Return as many rows of the same names, in pieces: one array cannot hold those of every large catalog."""
-    column = pa.array([wanted] * min(num_rows, _REPEATED_ROWS), PLAN.field("wanted").type)
-    pieces = [column.slice(0, num_rows - start) for start in range(0, num_rows, _REPEATED_ROWS)]
-    return pa.chunked_array(pieces, PLAN.field("wanted").type)
-
-
-def _list_held(matches: Mapping[str, pa.Table], rows: npt.NDArray[np.int64]) -> pa.Array:
+def _list_held(matches: Mapping[str, pa.Table], rows: npt.NDArray[np.int64]) -> pa.Array | pa.ChunkedArray:
     """List for each of the rows what the store holds of it, as "recipe/resolution@content_hash"."""
+    if all(found.column("content_hash").null_count == found.num_rows for found in matches.values()):
+        return repeat_value([], len(rows), PLAN.field("held").type)
     held: list[list[str]] = [[] for _ in rows]
     for recipe, found in matches.items():
         stored = found.select(["resolutions", "content_hash"]).take(pa.array(rows))
@@ -286,6 +287,8 @@ def _count_reasons(matches: Sequence[pa.Table], known_bad: Sequence[Mask], faile
 
 def _find_departed(recorded: pa.Table, catalog: pa.Table) -> set[str]:
     """Return the ids of recorded tracks that the catalog does not have."""
+    if not recorded.num_rows:
+        return set()
     ids = recorded.column("track_id")
     present = pc.is_in(ids, catalog.column("track_id").combine_chunks())
     return set(ids.filter(pc.invert(present)).to_pylist())

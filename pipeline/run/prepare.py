@@ -10,12 +10,22 @@ import pyarrow.compute as pc
 
 from musicfm_model.attention import check_attention
 from musicfm_model.checkpoint import Checkpoint
+from pipeline.catalog.columns import filter_rows
 from pipeline.config import Recipe, RunSettings
 from pipeline.embed.checkpoint import load_checkpoint
 from pipeline.errors import UsageError
+from pipeline.listing import is_rising
 from pipeline.location import StoreLocation
-from pipeline.run.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, add_stored_facts, plan_tracks
+from pipeline.run.plan import (
+    FAILURE_COLUMNS,
+    LEDGER_COLUMNS,
+    Plan,
+    add_stored_facts,
+    list_sources,
+    plan_tracks,
+)
 from pipeline.schema import TABLES
+from pipeline.store.shared_run import IdRange
 from pipeline.store.tables import open_table, read_columns
 from pipeline.store.withheld import read_withheld
 
@@ -65,11 +75,24 @@ def list_layers(recipes: Mapping[str, Recipe]) -> dict[str, int]:
     return {recipe_id: recipe.layer for recipe_id, recipe in recipes.items()}
 
 
-def plan_run(catalog: pa.Table, settings: RunSettings, recipes: Mapping[str, Recipe], exists: bool = True) -> Plan:
+def plan_run(
+    catalog: pa.Table,
+    settings: RunSettings,
+    recipes: Mapping[str, Recipe],
+    exists: bool = True,
+    ids: IdRange | None = None,
+    version: int | None = None,
+) -> Plan:
     """Compare the catalog with what the store holds of the run's recipes, as settings say."""
     return plan_against_store(
-        catalog, settings.store, list(recipes), settings.resolutions, settings.retry_failures, exists
+        catalog, settings.store, list(recipes), settings.resolutions, settings.retry_failures, exists, ids, version
     )
+
+
+def list_first_ids(catalog: pa.Table, num_shards: int) -> list[str]:
+    """Return the first track of each of a catalog's shards but the first: they have as many tracks each."""
+    ids = catalog["track_id"] if is_rising(catalog["track_id"]) else catalog["track_id"].sort()
+    return [ids[number * len(ids) // num_shards].as_py() for number in range(1, num_shards)] if len(ids) else []
 
 
 def plan_against_store(
@@ -79,6 +102,8 @@ def plan_against_store(
     resolutions: Sequence[str],
     retry_failures: bool = False,
     exists: bool = True,
+    ids: IdRange | None = None,
+    version: int | None = None,
 ) -> Plan:
     """Read what a store holds and compare a catalog with it.
 
@@ -89,14 +114,23 @@ def plan_against_store(
         resolutions: Wanted resolutions.
         retry_failures: Try known-bad files again.
         exists: Whether there is a store to read.
+        ids: Plan these tracks alone, of the catalog as of the store.
+        version: Of ``tracks``; by default the newest.
 
     Raises:
         StorageError: The store cannot be read.
     """
+    ids = ids or IdRange()
+    catalog = ids.select(catalog)
     withheld = read_withheld(store)
-    is_withheld = pc.is_in(catalog.column("track_id"), pa.array(sorted(withheld.ids), pa.string()))
-    open_catalog = catalog.filter(pc.invert(is_withheld))
-    plan = _compare(open_catalog, store, recipes, resolutions, retry_failures, exists)
+    taken_down = pa.array(sorted(withheld.ids), pa.string())
+    open_catalog = filter_rows(catalog, lambda rows: pc.invert(pc.is_in(rows["track_id"], taken_down)))
+    if exists:
+        plan = _compare(open_catalog, store, recipes, resolutions, retry_failures, ids, version)
+    else:
+        ledger, failures = _empty_table("tracks", LEDGER_COLUMNS), _empty_table("failures", FAILURE_COLUMNS)
+        nothing = dict.fromkeys(recipes, ledger), dict.fromkeys(recipes, failures)
+        plan = plan_tracks(open_catalog, *nothing, resolutions, retry_failures)
     num_withheld = catalog.num_rows - open_catalog.num_rows
     return replace(plan, num_tracks=catalog.num_rows, num_withheld=num_withheld, withheld_hashes=withheld.hashes)
 
@@ -107,25 +141,25 @@ def _compare(
     recipes: Sequence[str],
     resolutions: Sequence[str],
     retry_failures: bool,
-    exists: bool,
+    ids: IdRange,
+    version: int | None,
 ) -> Plan:
-    if not exists:
-        ledger, failures = _empty_table("tracks", LEDGER_COLUMNS), _empty_table("failures", FAILURE_COLUMNS)
-        return plan_tracks(
-            catalog, dict.fromkeys(recipes, ledger), dict.fromkeys(recipes, failures), resolutions, retry_failures
-        )
-    tables = {name: open_table(store, name) for name in ("tracks", "failures", "frames")}
+    tables = {name: open_table(store, name) for name in ("failures", "frames")}
+    tracks = open_table(store, "tracks", version)
+    ledgers = {recipe: read_columns(tracks, LEDGER_COLUMNS, recipe) for recipe in recipes}
+    failures = {recipe: read_columns(tables["failures"], FAILURE_COLUMNS, recipe) for recipe in recipes}
     plan = plan_tracks(
         catalog,
-        {recipe: read_columns(tables["tracks"], LEDGER_COLUMNS, recipe) for recipe in recipes},
-        {recipe: read_columns(tables["failures"], FAILURE_COLUMNS, recipe) for recipe in recipes},
+        {recipe: ids.select(ledger) for recipe, ledger in ledgers.items()},
+        {recipe: ids.select(rows) for recipe, rows in failures.items()},
         resolutions,
         retry_failures,
+        list_sources(list(ledgers.values()), resolutions),
     )
-    if plan.to_process.num_rows == 0:
+    if plan.to_process.num_rows == 0 or not tables["frames"].file_uris():
         return plan
-    ids = plan.to_process.column("track_id").to_pylist()
-    facts = {recipe: read_columns(tables["frames"], FACT_KEYS, recipe, ids) for recipe in recipes}
+    planned = plan.to_process.column("track_id").to_pylist()
+    facts = {recipe: read_columns(tables["frames"], FACT_KEYS, recipe, planned) for recipe in recipes}
     return replace(plan, to_process=add_stored_facts(plan.to_process, facts))
 
 

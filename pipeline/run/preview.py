@@ -12,13 +12,14 @@ from musicfm_model.checkpoint import Checkpoint
 from pipeline.config import Recipe, RunSettings
 from pipeline.run.estimate import Cluster, Prices, RunEstimate, estimate_run, transfer_trial
 from pipeline.run.plan import Plan
-from pipeline.run.prepare import build_recipes, list_layers, load_model, plan_run
+from pipeline.run.prepare import build_recipes, list_first_ids, list_layers, load_model, plan_run
 from pipeline.run.prune import count_refused, describe_refusal
 from pipeline.run.run import NUM_NAMED_FAILURES, RunReport
 from pipeline.run.trial import Trial, size_pools
 from pipeline.run.trial_dataflow import ClusterTrial, run_cluster_trial
 from pipeline.run.watch import RunWatch
 from pipeline.store.books import RunCounts
+from pipeline.store.shared_run import cut_range
 from pipeline.store.tables import has_tables, open_table
 from pipeline.store.takeover import match_sources, split_by_id
 
@@ -53,7 +54,8 @@ def preview_catalog(
     checkpoint = checkpoint or load_model(settings)
     recipes = build_recipes(checkpoint, settings)
     exists = has_tables(settings.store)
-    plan = plan_run(catalog, settings, recipes, exists)
+    ids = cut_range(list_first_ids(catalog, settings.shard.of), settings.shard.number) if settings.shard else None
+    plan = plan_run(catalog, settings, recipes, exists, ids)
     counts = count_plan(plan, settings)
     version = open_table(settings.store, "tracks").version() if exists else None
     layers, setup_s = list_layers(recipes), watch.age_s()

@@ -21,12 +21,13 @@ from pipeline.report.publish import RunFacts, publish_report
 from pipeline.run.dataflow import choose_placement, process_tracks
 from pipeline.run.estimate import RunEstimate
 from pipeline.run.plan import Plan
-from pipeline.run.prepare import build_recipes, list_layers, load_model, plan_run
+from pipeline.run.prepare import build_recipes, list_first_ids, list_layers, load_model, plan_run
 from pipeline.run.prune import check_fence
 from pipeline.run.recognise import settle_recognised
 from pipeline.run.watch import RunWatch
 from pipeline.store.books import RunCounts
 from pipeline.store.commit import RunCommitter
+from pipeline.store.recipes import record_recipes
 from pipeline.store.tables import create_tables, open_table
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class RunReport:
         estimate: After a dry run, what the run would come to.
         page: URL of the run's report, where one was written.
         failures: Some of the tracks that fail, as ``failures.list_failures`` gives them, the run's own first.
+        num_open_shards: Of a run that several drivers share, how many have not closed: until none is left, readers
+            see what they saw before. None of another run.
         num_undecided: After a dry run, those of the ``embedded`` that it did not look into: their bytes tell
             whether they are new, known or fail.
     """
@@ -64,6 +67,7 @@ class RunReport:
     page: str | None = None
     failures: Sequence[Mapping[str, Any]] = ()
     num_undecided: int = 0
+    num_open_shards: int | None = None
 
 
 def embed_catalog(
@@ -94,9 +98,9 @@ def embed_catalog(
         watch.enter("starting Ray")
         choose_placement(settings, checkpoint.config)  # before anything is made: there may be none
     watch.enter("planning", f"comparing {catalog.num_rows:,} tracks with the store at {settings.store.url}")
-    committer = open_run(settings, recipes)
+    committer = open_run(settings, recipes, catalog)
     base_version = committer.store_version
-    plan = plan_run(catalog, settings, recipes)
+    plan = plan_run(catalog, settings, recipes, ids=committer.ids, version=base_version)
     enter_plan(committer, plan)
     ledger = open_table(settings.store, "tracks", base_version)
     try:
@@ -120,7 +124,9 @@ def embed_catalog(
     logger.info("run ended", extra={"seconds": watch.age_s(), "store_version": committer.store_version})
     layers, failures = list_layers(recipes), name_failures(committer)
     done = committer.run_id, committer.counts, layers, committer.store_version
-    return RunReport(*done, watch.age_s(), committer.bytes_written, closed, page=page, failures=failures)
+    ended = watch.age_s(), committer.bytes_written, closed
+    num_open = committer.num_open_shards
+    return RunReport(*done, *ended, page=page, failures=failures, num_open_shards=num_open)
 
 
 def name_failures(committer: RunCommitter) -> list[dict[str, Any]]:
@@ -134,8 +140,8 @@ def name_failures(committer: RunCommitter) -> list[dict[str, Any]]:
         return []
 
 
-def open_run(settings: RunSettings, recipes: Mapping[str, Recipe]) -> RunCommitter:
-    """Claim the store for a run, which is made where there is none.
+def open_run(settings: RunSettings, recipes: Mapping[str, Recipe], catalog: pa.Table) -> RunCommitter:
+    """Claim the store for a run of a catalog, or for one of its shards; it is made where there is none.
 
     Raises:
         UsageError: Another run is writing to it.
@@ -145,8 +151,9 @@ def open_run(settings: RunSettings, recipes: Mapping[str, Recipe]) -> RunCommitt
     settings.store.check_writable()
     run_id = uuid.uuid4().hex[:12]
     RUN_ID.set(run_id)
-    committer = RunCommitter(settings.store, run_id, recipes)
-    committer.record_recipes(settings.checkpoint)
+    first_ids = list_first_ids(catalog, settings.shard.of) if settings.shard else []
+    committer = RunCommitter(settings.store, run_id, recipes, settings.shard, first_ids)
+    record_recipes(committer.store, committer.run_id, committer.recipes, settings.checkpoint)
     return committer
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from pipeline.config import PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings, WindowPolicy
+from pipeline.config import PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings, Shard, WindowPolicy
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 
@@ -55,6 +55,11 @@ def build_settings(
             given["prune_limit"] = PruneLimit.parse(str(given["prune_limit"]))
         except ValueError as error:
             raise UsageError(f"prune_limit: {error}") from error
+    if isinstance(given.get("shard"), str):
+        try:
+            given["shard"] = Shard.parse(str(given["shard"]))
+        except ValueError as error:
+            raise UsageError(f"shard: {error}") from error
     settings = RunSettings(StoreLocation(os.fspath(store), storage_options), os.fspath(checkpoint), **given)
     check_settings(settings)
     return settings
@@ -87,6 +92,8 @@ def check_settings(settings: RunSettings) -> None:
             raise UsageError(f"{name}: expected a number over 0, found {value!r}")
     if not isinstance(settings.prune_limit, PruneLimit):
         raise UsageError(f"prune_limit: expected a text such as '25%' or '300', found {settings.prune_limit!r}")
+    if settings.shard is not None and not isinstance(settings.shard, Shard):
+        raise UsageError(f"shard: expected a text such as '2/4', found {settings.shard!r}")
     if settings.num_gpus and settings.device == "cpu":
         raise UsageError("num_gpus with device='cpu': nothing would use them; give one of them")
 

@@ -14,22 +14,21 @@ from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from pipeline.config import Recipe
+from pipeline.config import Recipe, Shard
 from pipeline.location import StoreLocation
-from pipeline.schema import CATALOG, FAILURES, RECIPES, TRACKS, UNCHANGED
+from pipeline.schema import CATALOG, FAILURES, TRACKS, UNCHANGED
 from pipeline.store.books import Accepted, RunCounts
 from pipeline.store.joining import Partition, join_parts, plan_joins, remove_parts
 from pipeline.store.ledger import Actions, cut_between_parts, extract_rows, merge_track_rows, relabel_track_rows
 from pipeline.store.parts import Part, from_ipc, write_part
-from pipeline.store.table_commits import append_rows
-from pipeline.store.tables import open_table, read_columns
+from pipeline.store.shared_run import IdRange
+from pipeline.store.tables import read_columns
 from pipeline.store.takeover import split_by_id
 from pipeline.store.writer import StoreWriter
 
@@ -55,6 +54,8 @@ class RunCommitter:
         store: Where the tables are; they exist.
         run_id: Identifier of the run, part of its files' names and of its commits.
         recipes: Recipes of the run, by id.
+        shard: Which of several drivers of one run this is.
+        first_ids: The first track of each shard but the first, by this driver's catalog.
 
     Raises:
         StorageError: The store cannot be read or written.
@@ -62,7 +63,14 @@ class RunCommitter:
         RunError: Another run claimed the store at the same moment.
     """
 
-    def __init__(self, store: StoreLocation, run_id: str, recipes: Mapping[str, Recipe]) -> None:
+    def __init__(
+        self,
+        store: StoreLocation,
+        run_id: str,
+        recipes: Mapping[str, Recipe],
+        shard: Shard | None = None,
+        first_ids: Sequence[str] = (),
+    ) -> None:
         self.store = store
         self.run_id = run_id
         self.recipes = dict(recipes)
@@ -73,7 +81,7 @@ class RunCommitter:
         self._done: set[str] = set()
         self._spans: dict[str, list[tuple[str, str]]] = {}  # of the ledger's parts that the run wrote, by recipe
         self._first_ids: dict[Partition, list[str]] = defaultdict(list)  # of the run's parts of ``frames``, sorted
-        self.writer = StoreWriter(store, run_id)
+        self.writer = StoreWriter(store, run_id, shard=shard, first_ids=first_ids, recipes=list(recipes))
         # As the run finds them: it gives each track one outcome, so nothing that it adds itself has to leave.
         self._held_ids = {recipe: _read_ids(self.writer.tracks, recipe) for recipe in self.recipes}
         self._failed_ids = {recipe: _read_ids(self.writer.failures, recipe) for recipe in self.recipes}
@@ -82,6 +90,16 @@ class RunCommitter:
     def store_version(self) -> int:
         """Version of the ledger after the last commit."""
         return self.writer.store_version
+
+    @property
+    def ids(self) -> IdRange:
+        """The tracks that are this run's."""
+        return self.writer.ids
+
+    @property
+    def num_open_shards(self) -> int | None:
+        """How many of the drivers that share the run have not closed; None where there are no others."""
+        return self.writer.shared.num_open if self.writer.shared else None
 
     @property
     def bytes_written(self) -> int:
@@ -190,12 +208,11 @@ class RunCommitter:
         # A track embedded for one recipe may be held whole by another, whose ledger row has old facts.
         present = pa.concat_tables([tracks.select(_PRESENT), *pending.relabeled])
         self._commit_failures(failures, present.column("track_id").to_pylist(), departed)
-        ledger_actions: Actions = []
-        for recipe in self.recipes:
-            rows = tracks.filter(pc.equal(tracks.column("recipe"), recipe))
-            ledger_actions += self._build_ledger_actions(recipe, rows, present, departed.get(recipe, ()))
+        build = partial(self._build_all_actions, tracks, present, departed)
+        ledger_actions = build()
         if ledger_actions or event != "progress":
-            self.writer.commit_ledger(ledger_actions, event, self._describe_run() if event == "close" else None)
+            metadata = self._describe_run() if event == "close" else None
+            self.writer.commit_ledger(ledger_actions, event, metadata, build)
         return self.store_version
 
     def close(self, departed: Mapping[str, Sequence[str]] | None = None) -> int:
@@ -209,30 +226,6 @@ class RunCommitter:
         """
         return self.commit("close", departed)
 
-    def record_recipes(self, checkpoint_name: str) -> None:
-        """Write down what the run's recipe ids stand for, where the store does not know them yet.
-
-        Args:
-            checkpoint_name: What the run's checkpoint was called by.
-
-        Raises:
-            StorageError: The store cannot be read or written.
-        """
-        known = set(read_columns(open_table(self.store, "recipes"), ["recipe"]).column("recipe").to_pylist())
-        rows = [
-            {
-                "recipe": recipe_id,
-                "definition": recipe.definition,
-                "checkpoint": checkpoint_name,
-                "created_time": datetime.now(UTC),
-            }
-            for recipe_id, recipe in self.recipes.items()
-            if recipe_id not in known
-        ]
-        if rows:
-            recorded = pa.Table.from_pylist(rows, schema=RECIPES)
-            append_rows(self.store, "recipes", recorded, {"run_id": self.run_id, "event": "append"})
-
     def _commit_parts(self, pending: _Pending) -> None:
         """Commit parts of ``frames``, and remove those that they were joined from, which no commit names."""
         self.writer.commit("frames", [part.as_add_action() for part in pending.parts], "append")
@@ -242,6 +235,15 @@ class RunCommitter:
 
     def _describe_run(self) -> dict[str, str]:
         return {"counts": json.dumps(vars(self.counts)), "recipes": json.dumps(list(self.recipes))}
+
+    def _build_all_actions(
+        self, tracks: pa.Table, present: pa.Table, departed: Mapping[str, Sequence[str]]
+    ) -> Actions:
+        actions: Actions = []
+        for recipe in self.recipes:
+            rows = tracks.filter(pc.equal(tracks.column("recipe"), recipe))
+            actions += self._build_ledger_actions(recipe, rows, present, departed.get(recipe, ()))
+        return actions
 
     def _build_ledger_actions(
         self, recipe: str, rows: pa.Table, present: pa.Table, departed: Sequence[str]
@@ -278,16 +280,18 @@ class RunCommitter:
             new = failures.filter(pc.equal(failures.column("recipe"), recipe)).column("track_id").to_pylist()
             leaving = {*new, *present_ids, *departed.get(recipe, ())} & self._failed_ids[recipe]
             if leaving:
-                taken = extract_rows(
-                    self.writer.failures, "failures", self.store, recipe, list(leaving), self.run_id
-                )
+                build = partial(self._take_failures_out, recipe, list(leaving))
                 # One recipe at a time: two of them may share a file, which only one rewrite may remove.
-                self.writer.commit("failures", taken.actions, "replace")
+                self.writer.commit("failures", build(), "replace", build)
         if failures.num_rows:
             url = self.store.table_url("failures")
             rows = failures.sort_by("track_id")
             part = write_part(rows, "failures", url, {}, self.run_id, self.store.options)
             self.writer.commit("failures", [part.as_add_action()], "append")
+
+    def _take_failures_out(self, recipe: str, track_ids: Sequence[str]) -> Actions:
+        table = self.writer.failures
+        return extract_rows(table, "failures", self.store, recipe, track_ids, self.run_id).actions
 
 
 def _read_ids(table: DeltaTable, recipe: str) -> set[str]:

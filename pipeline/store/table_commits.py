@@ -16,6 +16,8 @@ from pipeline.store.parts import write_part
 from pipeline.store.retry import commit_once, retry_broken
 from pipeline.store.tables import FORMAT_PROPERTY, STORE_FORMAT, describe_store_error, open_table
 
+APPENDER_APP_ID = "music-feature-store.appender"
+
 
 def commit_actions(
     table: DeltaTable,
@@ -57,16 +59,35 @@ def commit_actions(
     return table.version()
 
 
-def append_rows(store: StoreLocation, table_name: str, rows: pa.Table, metadata: Mapping[str, str]) -> None:
+def append_rows(
+    store: StoreLocation,
+    table_name: str,
+    rows: pa.Table,
+    metadata: Mapping[str, str],
+    read: DeltaTable | None = None,
+) -> None:
     """Append a few rows to a table without partitions, in a commit of their own.
 
+    Args:
+        store: The store.
+        table_name: Key of ``schema.TABLES``.
+        rows: Of its schema.
+        metadata: Keys and values that the commit carries.
+        read: The table as the rows were made for it: who else appends to it in this way must not come before.
+
     Raises:
+        deltalake.exceptions.CommitFailedError: Another one did.
         StorageError: The table cannot be written.
     """
     # A part of our own: delta-rs's writer takes a local path for a URL, and panics where it has a ], for instance.
     run_id = metadata.get("run_id", "")
     part = write_part(rows, table_name, store.table_url(table_name), {}, run_id, store.options)
-    commit_actions(open_table(store, table_name), table_name, [part.as_add_action()], metadata)
+    actions = [part.as_add_action()]
+    if read is None:
+        commit_actions(open_table(store, table_name), table_name, actions, metadata)
+        return
+    claim = Transaction(APPENDER_APP_ID, (read.transaction_version(APPENDER_APP_ID) or 0) + 1)
+    commit_actions(read, table_name, actions, metadata, claim)
 
 
 def restore_table(

@@ -84,19 +84,22 @@ def _make_table(
     properties: dict[str, str],
 ) -> DeltaTable:
     """Open a table, making it where there is none; one that is there stays as it is."""
+    url, options = _locate_table(store, table_name), delta_storage_options(store.options)
     make = partial(
         DeltaTable.create,
-        _locate_table(store, table_name),
+        url,
         schema,
         mode="ignore",
         partition_by=list(partition_by),
         configuration=properties,
-        storage_options=delta_storage_options(store.options),
+        storage_options=options,
         raise_if_key_not_exists=False,
     )
     try:
         return retry_broken(make)
     except (DeltaError, OSError) as error:
+        if _is_there(store, table_name):  # another run has made it at the same moment
+            return retry_broken(partial(DeltaTable, url, storage_options=options))
         raise describe_store_error(store.table_url(table_name), error) from error
 
 
@@ -237,11 +240,12 @@ def read_columns(
     """
     conditions = [f"recipe = '{recipe}'"] if recipe is not None else []
     if track_ids:
-        quoted = ["'" + track_id.replace("'", "''") + "'" for track_id in sorted(track_ids)]
-        if len(quoted) <= MAX_LISTED_IDS:
-            conditions.append(f"track_id IN ({', '.join(quoted)})")
-        else:
-            conditions.append(f"track_id BETWEEN {quoted[0]} AND {quoted[-1]}")
+        is_few = len(track_ids) <= MAX_LISTED_IDS
+        named = sorted(track_ids) if is_few else (min(track_ids), max(track_ids))
+        quoted = ["'" + track_id.replace("'", "''") + "'" for track_id in named]
+        conditions.append(
+            f"track_id IN ({', '.join(quoted)})" if is_few else f"track_id BETWEEN {' AND '.join(quoted)}"
+        )
     predicate = " AND ".join(conditions) or None
     schema = pa.schema(table.schema().to_arrow())
     schema = pa.schema([schema.field(name) for name in columns])

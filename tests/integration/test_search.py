@@ -21,6 +21,7 @@ from pipeline.embed.embedder import Embedder, EmbedderSettings
 from pipeline.location import StoreLocation
 from pipeline.run.prepare import build_recipes, load_model, plan_run
 from pipeline.store.commit import RunCommitter
+from pipeline.store.recipes import record_recipes
 from pipeline.store.tables import create_tables
 from pipeline.store.write import WriteSettings, write_parts
 from tests.corpus import MUSIC
@@ -50,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     recipes = build_recipes(model, settings)
     create_tables(location)
     committer = RunCommitter(location, "run", recipes)
-    committer.record_recipes(CHECKPOINT)
+    record_recipes(committer.store, committer.run_id, committer.recipes, CHECKPOINT)
     plan = plan_run(load_catalog(str(MUSIC)), settings, recipes)
     committer.counts.planned = plan.num_tracks
     embedder = Embedder(model, EmbedderSettings({name: recipe.layer for name, recipe in recipes.items()}))

@@ -2,7 +2,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -187,23 +187,6 @@ def test_the_modified_time_is_the_file_systems(tmp_path: Path) -> None:
     os.utime(path, (1_600_000_000.25, 1_600_000_000.25))
     expected = datetime(2020, 9, 13, 12, 26, 40, 250_000, tzinfo=UTC)
     assert storage.list_files(str(tmp_path))["modified_time"].to_pylist() == [expected]
-
-
-@pytest.mark.parametrize(
-    "info",
-    [
-        {"LastModified": datetime(2024, 2, 29, 12, tzinfo=UTC), "ETag": '"abc"'},  # S3
-        {"updated": "2024-02-29T12:00:00.000Z", "etag": "abc"},  # Google Cloud Storage
-        {"last_modified": datetime(2024, 2, 29, 14, tzinfo=timezone(timedelta(hours=2))), "etag": "abc"},  # Azure
-        {"LastModified": "", "mtime": 1_709_208_000, "created": 0.0, "ETag": "", "etag": "abc"},
-        {"created": datetime(2024, 2, 29, 12), "ETag": "abc"},
-    ],
-)
-def test_each_scheme_names_time_and_etag_its_own_way(info: dict[str, Any]) -> None:
-    assert storage._read_modified_time(info) == datetime(2024, 2, 29, 12, tzinfo=UTC)
-    assert storage._read_etag(info) == "abc"
-    assert storage._read_modified_time({}) is None
-    assert storage._read_etag({}) is None
 
 
 def test_stat_files_answers_each_uri_for_itself(tmp_path: Path) -> None:

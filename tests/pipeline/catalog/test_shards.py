@@ -1,30 +1,34 @@
 """Tar and zip files whose members are tracks, written by Python's own modules and by hand."""
 
 import io
+import json
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.catalog import shards
+from pipeline.catalog import member_files, shards
 from pipeline.catalog.load import load_catalog
-from pipeline.catalog.members import read_files
+from pipeline.catalog.member_files import read_files
+from pipeline.catalog.members import group_by_chunk
 from pipeline.decode.tracks import decode_tracks
 from pipeline.errors import CatalogError
-from pipeline.run.blocks import SHARD_TRACKS
+from pipeline.run.blocks import SHARD_TRACKS, cut_between_chunks, sort_by_chunk
 from pipeline.run.plan import FAILURE_COLUMNS, LEDGER_COLUMNS, Plan, plan_tracks
 from pipeline.schema import CATALOG, FAILURES, PLAN, TRACKS
 from pipeline.storage import Options
 from tests.corpus import encode_clip, load_music
 from tests.fault_proxy import run_fault_proxy
+from tests.hub_server import DATASET, run_hub_server
 from tests.rows import select_fields
 from tests.s3_server import AUDIO, AUDIO_BUCKET, S3Server
 
@@ -232,9 +236,18 @@ def test_a_shard_is_looked_through_once(
 
 def plan_again(before: pa.Table, now: pa.Table) -> Plan:
     """Plan a catalog against a store that has all of an earlier one."""
-    hashes = {track_id: found[0] for track_id, found in decode(before).items()}
-    rows = [{**row, "content_hash": hashes[row["track_id"]], "resolutions": ["8hz"]} for row in before.to_pylist()]
-    ledger = pa.Table.from_pylist(rows, schema=select_fields(TRACKS, LEDGER_COLUMNS))
+    return plan_against(enter_in_ledger(before), now)
+
+
+def enter_in_ledger(catalog: pa.Table) -> pa.Table:
+    hashes = {track_id: found[0] for track_id, found in decode(catalog).items()}
+    rows = [
+        {**row, "content_hash": hashes[row["track_id"]], "resolutions": ["8hz"]} for row in catalog.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, schema=select_fields(TRACKS, LEDGER_COLUMNS))
+
+
+def plan_against(ledger: pa.Table, now: pa.Table) -> Plan:
     failures = select_fields(FAILURES, FAILURE_COLUMNS).empty_table()
     return plan_tracks(now, {"r": ledger}, {"r": failures}, ["8hz"])
 
@@ -316,14 +329,17 @@ def test_shards_on_s3_are_read_in_few_requests(
     files = {f"{number:03d}.audio.wav": audio[number % len(audio)] for number in range(64)}
     write_tar(tmp_path / "clips.tar", files)
     write_stored_zip(tmp_path / "clips.zip", files)
+    rows: list[dict[str, Any] | None] = [{"bytes": data, "path": name} for name, data in files.items()]
+    write_parquet(tmp_path / "clips.parquet", rows, rows_per_group=16)
     client = s3_server.open()
-    for path in (tmp_path / "clips.tar", tmp_path / "clips.zip"):
-        client.put_file(str(path), f"{AUDIO_BUCKET}/sets/{path.name}")
+    num_requests = {"clips.tar": 2, "clips.zip": 2, "clips.parquet": 4}  # at most one for 16 tracks
+    for shard in num_requests:
+        client.put_file(str(tmp_path / shard), f"{AUDIO_BUCKET}/sets/{shard}")
     for name, data in files.items():
         (tmp_path / "loose").mkdir(exist_ok=True)
         (tmp_path / "loose" / name).write_bytes(data)
     expected = decode(load_catalog(str(tmp_path / "loose")))
-    for shard in ("clips.tar", "clips.zip"):
+    for shard in num_requests:
         with run_fault_proxy(s3_server.url, tmp_path / f"{shard}.log") as proxy:
             options = s3_server.options(AUDIO, proxy.url)
             catalog = load_catalog(f"s3://{AUDIO_BUCKET}/sets/{shard}", options)
@@ -333,5 +349,209 @@ def test_shards_on_s3_are_read_in_few_requests(
                 found |= decode(catalog.slice(start, SHARD_TRACKS), options)
             num_reading = len(proxy.read_requests()) - num_listing
         assert found == expected
-        assert num_reading == 64 // SHARD_TRACKS
-        assert num_listing <= 6, "however many members a shard of up to 32 MiB has"
+        assert num_reading == num_requests[shard]
+        assert num_listing <= 8, "however many members a shard of up to 32 MiB has"
+
+
+AUDIO_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def write_parquet(
+    path: Path, rows: Sequence[Mapping[str, Any] | None], rows_per_group: int = 3, compression: str = "snappy"
+) -> None:
+    """Write a column of audio beside one of titles, as pyarrow does by itself."""
+    columns = {"path": [str(number) for number in range(len(rows))], "audio": pa.array(rows, AUDIO_STRUCT)}
+    pq.write_table(pa.table(columns), path, row_group_size=rows_per_group, compression=compression)
+
+
+def list_audio(music: dict[str, bytes]) -> list[dict[str, Any]]:
+    return [{"bytes": data, "path": name} for name, data in music.items() if name[-3:] in ("wav", "lac", "ogg")]
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_rows_of_parquet_are_the_tracks_that_loose_files_are(
+    compression: str, music: dict[str, bytes], tmp_path: Path
+) -> None:
+    rows = list_audio(music)
+    for row in rows:
+        (tmp_path / "loose" / row["path"]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "loose" / row["path"]).write_bytes(row["bytes"])
+    write_parquet(tmp_path / "s.parquet", rows, compression=compression)
+    loose, packed = load_catalog(str(tmp_path / "loose")), load_catalog(str(tmp_path / "s.parquet"))
+    assert packed.schema == CATALOG
+    assert packed["track_id"].to_pylist() == loose["track_id"].to_pylist()
+    assert None not in packed["etag"].to_pylist()
+    assert decode(packed) == decode(loose)
+
+
+contents_of_rows = st.lists(
+    st.one_of(
+        st.none(),
+        st.fixed_dictionaries(
+            {
+                "bytes": st.one_of(st.none(), st.binary(max_size=3000)),
+                "path": st.one_of(st.none(), st.text("ab/.é", max_size=6)),
+            }
+        ),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    contents_of_rows,
+    st.integers(1, 8),
+    st.sampled_from(["none", "snappy", "gzip"]),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_rows_of_parquet_read_back_in_any_order(
+    rows: list[dict[str, Any] | None], rows_per_group: int, compression: str, use_dictionary: bool, random: object
+) -> None:
+    file = io.BytesIO()
+    table = pa.table({"audio": pa.array(rows, AUDIO_STRUCT)})
+    pq.write_table(table, file, rows_per_group, compression=compression, use_dictionary=use_dictionary)
+    fsspec.filesystem("memory").pipe_file("/set/s.parquet", file.getvalue())
+    listed = list(shards.index_parquet("memory://set/s.parquet"))
+    expected = [(row or {}).get("bytes") for row in rows]
+    assert len({row["path"] for row in listed}) == len(rows)
+    order = list(range(len(rows)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    for place, found in zip(order, read_files([listed[place]["uri"] for place in order]), strict=True):
+        if expected[place] is None:
+            assert isinstance(found, FileNotFoundError)
+        else:
+            assert found == expected[place]
+
+
+def test_a_row_group_is_read_once(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = [f"{number * 37 % 128:03d}.wav" for number in range(128)]  # rows are in another order than names
+    rows: list[dict[str, Any] | None] = [{"bytes": name.encode() * 9000, "path": name} for name in names]
+    write_parquet(tmp_path / "s.parquet", rows, rows_per_group=50)
+    memory.pipe_file("/set/s.parquet", (tmp_path / "s.parquet").read_bytes())
+    catalog = load_catalog("memory://set/s.parquet")
+    assert catalog["track_id"].to_pylist() == sorted(names)
+    chunks = group_by_chunk(catalog["uri"])
+    assert chunks is not None
+    in_order, numbers = sort_by_chunk(catalog, chunks)
+    blocks = list(cut_between_chunks(numbers, 32))
+    assert sorted(map(len, blocks)) == [28, 50, 50]
+    reads = CountedReads(memory, monkeypatch)
+    for block in blocks:
+        found = in_order.slice(block.start, len(block))
+        expected = [name.encode() * 9000 for name in found["track_id"].to_pylist()]
+        assert read_files(found["uri"].to_pylist()) == expected
+    assert reads.number == 2 * len(blocks), "a row group and the footer"
+
+
+def test_a_damaged_row_of_parquet_costs_a_row(music: dict[str, bytes], tmp_path: Path) -> None:
+    rows = [
+        {**row, "path": f"{copy}{row['path'].replace('/', '-')}"} for copy in "ab" for row in list_audio(music)
+    ]
+    path = tmp_path / "s.parquet"
+    pq.write_table(
+        pa.table({"audio": pa.array([*rows, None, {"bytes": None, "path": "elsewhere.wav"}], AUDIO_STRUCT)}),
+        path,
+        row_group_size=5,
+        compression="none",
+        use_dictionary=False,
+    )
+    whole = decode(load_catalog(str(path)))
+    assert {name for name, (_, _, reason) in whole.items() if reason} == {"000010", "elsewhere.wav"}
+    data = bytearray(path.read_bytes())
+    within = data.find(rows[1]["bytes"])
+    data[within : within + 4000] = bytes(4000)
+    path.write_bytes(data)
+    found = decode(load_catalog(str(path)))
+    damaged = {name for name in whole if found[name] != whole[name]}
+    assert damaged == {rows[1]["path"]}
+    length_of_fourth = data.find(rows[3]["bytes"]) - 4
+    data[length_of_fourth : length_of_fourth + 4] = b"\xff\xff\xff\x7f"  # what follows in its row group is lost
+    path.write_bytes(data)
+    found = decode(load_catalog(str(path)))
+    assert {name for name in whole if found[name] != whole[name]} <= {row["path"] for row in rows[:5]}
+    assert found[rows[3]["path"]][2] == "fetch_failed"
+
+
+def test_of_a_rewritten_parquet_file_only_what_changed_is_embedded(
+    music: dict[str, bytes], tmp_path: Path
+) -> None:
+    rows = list_audio(music)
+    write_parquet(tmp_path / "s.parquet", rows)
+    ledger = enter_in_ledger(load_catalog(str(tmp_path / "s.parquet")))
+    assert plan_against(ledger, load_catalog(str(tmp_path / "s.parquet"))).num_unchanged == len(rows)
+    write_parquet(tmp_path / "s.parquet", [rows[4], {**rows[1], "bytes": rows[0]["bytes"]}, rows[0], *rows[2:4]])
+    plan = plan_against(ledger, load_catalog(str(tmp_path / "s.parquet")))
+    assert plan.to_process["owner_uri"].null_count == len(rows), "each is the file that it was"
+    looked_at = pa.concat_tables(decode_tracks(plan.to_process))
+    is_new = dict(zip(looked_at["track_id"].to_pylist(), looked_at["wanted"].to_pylist(), strict=True))
+    assert {track_id for track_id, wanted in is_new.items() if wanted} == {rows[1]["path"]}
+
+
+def test_a_folder_of_parquet_files_is_one_catalog_of_those_with_audio(
+    music: dict[str, bytes], tmp_path: Path
+) -> None:
+    rows = list_audio(music)
+    write_parquet(tmp_path / "train-0.parquet", rows[:2])
+    write_parquet(tmp_path / "train-1.parquet", rows[2:])
+    pq.write_table(pa.table({"title": ["a"]}), tmp_path / "words.parquet")
+    (tmp_path / "README.md").write_text("a data set")
+    ids = load_catalog(str(tmp_path))["track_id"].to_pylist()
+    names = [row["path"] for row in rows]
+    assert ids == sorted(
+        [f"train-0.parquet/{name}" for name in names[:2]] + [f"train-1.parquet/{name}" for name in names[2:]]
+    )
+    with pytest.raises(CatalogError, match="title"):
+        load_catalog(str(tmp_path / "words.parquet"))
+
+
+def test_images_are_no_audio(tmp_path: Path) -> None:
+    features = {"image": {"_type": "Image"}, "song": {"_type": "Audio", "sampling_rate": 44100}}
+    schema = pa.schema(
+        [("image", AUDIO_STRUCT), ("song", AUDIO_STRUCT)],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    rows = [{"bytes": b"RIFF", "path": "a.bin"}]
+    pq.write_table(
+        pa.table({"image": [{"bytes": b"GIF", "path": "a.gif"}], "song": rows}, schema), tmp_path / "s.parquet"
+    )
+    catalog = load_catalog(str(tmp_path / "s.parquet"))
+    assert catalog["track_id"].to_pylist() == ["a.bin"]
+    assert read_files(catalog["uri"].to_pylist()) == [b"RIFF"]
+
+
+def test_too_large_a_row_group_costs_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, Any] | None] = [{"bytes": bytes(4) * 5000, "path": "a"}, {"bytes": b"b", "path": "b"}]
+    write_parquet(tmp_path / "s.parquet", rows, rows_per_group=1, compression="none")
+    monkeypatch.setattr(member_files, "MAX_CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(member_files, "MAX_GAP_BYTES", 0)
+    (error, sound) = read_files(load_catalog(str(tmp_path / "s.parquet"))["uri"].to_pylist())
+    assert "fewer rows" in str(error)
+    assert sound == b"b"
+
+
+def test_a_data_set_of_hugging_face_is_a_folder_of_shards(music: dict[str, bytes], tmp_path: Path) -> None:
+    rows = list_audio(music)
+    write_parquet(tmp_path / "0.parquet", rows[:2])
+    write_parquet(tmp_path / "1.parquet", rows[2:])
+    files = {
+        "README.md": b"songs",
+        **{f"data/train-{n}.parquet": (tmp_path / f"{n}.parquet").read_bytes() for n in range(2)},
+    }
+    with run_hub_server(files) as (endpoint, requests):
+        options = {"endpoint": endpoint}
+        catalog = load_catalog(f"hf://datasets/{DATASET}", options)
+        found = decode(catalog, options)
+        num_first = len([request for request in requests if "/resolve/" in request])
+        assert load_catalog(f"hf://datasets/{DATASET}", options).equals(catalog)
+        num_later = len([request for request in requests if "/resolve/" in request]) - num_first
+    assert num_later == 0, "what did not change is not read again"
+    names = [f"data/train-{int(number >= 2)}.parquet/{row['path']}" for number, row in enumerate(rows)]
+    assert catalog["track_id"].to_pylist() == sorted(names)
+    write_parquet(tmp_path / "s.parquet", rows)
+    local = decode(load_catalog(str(tmp_path / "s.parquet")))
+    assert {name.partition(".parquet/")[2]: values for name, values in found.items()} == local

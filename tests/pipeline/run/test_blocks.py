@@ -8,27 +8,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.blocks import UNKNOWN_SIZE_BYTES, cut_by_bytes, join_tables, share_plan
+from pipeline.run.blocks import cut_between_chunks, cut_by_bytes, join_tables, share_plan
 from pipeline.run.ray_private import map_blocks
 from pipeline.schema import DECODED, PLAN
 
-sizes = st.lists(st.one_of(st.none(), st.integers(0, 100)), min_size=1, max_size=40)
+sizes = st.lists(st.integers(0, 100), min_size=1, max_size=40)
 
 
 @given(sizes, st.data(), st.integers(1, 300))
 def test_a_block_is_cut_where_its_files_are_too_large(
-    sizes_bytes: list[int | None], data: st.DataObject, max_bytes: int
+    read_bytes: list[int], data: st.DataObject, max_bytes: int
 ) -> None:
-    first = data.draw(st.integers(0, len(sizes_bytes) - 1))
-    whole = range(first, len(sizes_bytes))
-    blocks = cut_by_bytes(whole, sizes_bytes, max_bytes)
+    first = data.draw(st.integers(0, len(read_bytes) - 1))
+    whole = range(first, len(read_bytes))
+    blocks = cut_by_bytes(whole, read_bytes, max_bytes)
     assert [row for block in blocks for row in block] == list(whole)
-    weights = [UNKNOWN_SIZE_BYTES if size is None else size for size in sizes_bytes]
-    totals = [sum(weights[row] for row in block) for block in blocks]
+    totals = [sum(read_bytes[row] for row in block) for block in blocks]
     for block, total in zip(blocks, totals, strict=True):
-        assert total <= max_bytes or len(block) == 1
+        assert total <= max_bytes or not any(read_bytes[row] for row in block[1:])
     for total, after in zip(totals, blocks[1:], strict=False):
-        assert total + weights[after.start] > max_bytes, "there was room for one more"
+        assert total + read_bytes[after.start] > max_bytes, "there was room for one more"
+        assert read_bytes[after.start], "what comes with the row before stays with it"
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 12))
+def test_blocks_end_where_row_groups_do(num_rows: list[int], tracks_per_block: int) -> None:
+    chunks = np.repeat(np.arange(len(num_rows), dtype=np.int32), num_rows)
+    blocks = list(cut_between_chunks(chunks, tracks_per_block))
+    assert [row for block in blocks for row in block] == list(range(len(chunks)))
+    for block in blocks:
+        inside = set(chunks[block.start : block.stop])
+        assert not inside & set(chunks[block.stop :])
+        assert len(block) < tracks_per_block + max(num_rows)
+    assert all(len(block) >= tracks_per_block for block in blocks[:-1])
 
 
 def build_decoded(track_id: str, waveform: np.ndarray | None) -> pa.Table:

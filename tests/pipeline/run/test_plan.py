@@ -272,7 +272,7 @@ def test_planned_rows_learn_what_frames_has_of_them_live_or_dead() -> None:
 
 
 def test_what_is_wanted_of_a_large_catalog_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.run.plan._REPEATED_ROWS", 2)
+    monkeypatch.setattr("pipeline.catalog.columns._REPEATED_ROWS", 2)
     catalog = build_catalog([{"track_id": f"t{number}", "uri": f"/{number}"} for number in range(5)])
     plan = plan_tracks(catalog, {"r": build_ledger([])}, {"r": build_failures([])}, ["8hz", "global"])
     assert plan.to_process.column("wanted").num_chunks == 3

@@ -18,6 +18,7 @@ from pipeline.store.check import check_store
 from pipeline.store.commit import RunCommitter
 from pipeline.store.maintain import compact_store
 from pipeline.store.read import FeatureStore
+from pipeline.store.recipes import record_recipes
 from pipeline.store.tables import create_tables, open_table
 from pipeline.store.writer import StoreWriter
 from tests.rows import read_store
@@ -459,7 +460,7 @@ def test_the_bytes_written_are_those_of_the_files_added(store: StoreLocation) ->
 
 def test_recipes_are_written_down_once(store: StoreLocation) -> None:
     for recipes in ([R7], [R4, R7], [R4, R7]):
-        open_run(store, "run1", recipes).record_recipes("fma")
+        record_recipes(store, "run1", {each.recipe_id: each for each in recipes}, "fma")
     rows = read_store(store, "recipes")
     assert sorted(row["recipe"] for row in rows) == sorted(RECIPES)
     assert {row["recipe"]: row["definition"] for row in rows} == {

@@ -9,6 +9,7 @@ from pipeline.errors import RunError, UsageError
 from pipeline.location import StoreLocation
 from pipeline.store import maintain
 from pipeline.store.check import check_store
+from pipeline.store.lease import LEASE_S
 from pipeline.store.maintain import (
     compact_store,
     delete_tracks,
@@ -21,7 +22,7 @@ from pipeline.store.read import FeatureStore
 from pipeline.store.rewrite import Rewrite
 from pipeline.store.tables import create_tables, open_table
 from pipeline.store.usage import report_store
-from pipeline.store.writer import LEASE_S, StoreWriter
+from pipeline.store.writer import StoreWriter
 from tests.rows import fake_features, read_store
 from tests.runs import R4, R7, Track, list_frames, open_run, run, sound, write_result
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.location import StoreLocation
-from pipeline.store import writer
+from pipeline.store import lease
 from pipeline.store.tables import create_tables, open_table
 from pipeline.store.writer import StoreWriter
 
@@ -61,15 +61,15 @@ def test_another_process_with_the_dead_ones_number_is_not_taken_for_it(store: St
     assert metadata["pid"] == os.getpid()
     parent = {**metadata, "pid": os.getppid(), "started": "1"}
     first.commit_ledger([], "progress", {})
-    assert not writer._is_alive(parent["pid"], parent["started"])
-    assert writer._is_alive(metadata["pid"], metadata["started"])
+    assert not lease._is_alive(parent["pid"], parent["started"])
+    assert lease._is_alive(metadata["pid"], metadata["started"])
 
 
-@pytest.mark.parametrize(("silence_s", "may_start"), [(writer.LEASE_S - 60, False), (writer.LEASE_S + 60, True)])
+@pytest.mark.parametrize(("silence_s", "may_start"), [(lease.LEASE_S - 60, False), (lease.LEASE_S + 60, True)])
 def test_a_writer_on_another_machine_counts_as_dead_after_its_lease(
     store: StoreLocation, monkeypatch: pytest.MonkeyPatch, silence_s: float, may_start: bool
 ) -> None:
-    monkeypatch.setattr(writer, "_identify_machine", lambda: "elsewhere/1")
+    monkeypatch.setattr(lease, "_identify_machine", lambda: "elsewhere/1")
     StoreWriter(store, "first")
     monkeypatch.undo()
     now_s = time.time()
@@ -84,14 +84,14 @@ def test_a_writer_on_another_machine_counts_as_dead_after_its_lease(
 def test_a_writer_with_nothing_to_commit_keeps_its_store(
     store: StoreLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_identify_machine", lambda: "elsewhere/1")
+    monkeypatch.setattr(lease, "_identify_machine", lambda: "elsewhere/1")
     first = StoreWriter(store, "run1")
     first.commit_ledger([], "close")
     first = StoreWriter(store, "run2")
     before, now_s = first.store_version, time.monotonic()
     first.renew_lease()
     assert first.store_version == before
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + writer.LEASE_S / 3)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + lease.LEASE_S / 3)
     first.renew_lease()
     first.renew_lease()
     assert first.store_version == before + 1
@@ -99,7 +99,7 @@ def test_a_writer_with_nothing_to_commit_keeps_its_store(
     with pytest.raises(UsageError, match="run run2 is writing to the store"):
         StoreWriter(store, "run3")
     newest_s = time.time()
-    monkeypatch.setattr(time, "time", lambda: newest_s + writer.LEASE_S + 60)
+    monkeypatch.setattr(time, "time", lambda: newest_s + lease.LEASE_S + 60)
     assert StoreWriter(store, "run3").unclosed_run is None  # a sign of life is nothing that waits to be published
 
 
