@@ -213,7 +213,8 @@ def _write_shard(
 def _mark_shown(index: VectorIndex) -> Mask:
     """Mark the tracks that have a vector and are not taken down as of now; the index may be older than that."""
     shown = ShownTracks(index.tracks.column("track_id"), WithheldWatch(index.location.store)).mark()
-    return shown & np.asarray(index.tracks.column("num_vectors").to_numpy() > 0)
+    has_vector: Mask = index.tracks.column("num_vectors").to_numpy() > 0
+    return shown & has_vector
 
 
 def _build_rows(index: VectorIndex, positions: Positions, k: int, shown: Mask) -> pa.Table:

@@ -460,7 +460,7 @@ def test_the_bytes_written_are_those_of_the_files_added(store: StoreLocation) ->
 
 def test_recipes_are_written_down_once(store: StoreLocation) -> None:
     for recipes in ([R7], [R4, R7], [R4, R7]):
-        record_recipes(store, "run1", {each.recipe_id: each for each in recipes}, "fma")
+        record_recipes(store, "run1", {name: RECIPES[name] for name in recipes}, "fma")
     rows = read_store(store, "recipes")
     assert sorted(row["recipe"] for row in rows) == sorted(RECIPES)
     assert {row["recipe"]: row["definition"] for row in rows} == {
