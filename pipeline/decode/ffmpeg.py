@@ -43,9 +43,10 @@ _PCM_WAV = re.compile(rb"fmt .{4}(?:[\x01\x03]\0|\xfe\xff)(..).{8}(..)(..)", re.
 # one from the bit rate, for ogg, mpegts and nut it takes the last packet's time.
 _MATROSKA, _MP4 = "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"
 _FORMATS_WITH_DURATION = {
-    *("flac", "wv", "tta", "ape", "mpc", "dsf", "iff", "aiff", "flv", "asf"),
+    *("flac", "wv", "tta", "ape", "mpc", "dsf", "iff", "aiff", "caf", "flv", "asf"),
     *(_MATROSKA, _MP4),
 }
+_FORMATS_THAT_COUNT_TWICE = {"wav", "w64", "aiff", "caf"}  # bytes and samples, or bytes of a sample and of a frame
 _FORMATS_WITH_END = {_MATROSKA, "asf"}  # what they state is the time at which the recording ends
 # Behind the last packet here, as far as its place is known, an index may follow; or chunks, which `compare_bytes`
 # tells from audio.
@@ -162,7 +163,7 @@ def _mix_stream(
     packets_s = max(log.duration_s, mixdown.duration_s + log.sum_gaps(tick_s, mixdown.sample_rate_hz))
     name = container.format.name
     lost_share = _measure_loss(name, log, data)
-    is_exact = name in ("aiff", "wav") and codec.startswith("pcm_")
+    is_exact = name in _FORMATS_THAT_COUNT_TWICE and codec.startswith("pcm_")
     lengths = Lengths(mixdown.duration_s, packets_s, stated_s, compare_bytes(data), lost_share, is_exact)
     return mixdown, lengths, log
 
@@ -240,13 +241,13 @@ def _read_stated_duration(
     name = container.format.name
     if name == "mp3":
         return mp3_duration_s(data)
-    if name == "wav":
+    if name in ("wav", "w64"):
         return wav_duration_s(data)
     if name not in _FORMATS_WITH_DURATION:
         return None
     if name == _MATROSKA and len(container.streams) > 1:
         return None  # one figure for all streams: a video beside the music may be longer
-    if name == "aiff" and is_unknown_size(data, find_audio_bytes(data)[1]):
+    if name in ("aiff", "caf") and is_unknown_size(data, find_audio_bytes(data)[1]):
         return None  # from a pipe: the number of frames is made up, too
     if name == "asf":
         stated_s = asf_duration_s(data)

@@ -85,7 +85,7 @@ def asf_duration_s(data: bytes) -> float | None:
 
 
 def wav_duration_s(data: bytes) -> float | None:
-    """Return the duration that the header of a wav file states; of two, the shorter one.
+    """Return the duration that the header of a wav, rf64, bw64 or w64 file states; of two, the shorter one.
 
     Of PCM it states the bytes of a frame and of a second, beside the bits of a sample by which it is decoded. Of
     other encodings a ``fact`` chunk counts samples, and a mean of bytes a second may be stated ("Multimedia
@@ -99,12 +99,15 @@ def wav_duration_s(data: bytes) -> float | None:
     """
     start, size_bytes = find_audio_bytes(data)
     facts, layout = data.find(b"fact", 12, start), data.find(b"fmt ", 12, start)
-    if data[:4] != b"RIFF" or layout < 0 or start >= len(data) - 20 or is_unknown_size(data, size_bytes):
+    header_bytes = struct.calcsize(_CHUNKS[data[:4]][0]) if data[:4] in (b"RIFF", b"riff", *IN_64_BITS) else 0
+    if not header_bytes or layout < 0 or start >= len(data) - 20 or is_unknown_size(data, size_bytes):
         return None
-    encoding, _, sample_rate_hz, bytes_per_s, frame_bytes = struct.unpack_from("<HHIIH", data, layout + 8)
+    layout += header_bytes
+    encoding, _, sample_rate_hz, bytes_per_s, frame_bytes = struct.unpack_from("<HHIIH", data, layout)
     if encoding in _PCM_ENCODINGS:
         return size_bytes / bytes_per_s if bytes_per_s and bytes_per_s == sample_rate_hz * frame_bytes else None
-    num_samples = int.from_bytes(data[facts + 8 : facts + 12], "little") if facts >= 0 else 0
+    facts += header_bytes if facts >= 0 else len(data)
+    num_samples = int.from_bytes(data[facts : facts + 4], "little")
     if not (sample_rate_hz and num_samples):
         return None
     duration_s: float = num_samples / sample_rate_hz

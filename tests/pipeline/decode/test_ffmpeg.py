@@ -235,6 +235,17 @@ def test_an_aiff_whose_header_contradicts_itself_is_refused(
     assert catch(lambda: decode(bytes(data))).reason in (Reason.TRUNCATED, Reason.UNREADABLE)
 
 
+@pytest.mark.parametrize(("container", "offset"), [("WAV", 22), ("W64", 38)])
+@pytest.mark.parametrize("sample_bits", [8, 24, 32])
+def test_a_wav_of_other_bits_than_its_frames_have_is_refused(
+    music: NDArray[np.float32], container: str, offset: int, sample_bits: int
+) -> None:
+    data = bytearray(encode_bytes(music, RATE, format=container, subtype="PCM_16"))
+    decode(bytes(data))
+    struct.pack_into("<H", data, data.index(b"fmt ") + offset, sample_bits)
+    assert catch(lambda: decode(bytes(data))).reason in (Reason.TRUNCATED, Reason.UNREADABLE)
+
+
 def test_a_wav_is_read_in_whole_frames_whatever_their_size_is_said_to_be(music: NDArray[np.float32]) -> None:
     data = bytearray(encode_bytes(music, RATE, format="WAV", subtype="PCM_16"))
     position = data.index(b"fmt ") + 20
