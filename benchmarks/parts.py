@@ -27,7 +27,7 @@ import pyarrow as pa
 import ray
 from deltalake import DeltaTable
 
-from pipeline.config import RESOLUTIONS, Recipe
+from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS, Recipe
 from pipeline.location import StoreLocation
 from pipeline.run.tasks import map_on_cluster
 from pipeline.schema import FRAMES, TRACKS
@@ -78,9 +78,10 @@ def list_parts(block: int) -> list[Part]:
     """Return the parts that the write task of a block of clips leaves."""
     first, last = f"TR{block * BLOCK:016d}", f"TR{(block + 1) * BLOCK - 1:016d}"
     parts = []
-    for name, resolution in RESOLUTIONS.items():
-        if resolution.frame_rate_hz is not None:
-            num_values = CLIP_S * resolution.frame_rate_hz * EMBED_DIM
+    for name in DEFAULT_RESOLUTIONS:
+        frame_rate_hz = RESOLUTIONS[name].frame_rate_hz
+        if frame_rate_hz is not None:
+            num_values = CLIP_S * frame_rate_hz * EMBED_DIM
             size_bytes = round(BLOCK * num_values * REPEATED.get(name, STORED_BYTES_PER_VALUE))
             path = f"recipe={RECIPE}/resolution={name}/part-scale-{block:032x}.parquet"
             parts.append(Part(RECIPE, name, path, size_bytes, BLOCK, first, last))
