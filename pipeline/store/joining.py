@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 
 from pipeline.errors import StorageError
@@ -89,6 +90,20 @@ def join_parts(parts: Sequence[Part], table_url: str, run_id: str, options: Opti
     """
     partition = {"recipe": parts[0].recipe, "resolution": parts[0].resolution}
     path = name_part({name: value for name, value in partition.items() if value is not None}, run_id)
+    try:
+        size_bytes = _write_joined(parts, path, table_url, options)
+    except StorageError:
+        with suppress(StorageError):  # what is there of it would fill a disk that is full
+            remove_file(join_url(table_url, path), options)
+        raise
+    first = min(str(part.min_track_id) for part in parts)
+    last = max(str(part.max_track_id) for part in parts)
+    num_rows = sum(part.num_rows for part in parts)
+    return Part(parts[0].recipe, parts[0].resolution, path, size_bytes, num_rows, first, last)
+
+
+def _write_joined(parts: Sequence[Part], path: str, table_url: str, options: Options | None) -> int:
+    """Write parts as one file; return its size."""
     footers: list[Struct] = []
     shifts: list[int] = []
     with create_file(join_url(table_url, path), options) as file:
@@ -103,12 +118,8 @@ def join_parts(parts: Sequence[Part], table_url: str, run_id: str, options: Opti
         file.write(end or b"")
         size_bytes = file.tell()
     if end is None:
-        remove_file(join_url(table_url, path), options)
         raise DifferentSchemasError(f"expected parts of one schema, found several: {parts[0].path} and others")
-    first = min(str(part.min_track_id) for part in parts)
-    last = max(str(part.max_track_id) for part in parts)
-    num_rows = sum(part.num_rows for part in parts)
-    return Part(parts[0].recipe, parts[0].resolution, path, size_bytes, num_rows, first, last)
+    return size_bytes
 
 
 def remove_parts(parts: Iterable[Part], table_url: str, options: Options | None = None) -> None:

@@ -90,7 +90,8 @@ def test_a_damaged_part_is_named(frames: pa.Table, tmp_path: Path) -> None:
     file = tmp_path / parts[1].path
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(StorageError, match=f"{parts[1].path}.*damaged"):
-        join_parts(parts, str(tmp_path), "run1")
+        join_parts(parts, str(tmp_path), "joined")
+    assert not list(tmp_path.rglob("part-joined-*")), "of a new file nothing is left"
 
 
 def test_what_cannot_be_removed_is_left(
