@@ -287,7 +287,7 @@ class StoreWriter:
             for commit in read_history(self.tracks, limit):
                 if commit.get("event") in PUBLISHING_EVENTS:
                     return None
-                if commit.get("event") == "progress":
+                if commit.get("event") in ("progress", SHARD_CLOSED):
                     return str(commit["run_id"])
         return None
 

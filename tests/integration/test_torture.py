@@ -32,6 +32,7 @@ from tests.corpus import encode_clip, load_music
 ROOT = Path(__file__).resolve().parents[2]
 NUM_KILLS = int(os.environ.get("TORTURE_KILLS", "1"))
 NUM_TRACKS = 24
+NUM_SHARDS = 4
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -58,9 +59,9 @@ def run_cluster(num_nodes: int) -> Iterator[Cluster]:
         cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-def start_job(audio: Path, store: Path, checkpoint: Path, address: str) -> subprocess.Popen[str]:
+def start_job(audio: Path, store: Path, checkpoint: Path, address: str, *others: str) -> subprocess.Popen[str]:
     command = [sys.executable, "jobs/embed_catalog.py", "--audio", str(audio), "--store", str(store)]
-    command += ["--checkpoint", str(checkpoint), "--layers", "2", "--commit-interval-s", "0.5"]
+    command += ["--checkpoint", str(checkpoint), "--layers", "2", "--commit-interval-s", "0.5", *others]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -195,6 +196,37 @@ def test_killed_drivers_leave_what_an_undisturbed_run_leaves(
         time.sleep(moments.uniform(0.3, 1.0) * run_s)
         kill_driver(job)
     finish_job(start_job(audio, store, tiny_checkpoint, cluster.address))
+    watcher.ended.set()
+    thread.join()
+    assert_same_store(store, reference)
+    assert not watcher.problems
+    assert watcher.num_polls > 0
+
+
+@pytest.mark.timeout(3600)
+def test_shards_of_which_some_are_killed_leave_what_an_undisturbed_run_leaves(
+    audio: Path, tiny_checkpoint: Path, tmp_path: Path, undisturbed: tuple[Path, Cluster, float]
+) -> None:
+    reference, _, run_s = undisturbed
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    store = tmp_path / "store"
+
+    def start_shard(number: int) -> subprocess.Popen[str]:
+        # Each on a cluster of its own.
+        return start_job(audio, store, tiny_checkpoint, "local", "--shard", f"{number}/{NUM_SHARDS}", "--prune")
+
+    jobs = {number: start_shard(number) for number in range(1, NUM_SHARDS + 1)}
+    watcher = Watcher(store, read_features(reference))
+    thread = threading.Thread(target=watcher.poll)
+    thread.start()
+    for number in (2, 3):
+        time.sleep(moments.uniform(0.5, 1.0) * run_s)
+        kill_driver(jobs[number])
+        jobs[number] = start_shard(number)
+    for job in jobs.values():
+        finish_job(job)
     watcher.ended.set()
     thread.join()
     assert_same_store(store, reference)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import RunSettings
+from pipeline.config import RunSettings, Shard
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.run.settings import build_settings
@@ -22,10 +22,21 @@ def test_a_single_layer_or_resolution_stands_for_a_list_of_one(tmp_path: Path) -
     assert build_settings("s", "m", None, {"layers": [7, 4, 7]}).layers == (7, 4)
 
 
+def test_a_shard_is_given_as_it_is_on_the_command_line() -> None:
+    assert build_settings("s", "m", None, {"shard": "2/4"}).shard == Shard(2, 4)
+    assert str(Shard(2, 4)) == "2/4"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"layer": 7}, "found layer; the nearest is layers"),
+        (
+            {"shard": "5/4"},
+            "shard: expected the number of a shard and how many there are, such as 2/4, found '5/4'",
+        ),
+        ({"shard": "2"}, "shard: expected .*, found '2'"),
+        ({"shard": 2}, "shard: expected a text such as '2/4', found 2"),
         ({"zzz": 7}, "found zzz$"),
         ({"layers": ()}, "layers: expected whole numbers"),
         ({"layers": "7"}, "layers: expected whole numbers"),

@@ -185,6 +185,16 @@ def test_readers_see_nothing_until_the_last_shard_has_closed(tmp_path: Path) -> 
     assert [driver.committer.num_open_shards for driver in drivers] == [1, 0]
 
 
+def test_a_shard_that_has_closed_is_not_published_by_maintenance(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    driver = Driver(store, {}, Shard(1, 2), "run1")
+    assert StoreWriter(store, "maintenance").unclosed_run is None
+    driver = Driver(store, sound(*"abcd"), Shard(1, 2), "run2")
+    driver.committer.accept(embed(store, driver.plan.to_process, driver.catalog, "run2"))
+    assert driver.committer.close()
+    assert StoreWriter(store, "maintenance").unclosed_run == "run2"
+
+
 def test_a_shard_prunes_its_own_tracks_alone(tmp_path: Path) -> None:
     store = make_store(str(tmp_path))
     run(store, sound(*"abcdefgh"), run_id="before")
