@@ -67,6 +67,7 @@ def upgrade_store(store: StoreLocation, run_id: str) -> int:
         add_missing_columns(writer.frames, FRAMES, said)
         add_missing_columns(writer.tracks, TRACKS, said)
         writer.commit("frames", actions, "upgrade")
+        num_parts += _widen_ledger(writer)
         for table in (open_table(store, "recipes", formats=ANY_FORMAT), writer.failures, writer.frames):
             declare_format(table, said)
         version = str(writer.frames.version())
@@ -74,6 +75,21 @@ def upgrade_store(store: StoreLocation, run_id: str) -> int:
     except CommitFailedError as error:
         raise RunError(f"another run has written to the store at {store.url} meanwhile; try again") from error
     return num_parts
+
+
+def _widen_ledger(writer: StoreWriter) -> int:
+    """Write the parts of the ledger with all present columns, so that readers of plain files find them alike."""
+    actions: Actions = []
+    for file in list_table_files(writer.tracks, "tracks"):
+        writer.renew_lease()
+        rows = read_rows("tracks", writer.store, file)
+        partition = {"recipe": file["partition.recipe"]}
+        url = writer.store.table_url("tracks")
+        part = write_part(rows, "tracks", url, partition, writer.run_id, writer.store.options)
+        actions += [build_removal("tracks", file), part.as_add_action()]
+    if actions:
+        writer.commit("tracks", actions, "upgrade")  # naming no version of frames: nothing is published yet
+    return len(actions) // 2
 
 
 def _rewrite_part(writer: StoreWriter, file: dict[str, Any], live: pa.Array) -> Actions:

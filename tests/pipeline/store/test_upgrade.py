@@ -60,7 +60,8 @@ def test_it_is_refused_with_what_to_do(old: StoreLocation) -> None:
 
 
 def test_it_is_brought_up_to_date_and_holds_what_it_held(old: StoreLocation) -> None:
-    num_parts = len(open_table(old, "frames", formats=ANY_FORMAT).file_uris())
+    tables = [open_table(old, name, formats=ANY_FORMAT) for name in ("frames", "tracks")]
+    num_parts = sum(len(table.file_uris()) for table in tables)
     assert upgrade_store(old, "up") == num_parts
     assert_holds_all(old)
     check = check_store(old, deep=True)
@@ -96,7 +97,8 @@ def test_of_the_format_before_this_one_only_columns_are_added(
         commit_actions(DeltaTable(store.table_url("tracks")), "tracks", [part.as_add_action()], {"event": "close"})
     with pytest.raises(StoreFormatError, match=r"has format 2.*musicfm maintain"):
         FeatureStore(store.url)
-    assert upgrade_store(store, "up") == 0
+    assert upgrade_store(store, "up") == 1
+    assert duckdb.read_parquet(open_table(store, "tracks").file_uris()).columns[-1:] == ["run_id"]
     (file,) = list_table_files(open_table(store, "tracks"), "tracks", "r")
     (row,) = read_rows("tracks", store, file).to_pylist()
     assert (row["track_id"], row["track_number"], row["year"]) == ("a", None, None)
@@ -114,7 +116,7 @@ def test_broken_off_before_its_last_commit_it_begins_anew(
         with monkeypatch.context() as patch:
             patch.setattr(f"pipeline.store.upgrade.{step}", die)
             with pytest.raises(KeyboardInterrupt):
-                upgrade_store(old, f"dies at {step}")
+                upgrade_store(old, f"dies-{step}")
         with pytest.raises(StoreFormatError, match="has format 1"):
             FeatureStore(old.url)
     assert upgrade_store(old, "up") > 0
