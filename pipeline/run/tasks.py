@@ -24,8 +24,8 @@ def map_on_cluster(
 ) -> Iterator[Result]:
     """Run a step over items as ``map`` does, each in a task of its own.
 
-    Tasks are not cancelled: where a task ends at that moment, Ray 2.60 aborts the driver ("tried to complete task that
-    was not pending"). What nobody asks for any more runs to its end, or to that of the driver.
+    Tasks are not cancelled: where one ends at that moment, Ray 2.60 aborts the driver ("Tried to complete task
+    that was not pending"). What nobody asks for any more runs to its end, or to that of the driver.
 
     Args:
         step: What is run; a task whose worker dies is run again.
