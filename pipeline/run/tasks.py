@@ -22,7 +22,10 @@ def map_on_cluster(
     num_cpus: float = 1,
     memory_bytes: int = TASK_HEAP_BYTES,
 ) -> Iterator[Result]:
-    """Run a step over items as ``map`` does, each in a task of its own; whoever stops asking ends what is left.
+    """Run a step over items as ``map`` does, each in a task of its own.
+
+    Tasks are not cancelled: where one ends at that moment, Ray 2.60 aborts the driver ("Tried to complete task
+    that was not pending"). What nobody asks for any more runs to its end, or to that of the driver.
 
     Args:
         step: What is run; a task whose worker dies is run again.
@@ -48,9 +51,6 @@ def map_on_cluster(
         if isinstance(cause, FeatureStoreError):
             raise cause from error
         raise RunError(f"Ray gave up: … {' '.join(str(error).split())[-500:]}") from error
-    finally:
-        for ref in refs:
-            ray.cancel(ref)
 
 
 def run_step(step: Callable[[Item], Result], item: Item) -> Result:
