@@ -12,10 +12,10 @@ help: ## list the commands
 
 setup: $(STAMP) ## make .venv and install everything at pinned versions (about three minutes, then nothing to do)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}; name another: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[query,search,probe,train,serve,notebook,mirdata,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[query,search,probe,dbn,train,serve,notebook,mirdata,dev]'
 	touch $(STAMP)
 
 demo: setup ## embed a dozen real clips with a small model, then query the store
