@@ -132,7 +132,7 @@ class Lengths:
         """
         stated_s = self.stated_s
         if self.present_share != 1:
-            stated_s = max(stated_s or 0.0, self.decoded_s / min(self.present_share, 1.0))
+            stated_s = max(stated_s or 0.0, max(self.decoded_s, self.packets_s) / min(self.present_share, 1.0))
         packets_s = max(self.packets_s, self.decoded_s * self.present_share)
         if max(stated_s or 0.0, packets_s) - self.decoded_s > MISSING_S:
             stated = "no length" if stated_s is None else f"{stated_s:.1f} s"

@@ -26,6 +26,7 @@ _MPEG1_RATES_HZ = (44_100, 48_000, 32_000)
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # ASF specification, section 3.2
 
 _PCM_ENCODINGS = (1, 3, 6, 7, 0xFFFE)  # integers, floating point, A-law, mu-law, and what says so elsewhere
+_SAMPLE_BYTES = (1, 2, 3, 4, 8)  # that a sample of PCM may have
 
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
@@ -87,9 +88,9 @@ def asf_duration_s(data: bytes) -> float | None:
 def wav_duration_s(data: bytes) -> float | None:
     """Return the duration that the header of a wav, rf64, bw64 or w64 file states; of two, the shorter one.
 
-    Of PCM it states the bytes of a frame and of a second, beside the bits of a sample by which it is decoded. Of
-    other encodings a ``fact`` chunk counts samples, and a mean of bytes a second may be stated ("Multimedia
-    Programming Interface and Data Specifications 1.0", IBM and Microsoft, chapter 3).
+    Of PCM it states the bytes of a second, beside the bits of a sample by which it is decoded. Of other encodings a
+    ``fact`` chunk counts samples, and a mean of bytes a second may be stated ("Multimedia Programming Interface and
+    Data Specifications 1.0", IBM and Microsoft, chapter 3).
 
     Args:
         data: The file.
@@ -103,9 +104,10 @@ def wav_duration_s(data: bytes) -> float | None:
     if not header_bytes or layout < 0 or start >= len(data) - 20 or is_unknown_size(data, size_bytes):
         return None
     layout += header_bytes
-    encoding, _, sample_rate_hz, bytes_per_s, frame_bytes = struct.unpack_from("<HHIIH", data, layout)
+    encoding, num_channels, sample_rate_hz, bytes_per_s = struct.unpack_from("<HHII", data, layout)
     if encoding in _PCM_ENCODINGS:
-        return size_bytes / bytes_per_s if bytes_per_s and bytes_per_s == sample_rate_hz * frame_bytes else None
+        is_rate = bytes_per_s in [sample_rate_hz * num_channels * num_bytes for num_bytes in _SAMPLE_BYTES]
+        return size_bytes / bytes_per_s if bytes_per_s and is_rate else None
     facts += header_bytes if facts >= 0 else len(data)
     num_samples = int.from_bytes(data[facts : facts + 4], "little")
     if not (sample_rate_hz and num_samples):
