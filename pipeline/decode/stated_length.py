@@ -88,9 +88,9 @@ def asf_duration_s(data: bytes) -> float | None:
 def wav_duration_s(data: bytes) -> float | None:
     """Return the duration that the header of a wav, rf64, bw64 or w64 file states; of two, the shorter one.
 
-    Of PCM it states the bytes of a second, beside the bits of a sample by which it is decoded. Of other encodings a
-    ``fact`` chunk counts samples, and a mean of bytes a second may be stated ("Multimedia Programming Interface and
-    Data Specifications 1.0", IBM and Microsoft, chapter 3).
+    Of PCM it states the bytes of a second, beside the bits of a sample by which it is decoded. Of other encodings
+    a ``fact`` chunk counts samples, and a mean of bytes a second may be stated ("Multimedia Programming Interface
+    and Data Specifications 1.0", IBM and Microsoft, chapter 3).
 
     Args:
         data: The file.
