@@ -12,7 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from typing import IO, Any
@@ -123,10 +123,11 @@ def _hasten_times(fs: fsspec.AbstractFileSystem) -> None:
     from botocore.utils import parse_timestamp
 
     def parse(value: Any) -> datetime:
-        try:
-            return datetime.fromisoformat(value) if "T" in value else parse_timestamp(value)
-        except (ValueError, TypeError):  # seconds, or the words of a header
-            return parse_timestamp(value)
+        with suppress(ValueError, TypeError):  # seconds, or the words of a header
+            if "T" in value:
+                return datetime.fromisoformat(value)
+        parsed: datetime = parse_timestamp(value)
+        return parsed
 
     fs.connect()
     fs.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse)
