@@ -12,7 +12,8 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from typing import IO, Any
 
@@ -95,6 +96,7 @@ def list_files(root: str, options: Options | None = None) -> pa.Table:
     fs, path = open_filesystem(root, options)
     try:
         if split_protocol(root)[0] in _S3:
+            _hasten_times(fs)
             listed = list_s3(partial(fs.call_s3, **fs.req_kw), path, f"{fs.unstrip_protocol(path).rstrip('/')}/")
             if listed is not None:
                 return listed
@@ -114,6 +116,21 @@ def list_files(root: str, options: Options | None = None) -> pa.Table:
     prefix = (path if is_folder else fs._parent(path)).rstrip("/") + "/"
     uri_prefix = fs.unstrip_protocol(prefix).removesuffix("/") + "/" if "://" in root else prefix
     return sort_listing([make_listing(infos_by_path.items(), prefix, uri_prefix)])
+
+
+def _hasten_times(fs: fsspec.AbstractFileSystem) -> None:
+    """Let Python itself read the times of S3's answers: dateutil's parser takes three quarters of a listing."""
+    from botocore.utils import parse_timestamp
+
+    def parse(value: Any) -> datetime:
+        with suppress(ValueError, TypeError):  # seconds, or the words of a header
+            if "T" in value:
+                return datetime.fromisoformat(value)
+        parsed: datetime = parse_timestamp(value)
+        return parsed
+
+    fs.connect()
+    fs.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse)
 
 
 def stat_files(uris: Sequence[str], options: Options | None = None) -> list[dict[str, Any] | Exception]:

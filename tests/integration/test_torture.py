@@ -225,8 +225,12 @@ def test_shards_of_which_some_are_killed_leave_what_an_undisturbed_run_leaves(
         time.sleep(moments.uniform(0.5, 1.0) * run_s)
         kill_driver(jobs[number])
         jobs[number] = start_shard(number)
-    for job in jobs.values():
-        finish_job(job)
+    for number, job in jobs.items():
+        output, errors = job.communicate(timeout=400)
+        if job.returncode and "Ray did not start" in errors:  # four at once may be too many for this machine
+            finish_job(start_shard(number))
+        else:
+            assert job.returncode == 0, output + errors
     watcher.ended.set()
     thread.join()
     assert_same_store(store, reference)

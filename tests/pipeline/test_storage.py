@@ -253,6 +253,26 @@ def test_a_disk_honours_exclusive_writes_and_keeps_no_trace_of_the_question(tmp_
     assert list((tmp_path / "store").iterdir()) == []
 
 
+def test_a_listing_of_s3_tells_what_asking_for_each_object_tells(s3_server: S3Server) -> None:
+    options, root = s3_server.options(STORE), f"s3://{STORE_BUCKET}/listed"
+    for name in ("b.mp3", "a/1 é.wav", "a/2?versionId=3.wav"):
+        storage.write_file(f"{root}/{name}", name.encode(), options)
+    found = storage.list_files(root, options)
+    assert found["path"].to_pylist() == ["a/1 é.wav", "a/2?versionId=3.wav", "b.mp3"]
+    rows = found.select(["size_bytes", "etag", "modified_time"]).to_pylist()
+    stated = storage.stat_files(found["uri"].to_pylist(), options)
+    assert [(row["size_bytes"], row["etag"]) for row in rows] == [
+        (facts["size_bytes"], facts["etag"]) for facts in stated if isinstance(facts, dict)
+    ]
+    for row, facts in zip(rows, stated, strict=True):
+        assert isinstance(facts, dict)
+        # A header has whole seconds.
+        assert abs((row["modified_time"] - facts["modified_time"]).total_seconds()) < 1
+    assert storage.list_files(f"{root}/b.mp3", options)["path"].to_pylist() == ["b.mp3"]
+    with pytest.raises(StorageError, match="found nothing"):
+        storage.list_files(f"{root}/missing", options)
+
+
 def test_an_s3_server_that_honours_exclusive_writes_is_told_from_one_that_does_not(s3_server: S3Server) -> None:
     url = f"s3://{STORE_BUCKET}/probe"
     assert honours_exclusive_writes(url, s3_server.options(STORE))
