@@ -26,9 +26,12 @@ def run_pytest(folder: Path, test: str, *flags: str) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "test",
     [
-        "@pytest.mark.skip(reason='the figures are not there')\ndef test_skipped():\n    pass",
+        pytest.param(
+            "@pytest.mark.skip(reason='the figures are not there')\ndef test_skipped():\n    pass",
+            marks=pytest.mark.slow,
+        ),
         "def test_skipped():\n    pytest.skip('the figures are not there')",
-        "pytest.importorskip('nowhere', reason='the figures are not there')",
+        pytest.param("pytest.importorskip('nowhere', reason='the figures are not there')", marks=pytest.mark.slow),
     ],
     ids=["mark", "call", "whole file"],
 )

@@ -76,6 +76,7 @@ def test_what_a_service_mounts_and_waits_for_is_there(name: str) -> None:
         assert (context / service["build"]["dockerfile"]).exists()
 
 
+@pytest.mark.slow
 def test_the_server_and_its_buckets_work_as_they_are_described(tmp_path: Path) -> None:
     program = find_server()
     if program is None:

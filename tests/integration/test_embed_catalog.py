@@ -38,6 +38,9 @@ class Job:
         return len(list(self.audio.iterdir()))
 
 
+pytestmark = pytest.mark.ray
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Job:
     folder = tmp_path_factory.mktemp("job")
@@ -97,7 +100,6 @@ def test_a_second_run_embeds_nothing(job: Job) -> None:
     assert sorted(path.name for path in job.store.rglob("*.parquet")) == before
 
 
-@pytest.mark.ray
 def test_a_dry_run_writes_nothing(job: Job, tmp_path: Path) -> None:
     arguments = [*job.arguments, "--dry-run"]
     arguments[arguments.index("--store") + 1] = str(tmp_path / "none")

@@ -153,7 +153,7 @@ def test_mistakes_exit_with_two_and_one_line(
         ("--store", store): "one of the arguments --track --audio is required",
         ("--store", store, "--track", "nobody"): "no track 'nobody'",
         ("--store", store, "--track", "caves", "-k", "0"): "expected 1 or more",
-        ("--store", store, "--track", "caves", "--filter", "year > 1999"): "year",
+        ("--store", store, "--track", "caves", "--filter", "tempo > 1999"): "tempo",
         ("--store", store, "--track", "caves", "--resolution", "9hz"): "no index for resolution 9hz",
         ("--store", str(tmp_path), "--track", "caves"): "musicfm index",
         ("--store", store, "--audio", str(noise)): "--audio needs --checkpoint",

@@ -126,7 +126,7 @@ def make_catalogs(num_tracks: int) -> tuple[dict[str, Track], dict[str, Track]]:
     return before, after
 
 
-@settings(deadline=None, max_examples=8, phases=[Phase.reuse, Phase.generate])
+@settings(deadline=None, max_examples=3, phases=[Phase.reuse, Phase.generate])
 @given(
     st.randoms(use_true_random=False),
     st.integers(2, 4),
