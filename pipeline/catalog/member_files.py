@@ -54,11 +54,11 @@ def read_files(uris: Sequence[str], options: Options | None = None) -> list[byte
         else:
             shards[member.shard].append((position, member))
     files = storage.read_files([uris[position] for position in loose], options)
-    found = dict(zip(loose, files, strict=True))
+    bodies_at = dict(zip(loose, files, strict=True))
     for shard, placed in shards.items():
         contents = _read_members(shard, [member for _, member in placed], options)
-        found.update(zip((position for position, _ in placed), contents, strict=True))
-    return [found[position] for position in range(len(uris))]
+        bodies_at.update(zip((position for position, _ in placed), contents, strict=True))
+    return [bodies_at[position] for position in range(len(uris))]
 
 
 def _read_members(shard: str, members: Sequence[Member], options: Options | None) -> list[bytes | Exception]:
@@ -68,11 +68,13 @@ def _read_members(shard: str, members: Sequence[Member], options: Options | None
     fs, path = open_filesystem(shard, options)
     starts, stops = [span.start for span, _ in ranges], [span.stop for span, _ in ranges]
     bodies = fs.cat_ranges([path] * len(ranges), starts, stops, on_error="return")
-    found: dict[int, bytes | Exception] = {}
+    bodies_at: dict[int, bytes | Exception] = {}
     for (span, positions), body in zip(ranges, bodies, strict=True):
         for position in positions:
-            found[position] = body if isinstance(body, Exception) else _cut(members[position], body, span.start)
-    return [found[position] for position in range(len(members))]
+            bodies_at[position] = (
+                body if isinstance(body, Exception) else _cut(members[position], body, span.start)
+            )
+    return [bodies_at[position] for position in range(len(members))]
 
 
 def fetch_pieces(url: str, spans: Sequence[tuple[int, int]], options: Options | None = None) -> Pieces:
@@ -113,20 +115,20 @@ def _read_rows(
         return [OSError(f"cannot read the footer of {shard}: {error}")] * len(members)
     chunks = {chunk.start: chunk for chunk in list_chunks(metadata, f"{find_audio_column(metadata)}.bytes")}
     body_at = dict(zip(starts, bodies, strict=True))
-    found: dict[int, bytes | Exception] = {}
+    bodies_at: dict[int, bytes | Exception] = {}
     for span, positions in ranges:
         body = body_at.get(span.start, _explain_large(shard, len(span)))
-        own: defaultdict[int, list[int]] = defaultdict(list)
+        positions_by_start: defaultdict[int, list[int]] = defaultdict(list)
         for position in positions:
-            own[members[position].start].append(position)
-        for start, places in own.items():
+            positions_by_start[members[position].start].append(position)
+        for start, places in positions_by_start.items():
             rows = [members[position].row or 0 for position in places]
             if isinstance(body, Exception):
                 contents: list[bytes | Exception] = [body] * len(rows)
             else:
                 contents = _pick_rows(Pieces([(span.start, body)]), metadata, chunks.get(start), rows, shard)
-            found.update(zip(places, contents, strict=True))
-    return [found[position] for position in range(len(members))]
+            bodies_at.update(zip(places, contents, strict=True))
+    return [bodies_at[position] for position in range(len(members))]
 
 
 def _explain_large(shard: str, size_bytes: int) -> OSError:
@@ -143,16 +145,16 @@ def _pick_rows(
     if chunk is None:
         error = OSError(f"expected a row group at its listed place in {shard}, found none: the shard was changed")
         return [error] * len(rows)
-    found: dict[int, bytes | Exception] = {}
+    bodies_at: dict[int, bytes | Exception] = {}
     damage: Exception = OSError(f"expected more rows in row group {chunk.group} of {shard}: the shard was changed")
     try:
         for row, value in enumerate(read_chunk(pieces, metadata, chunk)):
             if row in rows:
                 missing = FileNotFoundError(f"row {row} in row group {chunk.group} of {shard} has no bytes")
-                found[row] = value.as_py() if value.is_valid else missing
+                bodies_at[row] = value.as_py() if value.is_valid else missing
     except OSError as error:
         damage = OSError(f"{error}; of {shard}")
-    return [found.get(row, damage) for row in rows]
+    return [bodies_at.get(row, damage) for row in rows]
 
 
 def _cut(member: Member, data: bytes, start: int) -> bytes | Exception:

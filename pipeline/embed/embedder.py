@@ -104,13 +104,15 @@ class Embedder:
         """
         self._inference.check_device()
 
-    def embed_rows(self, decoded: pa.Table, turn: AbstractContextManager[Any] | None = None) -> Iterator[pa.Table]:
+    def embed_rows(
+        self, decoded: pa.Table, model_lock: AbstractContextManager[Any] | None = None
+    ) -> Iterator[pa.Table]:
         """Embed decoded rows, in order.
 
         Args:
             decoded: Rows of ``schema.DECODED``. Rows that failed, or that have no waveform because their
                 content is unchanged, pass through.
-            turn: A lock that calls in several threads have the model under; tables are read and built beside it.
+            model_lock: What calls in several threads have the model under; tables are read and built beside it.
 
         Yields:
             Tables of ``schema.EMBEDDED``, each of the tracks that went through the model together. A track that
@@ -127,7 +129,7 @@ class Embedder:
             num_mel += sum(model_input.num_mel for model_input in found)
             if num_mel < self._windows_per_group * FULL_WINDOW_MEL and stop < len(tracks):
                 continue
-            features = self._embed_tracks(inputs, turn or nullcontext())
+            features = self._embed_tracks(inputs, model_lock or nullcontext())
             group = tracks[first:stop]
             yield build_rows(
                 decoded.slice(first, stop - first), group, [features.pop(id(each), ()) for each in group]
@@ -177,12 +179,12 @@ class Embedder:
         return window_length_s(RESOLUTIONS[resolution], self.settings.windows), self.settings.layers[recipe]
 
     def _embed_tracks(
-        self, inputs: Sequence[ModelInput], turn: AbstractContextManager[Any]
+        self, inputs: Sequence[ModelInput], model_lock: AbstractContextManager[Any]
     ) -> dict[int, list[Features]]:
         """Return features of tracks by their identity; tracks that cannot be embedded get an error, and none."""
         features: dict[int, list[Features]] = {}
         leaving: deque[_Leaving] = deque()
-        with turn:
+        with model_lock:
             for done in self._inference.run(inputs):
                 leaving.append(self._take_off(done))
                 if len(leaving) > 1:  # the batch after it is on its way

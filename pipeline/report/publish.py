@@ -105,7 +105,7 @@ def gather_facts(run: RunFacts) -> dict[str, Any]:
     Raises:
         StorageError: The store cannot be read.
     """
-    books = run.books or {"placement": {}, "devices": {}}
+    stage_facts = run.books or {"placement": {}, "devices": {}}
     counts = dict(run.counts)
     facts: dict[str, Any] = {
         "run_id": run.run_id,
@@ -121,9 +121,9 @@ def gather_facts(run: RunFacts) -> dict[str, Any]:
         "configuration": dict(run.configuration),
         "phases": dict(run.phases),
         "throughput": dict(run.throughput),
-        "placement": books["placement"],
-        "devices": books["devices"],
-        "stages": add_up_stages(books["placement"]),
+        "placement": stage_facts["placement"],
+        "devices": stage_facts["devices"],
+        "stages": add_up_stages(stage_facts["placement"]),
         "failures": [],
         "plan": None,
         "distributions": None,

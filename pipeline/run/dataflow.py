@@ -34,7 +34,7 @@ from pipeline.errors import DeviceError, RunError, StorageError
 from pipeline.run.blocks import BLOCK_BYTES, join_tables, share_plan
 from pipeline.run.cluster import quiet_ray, start_ray, take_turn
 from pipeline.run.collect import Collector, mark_as_crashed
-from pipeline.run.measure import Turn, measure, name_node, name_worker
+from pipeline.run.measure import ModelLock, measure, name_node, name_worker
 from pipeline.run.metrics import start_monitor
 from pipeline.run.passes import ALONE, PassSettings
 from pipeline.run.placement import Placement, place_actors
@@ -61,14 +61,16 @@ class EmbedderActor:
     def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
         self.embedder = start()
         self.monitor = monitor
-        self.turn = Turn() if self.embedder.settings.device == "cuda" else None
+        self.model_lock = ModelLock() if self.embedder.settings.device == "cuda" else None
         monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
 
     def __call__(self, decoded: pa.Table) -> Iterator[pa.Table]:
         """Embed decoded rows, in several tables."""
-        embed = partial(self.embedder.embed_rows, turn=self.turn)
+        embed = partial(self.embedder.embed_rows, model_lock=self.model_lock)
         try:
-            yield from run_stage("embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.turn)
+            yield from run_stage(
+                "embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.model_lock
+            )
         except DeviceError:
             logger.exception("this process ends, so that Ray starts another")
             os._exit(1)  # raised, the error would cost the block and leave the actor to spoil the next one

@@ -19,24 +19,24 @@ from pipeline.run.progress import Work
 ADVANCE_INTERVAL_S = 2.0  # from when on, and how often, a task says how far it is
 
 
-class Turn:
+class ModelLock:
     """A lock that knows how long the calling thread has waited for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._own = threading.local()
+        self._by_thread = threading.local()
 
     def __enter__(self) -> None:
         start_s = time.perf_counter()
         self._lock.acquire()
-        self._own.waited_s = self.waited_s() + time.perf_counter() - start_s
+        self._by_thread.waited_s = self.waited_s() + time.perf_counter() - start_s
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def waited_s(self) -> float:
         """Return the seconds that this thread has waited so far."""
-        return float(getattr(self._own, "waited_s", 0.0))
+        return float(getattr(self._by_thread, "waited_s", 0.0))
 
 
 def measure(
@@ -45,7 +45,7 @@ def measure(
     windows: WindowPolicy,
     function: Callable[[pa.Table], pa.Table | Iterable[pa.Table]],
     rows: pa.Table,
-    turn: Turn | None = None,
+    model_lock: ModelLock | None = None,
 ) -> Iterator[pa.Table]:
     """Run one task of a stage and tell the monitor what it took: once where it is short.
 
@@ -55,8 +55,8 @@ def measure(
         windows: Window policy, to count what the model is given.
         function: The stage: one table in; one, or several, out.
         rows: What it is given.
-        turn: What calls in one process take turns by, where there are several: waiting for it does not count, and
-            of the processor time only this thread's does.
+        model_lock: What calls in one process take turns by, where there are several: waiting for it does not
+            count, and of the processor time only this thread's does.
 
     Yields:
         What the stage yields.
@@ -65,16 +65,16 @@ def measure(
     told = TaskReport(who, monitor, rows.column("track_id").to_pylist() if rows.num_rows else [])
     work, num_done = Work(), 0
     size_bytes = pc.sum(rows.column("size_bytes")).as_py() or 0 if stage == "decode" else 0
-    clock = time.thread_time if turn else time.process_time
+    clock = time.thread_time if model_lock else time.process_time
     steps = _take_steps(function, rows)
     del rows  # a block of waveforms need not outlive its own stage
     try:
         while True:
-            waited_s = turn.waited_s() if turn else 0.0
+            waited_s = model_lock.waited_s() if model_lock else 0.0
             start_s, start_cpu_s = time.perf_counter(), clock()
             table = next(steps, None)
             now_s, now_cpu_s = time.perf_counter(), clock()
-            waited_s = turn.waited_s() - waited_s if turn else 0.0
+            waited_s = model_lock.waited_s() - waited_s if model_lock else 0.0
             work.add(Work(seconds=now_s - start_s - waited_s, cpu_seconds=now_cpu_s - start_cpu_s))
             if table is None:
                 break

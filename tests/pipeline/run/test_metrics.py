@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipeline.run.measure import Turn, measure
+from pipeline.run.measure import ModelLock, measure
 from pipeline.run.metrics import start_monitor
 from pipeline.schema import EMBEDDED, PLAN
 
@@ -42,14 +42,14 @@ class Contender:
 
     def __init__(self, monitor: Any) -> None:
         self.monitor = monitor
-        self.turn = Turn()
+        self.model_lock = ModelLock()
         self.num_inside = self.most_inside = self.num_calls = self.most_calls = 0
         self.inside_s = 0.0
 
     def spin(self, rows: pa.Table) -> Any:
         steps = spin(rows)
         while True:
-            with self.turn:
+            with self.model_lock:
                 self.num_inside += 1
                 self.most_inside = max(self.most_inside, self.num_inside)
                 start_s = time.perf_counter()
@@ -63,7 +63,7 @@ class Contender:
     def work(self) -> int:
         self.num_calls += 1
         self.most_calls = max(self.most_calls, self.num_calls)
-        tables = measure("decode", self.monitor, "shared", self.spin, ROWS, self.turn)
+        tables = measure("decode", self.monitor, "shared", self.spin, ROWS, self.model_lock)
         num_rows: int = sum(table.num_rows for table in tables)
         self.num_calls -= 1
         return num_rows
