@@ -126,7 +126,7 @@ def assert_same_store(store: Path, undisturbed: Path) -> None:
         {(row["track_id"], row["error_type"]) for row in DeltaTable(s / "failures").to_pyarrow_table().to_pylist()}
         for s in (store, undisturbed)
     ]
-    assert failed[0] == failed[1] == {("broken", "unreadable")}
+    assert failed[0] == failed[1] == {("broken.mp3", "unreadable")}
 
 
 @dataclass
