@@ -33,8 +33,17 @@ class ThreeNodes:
     without: set[str]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _pretended_gpu() -> Iterator[None]:
+    """Let the processes of clusters that start meanwhile take a GPU that Ray is told of for one."""
+    folders = [str(ROOT / "tests/pretended_gpu"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(folders))
+        yield
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[ThreeNodes]:
+def cluster(_pretended_gpu: None) -> Iterator[ThreeNodes]:
     """Two nodes of two processors, and one with a GPU that is only said to be there."""
     resources: dict[str, Any] = {"num_cpus": 2, "memory": MEMORY_BYTES, "object_store_memory": 200 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**resources, "num_gpus": 0})
