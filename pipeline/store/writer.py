@@ -235,7 +235,7 @@ class StoreWriter:
                 return named_version
 
     def _claim_frames(self, named_version: int) -> None:
-        """Claim ``frames``, and take back what a killed run added to it without getting to the ledger.
+        """Claim ``frames``, and take back what a killed run did to it without getting to the ledger.
 
         Restored as a whole: no row that the ledger names is lost, even if another tool has compacted since.
         """
@@ -248,16 +248,19 @@ class StoreWriter:
             )
         later = read_history(self.frames, num_later) if num_later else []
         newest_event = next((commit["event"] for commit in later if "event" in commit), "open")
-        # Beside other drivers nothing is taken back, for it may be theirs: what a killed one left counts as stored
-        # for the next plan, and is not written twice.
-        if newest_event == "open" or self.shared is not None:
+        # Beside other drivers nothing is taken back that was added, for it may be theirs: what a killed one left
+        # counts as stored for the next plan, and is not written twice. Nothing else is theirs.
+        if newest_event == "open" or (self.shared is not None and newest_event == "append"):
             self.commit("frames", [], "open")
             return
-        metadata = {"run_id": self.run_id, "event": "open"}
+        metadata, version = {"run_id": self.run_id, "event": "open"}, self.frames.version()
         try:
             restore_table(self.frames, named_version, metadata, self._next_claim(self.frames, "frames"))
         except CommitFailedError as error:
-            raise self._overtaken(error) from error
+            if self.shared is None:
+                raise self._overtaken(error) from error
+            self._let_pass(self.frames, version, error)
+            self._claim_frames(named_version)
 
     def _next_claim(self, table: DeltaTable, table_name: str) -> Transaction:
         """Return the table's next claim; read off its log once, for that means all of it since its checkpoint."""

@@ -22,6 +22,7 @@ from pipeline.run.prepare import list_first_ids, plan_against_store
 from pipeline.store import lease
 from pipeline.store.check import check_store
 from pipeline.store.commit import RunCommitter
+from pipeline.store.maintain import delete_tracks
 from pipeline.store.read import FeatureStore
 from pipeline.store.shared_run import cut_range
 from pipeline.store.snapshot import find_versions
@@ -124,6 +125,27 @@ def make_catalogs(num_tracks: int) -> tuple[dict[str, Track], dict[str, Track]]:
     after |= sound(*(f"u{number:02d}" for number in range(num_tracks // 2)))
     after |= {f"v{number}": Track(f"/v{number}", "", 1, state="corrupt") for number in range(3)}
     return before, after
+
+
+def test_a_deletion_that_was_killed_before_the_ledger_is_taken_back_by_shards_too(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path / "store"))
+    catalog = sound(*(f"t{number}" for number in range(6)))
+    run(store, catalog)
+    before = list_features(store)
+    writer = StoreWriter(store, "delete")
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    writer.commit_ledger = die  # type: ignore[method-assign]
+    with pytest.raises(KilledError):
+        delete_tracks(writer, ["t1", "t4"])
+    drivers = [Driver(store, catalog, Shard(number, 2), f"run {number}") for number in (1, 2)]
+    for driver in drivers:
+        while not driver.step():
+            pass
+    assert list_features(store) == before
+    assert not check_store(store, deep=True).problems
 
 
 @settings(deadline=None, max_examples=3, phases=[Phase.reuse, Phase.generate])
