@@ -63,7 +63,7 @@ def build_embed_parser(
     add_switch(run, "--prune", "take tracks out that left the catalog")
     run.add_argument(
         "--prune-limit",
-        type=prune_limit,
+        type=readable_by(PruneLimit.parse),
         default="10%",
         metavar="SHARE_OR_NUMBER",
         help="where more would leave, none does (the catalog may be the wrong one), and the exit code is "
@@ -71,14 +71,16 @@ def build_embed_parser(
     )
     run.add_argument(
         "--shard",
-        type=shard,
+        type=readable_by(Shard.parse),
         metavar="I/N",
         help="one of N drivers that share the run: each embeds its part of the catalog, wherever it runs",
     )
     add_switch(run, "--retry-failures", "try known-bad files again")
     run.add_argument("--num-gpus", type=whole_number(1), metavar="N", help="an autoscaler adds what is missing")
     run.add_argument("--max-duration-s", type=positive_number, default=7200.0, help="longer tracks fail")
-    run.add_argument("--commit-interval-s", type=positive_number, default=60.0, help="between commits of a run")
+    run.add_argument(
+        "--commit-interval-s", type=positive_number, default=60.0, help="at least, between commits of a run"
+    )
     run.add_argument(
         "--stall-timeout-s", type=positive_number, default=3600.0, help="give up after such a silence"
     )
@@ -166,22 +168,17 @@ def catalog_name(text: str) -> str:
     return text
 
 
-def prune_limit(text: str) -> str:
-    """Check a share or a number of tracks."""
-    try:
-        PruneLimit.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+def readable_by(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return a check of a flag's text by what reads it later."""
 
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
 
-def shard(text: str) -> str:
-    """Check the number of a shard."""
-    try:
-        Shard.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+    return check
 
 
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:

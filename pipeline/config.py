@@ -211,7 +211,7 @@ class RunSettings:
         num_gpus: GPUs to use; by default those that the cluster has.
         batch_size: Windows in one call of the model; by default what fits the device.
         max_duration_s: Tracks longer than this fail.
-        commit_interval_s: Seconds between commits while the run goes on.
+        commit_interval_s: Seconds between commits while the run goes on, at the least.
         stall_timeout_s: Without any result for so long, the run ends.
         retry_failures: Try files again that failed before and have not changed.
         prune: Take tracks out of the ledger that the catalog no longer has.

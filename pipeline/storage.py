@@ -241,11 +241,11 @@ def create_file(url: str, options: Options | None = None) -> Iterator[IO[bytes]]
     """Open a new object for writing it piece by piece; what ``write_file`` does, without all of it in memory.
 
     Args:
-        url: The object. It may be there in part where writing it breaks off.
+        url: The object. Nothing is left of it where writing it breaks off.
         options: File system options.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: It cannot be written, or one that was raised meanwhile.
     """
     fs, path = open_filesystem(url, options)
     try:
@@ -254,7 +254,9 @@ def create_file(url: str, options: Options | None = None) -> Iterator[IO[bytes]]
         with fs.open(path, "wb") as file:
             yield file
     except Exception as error:
-        raise _whole_store_error(url, error) from error
+        with suppress(StorageError):  # what is there of it would fill a disk that is full
+            remove_file(url, options)
+        raise error if isinstance(error, StorageError) else _whole_store_error(url, error) from error
 
 
 def remove_file(url: str, options: Options | None = None) -> None:

@@ -149,6 +149,7 @@ def add_stored_facts(rows: pa.Table, facts: Mapping[str, pa.Table]) -> pa.Table:
     """
     stored: dict[str, dict[str, None]] = {}
     for recipe, table in facts.items():
+        table = table.filter(pc.is_in(table.column("track_id"), rows.column("track_id").combine_chunks()))
         columns = (table.column(name).to_pylist() for name in ("track_id", "resolution", "content_hash"))
         for track_id, resolution, content_hash in zip(*columns, strict=True):
             stored.setdefault(track_id, {})[f"{recipe}/{resolution}@{content_hash}"] = None  # once a long track

@@ -50,16 +50,12 @@ def build_settings(
     for name in ("layers", "resolutions"):
         if name in given:
             given[name] = _list_of(given[name])
-    if isinstance(given.get("prune_limit"), str | int):
-        try:
-            given["prune_limit"] = PruneLimit.parse(str(given["prune_limit"]))
-        except ValueError as error:
-            raise UsageError(f"prune_limit: {error}") from error
-    if isinstance(given.get("shard"), str):
-        try:
-            given["shard"] = Shard.parse(str(given["shard"]))
-        except ValueError as error:
-            raise UsageError(f"shard: {error}") from error
+    for name, kind, written in (("prune_limit", PruneLimit, str | int), ("shard", Shard, str)):
+        if isinstance(given.get(name), written):
+            try:
+                given[name] = kind.parse(str(given[name]))
+            except ValueError as error:
+                raise UsageError(f"{name}: {error}") from error
     settings = RunSettings(StoreLocation(os.fspath(store), storage_options), os.fspath(checkpoint), **given)
     check_settings(settings)
     return settings

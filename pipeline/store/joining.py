@@ -11,7 +11,6 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import pairwise
 
 from pipeline.errors import StorageError
@@ -43,7 +42,7 @@ def plan_joins(
 
     Args:
         parts: Not committed yet.
-        first_ids: Of each partition, the smallest track id of each part that is committed, sorted.
+        first_ids: Of each partition, the smallest track id of each part that this run has committed, sorted.
         target_bytes: What a group has at most; a larger part is a group of its own.
 
     Returns:
@@ -90,12 +89,7 @@ def join_parts(parts: Sequence[Part], table_url: str, run_id: str, options: Opti
     """
     partition = {"recipe": parts[0].recipe, "resolution": parts[0].resolution}
     path = name_part({name: value for name, value in partition.items() if value is not None}, run_id)
-    try:
-        size_bytes = _write_joined(parts, path, table_url, options)
-    except StorageError:
-        with suppress(StorageError):  # what is there of it would fill a disk that is full
-            remove_file(join_url(table_url, path), options)
-        raise
+    size_bytes = _write_joined(parts, path, table_url, options)
     first = min(str(part.min_track_id) for part in parts)
     last = max(str(part.max_track_id) for part in parts)
     num_rows = sum(part.num_rows for part in parts)
@@ -115,11 +109,10 @@ def _write_joined(parts: Sequence[Part], path: str, table_url: str, options: Opt
             file.write(body)
             del body
         end = join_footers(footers, shifts)
-        file.write(end or b"")
-        size_bytes = file.tell()
-    if end is None:
-        raise DifferentSchemasError(f"expected parts of one schema, found several: {parts[0].path} and others")
-    return size_bytes
+        if end is None:
+            raise DifferentSchemasError(f"expected parts of one schema, found several: {parts[0].path} and others")
+        file.write(end)
+        return int(file.tell())
 
 
 def remove_parts(parts: Iterable[Part], table_url: str, options: Options | None = None) -> None:

@@ -25,7 +25,8 @@ from pipeline.storage import join_url, list_files, read_file
 from pipeline.store.joining import TARGET_PART_BYTES
 from pipeline.store.ledger import Actions, build_removal, extract_rows, join_keys, list_table_files, read_rows
 from pipeline.store.parts import Part, write_part
-from pipeline.store.rewrite import KEYS, Rewrite, rewrite_parts
+from pipeline.store.read_parts import LIVE_COLUMNS
+from pipeline.store.rewrite import Rewrite, rewrite_parts
 from pipeline.store.table_commits import vacuum_table
 from pipeline.store.tables import read_columns
 from pipeline.store.usage import PartState, inspect_parts, list_partitions
@@ -57,7 +58,7 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE, r
     stages = _Stages(writer)
     rewrite = partial(rewrite_parts, store=writer.store, run_id=writer.run_id)
     for recipe, resolution in list_partitions(writer.frames):
-        live = read_columns(writer.tracks, KEYS, recipe).sort_by("track_id")
+        live = read_columns(writer.tracks, LIVE_COLUMNS, recipe).sort_by("track_id")
         states = inspect_parts(writer.store, writer.frames, recipe, resolution, join_keys(live))
         groups = _group_parts(states, dead_share, TARGET_PART_BYTES)
         rewrites = [_plan_rewrite(group, live) for group in groups]
@@ -196,7 +197,7 @@ def _group_parts(states: Sequence[PartState], dead_share: float, target_bytes: i
 
 
 def _plan_rewrite(group: Sequence[PartState], live: pa.Table) -> Rewrite:
-    """Say what becomes of some parts; of ``KEYS`` that are alive, sorted, it is told those of its own span."""
+    """Say what becomes of some parts; of the keys that are alive, sorted, it is told those of its own span."""
     parts = [state.as_part() for state in group]
     if not any(state.dead_share for state in group):
         return Rewrite(parts, None)
@@ -209,7 +210,7 @@ def _plan_rewrite(group: Sequence[PartState], live: pa.Table) -> Rewrite:
 
 
 class _Stages:
-    """Rewritten parts on their way to readers, some minutes' work a commit.
+    """Rewritten parts on their way to readers, a minute's work a commit.
 
     Args:
         writer: An open store.

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from pipeline.location import StoreLocation
-from pipeline.store.ledger import join_keys, list_table_files, read_live_keys, read_rows
+from pipeline.schema import FRAMES
+from pipeline.store.ledger import join_keys, list_table_files, read_live_keys
 from pipeline.store.parts import Part
-from pipeline.store.read_parts import stream_rows
+from pipeline.store.read_parts import LIVE_COLUMNS, stream_rows
 from pipeline.store.tables import open_table, read_columns
 
 _NUM_READERS = 8
@@ -112,9 +113,10 @@ def inspect_parts(
     store: StoreLocation, frames: DeltaTable, recipe: str, resolution: str, live: pa.Array
 ) -> list[PartState]:
     """Count the live rows of each part, reading ids and hashes alone; sorted by track id."""
+    empty = FRAMES.empty_table().select(list(LIVE_COLUMNS))
 
     def inspect(file: dict[str, Any]) -> PartState:
-        rows = pa.concat_tables(stream_rows(store, "frames", file["path"], ["track_id", "content_hash"], False))
+        rows = pa.concat_tables([empty, *stream_rows(store, "frames", file["path"], LIVE_COLUMNS, False)])
         num_live = pc.sum(pc.is_in(join_keys(rows), live)).as_py() or 0
         return PartState(file, rows.num_rows, num_live)
 
@@ -127,5 +129,5 @@ def inspect_parts(
 
 
 def _read_embed_dim(store: StoreLocation, file: dict[str, Any]) -> int:
-    rows = read_rows("frames", store, file, ["embeddings"]).slice(0, 1)
-    return len(rows.column("embeddings")[0].values[0]) if rows.num_rows else 0
+    rows = next(stream_rows(store, "frames", file["path"], ["embeddings"], False), None)
+    return len(rows.column("embeddings")[0].values[0]) if rows is not None and rows.num_rows else 0
