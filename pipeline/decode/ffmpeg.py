@@ -17,7 +17,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from pipeline.decode.losses import NO_TIME, Lengths, PacketLog
-from pipeline.decode.mixdown import Mixdown
+from pipeline.decode.mixdown import BLOCK_VALUES, Mixdown
 from pipeline.decode.piped import mend_piped
 from pipeline.decode.stated_length import (
     asf_duration_s,
@@ -31,8 +31,6 @@ from pipeline.decode.stated_length import (
 )
 from pipeline.decode.wrapping import count_tag_bytes, count_zeroed_bytes, find_adts_start, require_alone
 from pipeline.errors import Reason, Stage, TrackError
-
-_BLOCK_VALUES = 2**16  # decoded at once, over all channels: 256 KiB stay in a core's cache
 
 _JITTER_S = 0.002  # of times that a container rounds to a millisecond
 
@@ -146,7 +144,7 @@ def _mix_stream(
                 raise _failure(Reason.UNREADABLE, "the sample rate or the channels change midway")
             sample_rate_hz, num_channels = frame.sample_rate, frame.layout.nb_channels
             mixdown.sample_rate_hz = sample_rate_hz  # of HE-AAC, twice what the stream says
-            frames_at_once = max(1, _BLOCK_VALUES // max(1, frame.samples * num_channels))
+            frames_at_once = max(1, BLOCK_VALUES // max(1, frame.samples * num_channels))
             tick_s = float(frame.time_base or 0)
         time = frame.pts
         add_time(NO_TIME if time is None else time)

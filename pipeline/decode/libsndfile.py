@@ -12,11 +12,9 @@ import soundfile
 
 from pipeline.decode.ffmpeg import Declined
 from pipeline.decode.losses import Lengths
-from pipeline.decode.mixdown import Mixdown
+from pipeline.decode.mixdown import BLOCK_VALUES, Mixdown
 from pipeline.decode.stated_length import compare_bytes, mp3_duration_s
 from pipeline.errors import Reason, Stage, TrackError
-
-_BLOCK_VALUES = 2**16  # decoded at once, over all channels: 256 KiB stay in a core's cache
 
 # libsndfile's names of encodings, in FFmpeg's spelling without the byte order.
 _CODECS = {
@@ -63,7 +61,7 @@ def _read_soundfile(file: soundfile.SoundFile, max_duration_s: float) -> Mixdown
     """Mix down what libsndfile reads; raise ``ValueError`` where that is nothing."""
     codec = _CODECS.get(file.subtype, file.subtype.lower())
     mixdown = Mixdown(codec, file.samplerate, file.frames / file.samplerate, max_duration_s)
-    block = np.empty((max(1, _BLOCK_VALUES // file.channels), file.channels), np.float32)
+    block = np.empty((max(1, BLOCK_VALUES // file.channels), file.channels), np.float32)
     while num_samples := file.buffer_read_into(block, "float32"):
         mixdown.add(block[:num_samples])
     if not mixdown.num_samples:

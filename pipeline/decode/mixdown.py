@@ -11,6 +11,9 @@ from pipeline.errors import Reason, Stage, TrackError
 CLIPPED_AMPLITUDE = 0.999
 """Samples from here on count as clipped: 16-bit full scale is 0.99997, and limiters stop just below it."""
 
+BLOCK_VALUES = 2**16
+"""Decoded at once, over all channels: 256 KiB stay in a core's cache."""
+
 _RATES_HZ = range(1_000, 768_001)  # below is no music, above no converter: the header is damaged
 
 

@@ -167,6 +167,28 @@ class Watcher:
         return problems
 
 
+def draw_moments() -> random.Random:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+@contextmanager
+def break_in_sight(store: Path, reference: Path) -> Iterator[None]:
+    """Poll a store while it is broken inside the block; in the end it has to be the other one's equal."""
+    watcher = Watcher(store, read_features(reference))
+    thread = threading.Thread(target=watcher.poll)
+    thread.start()
+    try:
+        yield
+    finally:
+        watcher.ended.set()
+        thread.join()
+    assert_same_store(store, reference)
+    assert not watcher.problems
+    assert watcher.num_polls > 0
+
+
 @pytest.fixture(scope="module")
 def undisturbed(
     audio: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
@@ -184,23 +206,14 @@ def test_killed_drivers_leave_what_an_undisturbed_run_leaves(
     audio: Path, tiny_checkpoint: Path, tmp_path: Path, undisturbed: tuple[Path, Cluster, float]
 ) -> None:
     reference, cluster, run_s = undisturbed
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
+    moments = draw_moments()
     store = tmp_path / "store"
-    watcher = Watcher(store, read_features(reference))
-    thread = threading.Thread(target=watcher.poll)
-    thread.start()
-    for _ in range(NUM_KILLS):
-        job = start_job(audio, store, tiny_checkpoint, cluster.address)
-        time.sleep(moments.uniform(0.3, 1.0) * run_s)
-        kill_driver(job)
-    finish_job(start_job(audio, store, tiny_checkpoint, cluster.address))
-    watcher.ended.set()
-    thread.join()
-    assert_same_store(store, reference)
-    assert not watcher.problems
-    assert watcher.num_polls > 0
+    with break_in_sight(store, reference):
+        for _ in range(NUM_KILLS):
+            job = start_job(audio, store, tiny_checkpoint, cluster.address)
+            time.sleep(moments.uniform(0.3, 1.0) * run_s)
+            kill_driver(job)
+        finish_job(start_job(audio, store, tiny_checkpoint, cluster.address))
 
 
 @pytest.mark.timeout(3600)
@@ -208,9 +221,7 @@ def test_shards_of_which_some_are_killed_leave_what_an_undisturbed_run_leaves(
     audio: Path, tiny_checkpoint: Path, tmp_path: Path, undisturbed: tuple[Path, Cluster, float]
 ) -> None:
     reference, _, run_s = undisturbed
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
+    moments = draw_moments()
     store = tmp_path / "store"
 
     def start_shard(number: int) -> subprocess.Popen[str]:
@@ -218,24 +229,17 @@ def test_shards_of_which_some_are_killed_leave_what_an_undisturbed_run_leaves(
         return start_job(audio, store, tiny_checkpoint, "local", "--shard", f"{number}/{NUM_SHARDS}", "--prune")
 
     jobs = {number: start_shard(number) for number in range(1, NUM_SHARDS + 1)}
-    watcher = Watcher(store, read_features(reference))
-    thread = threading.Thread(target=watcher.poll)
-    thread.start()
-    for number in (2, 3):
-        time.sleep(moments.uniform(0.5, 1.0) * run_s)
-        kill_driver(jobs[number])
-        jobs[number] = start_shard(number)
-    for number, job in jobs.items():
-        output, errors = job.communicate(timeout=400)
-        if job.returncode and "Ray did not start" in errors:  # four at once may be too many for this machine
-            finish_job(start_shard(number))
-        else:
-            assert job.returncode == 0, output + errors
-    watcher.ended.set()
-    thread.join()
-    assert_same_store(store, reference)
-    assert not watcher.problems
-    assert watcher.num_polls > 0
+    with break_in_sight(store, reference):
+        for number in (2, 3):
+            time.sleep(moments.uniform(0.5, 1.0) * run_s)
+            kill_driver(jobs[number])
+            jobs[number] = start_shard(number)
+        for number, job in jobs.items():
+            output, errors = job.communicate(timeout=400)
+            if job.returncode and "Ray did not start" in errors:  # four at once may be too many for this machine
+                finish_job(start_shard(number))
+            else:
+                assert job.returncode == 0, output + errors
 
 
 @pytest.mark.timeout(3600)

@@ -63,7 +63,7 @@ def test_an_mp3_has_the_samples_that_libsndfile_reads(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["caribbean.ogg", "crossroads.wav", "desert.flac", "icy-land.opus"])
 def test_blocks_join_to_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libsndfile, "_BLOCK_VALUES", 30_011)
+    monkeypatch.setattr(libsndfile, "BLOCK_VALUES", 30_011)
     data = (MUSIC / name).read_bytes()
     whole, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     mixdown = decode_with_soundfile(data, 60, ASKED_FIRST)
@@ -203,7 +203,7 @@ def test_a_video_beside_the_music_is_ignored(music: NDArray[np.float32], contain
 
 @pytest.mark.parametrize("name", ["caves.mp3", "desert.flac", "palace.m4a", "laboratory.wma", "caribbean.ogg"])
 def test_small_damage_is_tolerated_and_large_is_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ffmpeg, "_BLOCK_VALUES", 4096)
+    monkeypatch.setattr(ffmpeg, "BLOCK_VALUES", 4096)
     data = (MUSIC / name).read_bytes()
     whole_s = decode(data).duration_s
     assert decode(damage(data, 0.5, 300)).duration_s == pytest.approx(whole_s, abs=1.0)
