@@ -87,7 +87,7 @@ def build_parser(program: str | None = None) -> OneLineParser:
     )
     parser.add_argument("--head", choices=HEADS, default="linear", help="mlp: one hidden layer of 512")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help="of every draw")
-    add_switch(parser, "--dbn", "measure beats by a dynamic Bayesian network, too (extra dbn; slow)")
+    add_switch(parser, "--dbn", "of the task beat: measure by a dynamic Bayesian network, too (extra dbn; slow)")
     parser.add_argument("--save", metavar="URL", help="write the head there, for musicfm predict")
     parser.add_argument(
         "--scratch",

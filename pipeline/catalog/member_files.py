@@ -148,7 +148,7 @@ def _pick_rows(
     bodies_at: dict[int, bytes | Exception] = {}
     damage: Exception = OSError(f"expected more rows in row group {chunk.group} of {shard}: the shard was changed")
     try:
-        for row, value in enumerate(read_chunk(pieces, metadata, chunk)):
+        for row, value in zip(range(max(rows) + 1), read_chunk(pieces, metadata, chunk), strict=False):
             if row in rows:
                 missing = FileNotFoundError(f"row {row} in row group {chunk.group} of {shard} has no bytes")
                 bodies_at[row] = value.as_py() if value.is_valid else missing

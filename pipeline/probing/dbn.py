@@ -6,6 +6,8 @@ takes, some 35 ms of a processor for a second of audio, is why it is asked for a
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,12 +28,8 @@ DBN = (
 """How a result names this decoder."""
 
 
-def track_beats(activations: Floats, frame_rate_hz: float) -> Prediction:
-    """Return the likeliest beats of one track.
-
-    Args:
-        activations: Of beats (downbeats among them) and of downbeats, probabilities, shape (num_frames, 2).
-        frame_rate_hz: Of the frames.
+def load_tracker() -> Any:
+    """Return madmom-infer's network.
 
     Raises:
         UsageError: madmom-infer is not installed.
@@ -42,6 +40,20 @@ def track_beats(activations: Floats, frame_rate_hz: float) -> Prediction:
         raise UsageError(
             "expected madmom-infer for beats by a DBN, found none: pip install 'music-feature-store[dbn]'"
         ) from error
+    return DBNDownBeatTrackingProcessor
+
+
+def track_beats(activations: Floats, frame_rate_hz: float) -> Prediction:
+    """Return the likeliest beats of one track.
+
+    Args:
+        activations: Of beats (downbeats among them) and of downbeats, probabilities, shape (num_frames, 2).
+        frame_rate_hz: Of the frames.
+
+    Raises:
+        UsageError: madmom-infer is not installed.
+    """
+    track = load_tracker()(beats_per_bar=list(BEATS_PER_BAR), fps=DBN_RATE_HZ)
     times_s = (np.arange(len(activations)) + 0.5) / frame_rate_hz
     num_steps = round(len(activations) / frame_rate_hz * DBN_RATE_HZ)
     steps_s = (np.arange(num_steps) + 0.5) / DBN_RATE_HZ
@@ -49,9 +61,7 @@ def track_beats(activations: Floats, frame_rate_hz: float) -> Prediction:
     # It wants beats that are no downbeats, and both together below 1.
     downbeat = np.clip(downbeat, LEAST, 1 - 2 * LEAST)
     plain = np.clip(beat - downbeat, LEAST, 1 - LEAST - downbeat)
-    tracked = DBNDownBeatTrackingProcessor(beats_per_bar=list(BEATS_PER_BAR), fps=DBN_RATE_HZ)(
-        np.stack([plain, downbeat], axis=1)
-    )
+    tracked = track(np.stack([plain, downbeat], axis=1))
     steps = np.round(tracked[:, 0] * DBN_RATE_HZ).astype(np.int64)
     return Prediction(
         beats=tuple(

@@ -56,11 +56,14 @@ class Sharing:
         rank: From 0.
         num_workers: How many there are: each takes its part of every batch's chunks.
         wrap: Gives the head whose gradients are the means over all workers.
+        agree: Gives all workers the first one's loss: processors of two kinds round it in two ways, and one worker
+            would stop while the others wait for it.
     """
 
     rank: int = 0
     num_workers: int = 1
     wrap: Callable[[nn.Module], nn.Module] = lambda head: head
+    agree: Callable[[float], float] = lambda loss: loss
 
     def take_part(self, places: Places) -> Places:
         """Return this worker's part of a batch; of one with fewer chunks than workers all take all."""
@@ -163,7 +166,7 @@ def _fit(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        losses.append(measure_loss(head, features, targets, valid))
+        losses.append(sharing.agree(measure_loss(head, features, targets, valid)))
         if not np.isfinite(losses[-1]):
             raise RunError(
                 f"expected a finite loss, found {losses[-1]} after {(number + 1) * num_round_steps} steps: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pyarrow as pa
 
@@ -115,21 +114,3 @@ def assign_splits(
     for row, split in zip(rows, dealt, strict=True):
         splits[row] = split
     return splits, GIVEN
-
-
-def with_splits(annotations: Annotations, splits: dict[str, str]) -> Annotations:
-    """Return annotations with splits that are given apart, such as a data set's own lists.
-
-    Args:
-        annotations: Of tracks.
-        splits: ``train``, ``valid`` or ``test`` by the annotations' names; tracks of none are left out.
-    """
-    kept = {
-        name: replace(annotation, split=splits[name])
-        for name, annotation in annotations.tracks.items()
-        if name in splits
-    }
-    result = replace(annotations, tracks=kept, left_out={**annotations.left_out})
-    for name in annotations.tracks.keys() - splits.keys():
-        result.leave_out("tracks without a split", name)
-    return result

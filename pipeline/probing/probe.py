@@ -24,7 +24,7 @@ from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.probing.annotations import FRAME_TASKS, TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
-from pipeline.probing.dbn import DBN, track_beats
+from pipeline.probing.dbn import DBN, load_tracker, track_beats
 from pipeline.probing.decoding import PEAK_PICKER, Prediction, decode
 from pipeline.probing.evaluation import CHANCE, choose_thresholds, evaluate, predict_chance
 from pipeline.probing.features import FeatureSet, copy_features, find_common_tracks, open_sources
@@ -145,10 +145,12 @@ def find_annotated(
         for each reason what was left out.
 
     Raises:
-        UsageError: There is no such track, recipe or resolution.
+        UsageError: There is no such track, recipe or resolution, or no network for beats, where one is asked for.
         StorageError: The store cannot be read.
     """
     annotations = settings.annotations
+    if settings.dbn and annotations.task == "beat":
+        load_tracker()  # before any features are read
     resolution = settings.resolution or TASK_RESOLUTIONS[annotations.task]
     if annotations.task in FRAME_TASKS and RESOLUTIONS[resolution].frame_rate_hz is None:
         raise UsageError(f"expected a resolution with frames for the task {annotations.task}, found {resolution}")

@@ -32,12 +32,11 @@ def describe_predictions(store: StoreLocation) -> list[dict[str, Any]]:
     for row in sum_up_predictions(store).to_pylist():
         head = heads.setdefault(row["head"], {"head": row["head"], "task": row["task"], "labels": []})
         head["labels"].append([row["label"], _choose_amount(row)])
-        head["num_tracks"] = max(head.get("num_tracks", 0), row["num_rows"])
+        if row["task"] not in (*TIMED, "beat"):  # of those a track has many rows of a label
+            head["num_tracks"] = max(head.get("num_tracks", 0), row["num_rows"])
     for head in heads.values():
         head["num_labels"] = len(head["labels"])
         head["labels"] = sorted(head["labels"], key=lambda pair: (-pair[1], pair[0]))[:MAX_LABELS]
-        if head["task"] in (*TIMED, "beat"):
-            del head["num_tracks"]  # a track has many rows of a label
     return [heads[name] for name in sorted(heads)][:MAX_HEADS]
 
 

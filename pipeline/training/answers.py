@@ -39,9 +39,7 @@ def measure(labels: Labels, spec: HeadSpec, split: str, outputs: Sequence[Tensor
             for annotation, prediction in zip(said, predict(labels, spec, outputs), strict=True)
         ]
         return average_known(scores)
-    rows = labels.rows_of(split)
-    all_targets = labels.targets([1] * len(labels.said))
-    targets = torch.cat([all_targets[row] for row in rows])
+    targets = torch.cat(labels.targets([1] * len(outputs), split))
     answers = torch.cat(list(outputs))
     if labels.task == "classification":
         return {"accuracy": float((answers.argmax(dim=1) == targets).double().mean())}

@@ -89,15 +89,17 @@ class Labels:
         """Resolution of a store that has such features."""
         return "global" if self.frame_rate_hz is None else f"{self.frame_rate_hz:g}hz"
 
-    def targets(self, lengths: Sequence[int]) -> list[Tensor]:
-        """Return what ``probing.targets.make_targets`` makes of the tracks, scaled as answers are.
+    def targets(self, lengths: Sequence[int], split: str | None = None) -> list[Tensor]:
+        """Return what ``probing.targets.make_targets`` makes of tracks, scaled as answers are.
 
         Args:
-            lengths: Rows of each track's features: frames, or 1.
+            lengths: Rows of each of their features: frames, or 1.
+            split: Whose tracks; all by default.
         """
+        said = self.said if split is None else self.said_of(split)
         rows = [
             make_targets(self.task, self.names, annotation, int(length), self.frame_rate_hz)
-            for annotation, length in zip(self.said, lengths, strict=True)
+            for annotation, length in zip(said, lengths, strict=True)
         ]
         mean, deviation = self.scale()
         return rows if self.task != "regression" else [(numbers - mean) / deviation for numbers in rows]

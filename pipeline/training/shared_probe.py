@@ -44,7 +44,11 @@ def _run_worker(config: dict[str, Any]) -> None:
     """Do this Ray Train worker's part; the first one hands the result over."""
     settings, folder = config["settings"]
     worker = join_group()
-    result = run_probe(settings, Sharing(worker.rank, worker.num_workers, worker.wrap))
+
+    def agree(loss: float) -> float:
+        return float(worker.share({"loss": loss})["loss"])
+
+    result = run_probe(settings, Sharing(worker.rank, worker.num_workers, worker.wrap, agree))
     if worker.is_first:
         (folder / RESULT_FILE).write_bytes(pickle.dumps(result))
     leave_group()

@@ -169,13 +169,9 @@ def reserve_rows(num_rows: int, embed_dim: int) -> np.memmap[Any, np.dtype[np.fl
 
 def measure_tracks(model: Tuning, corpus: Corpus, labels: Labels, split: str, window_s: float) -> Figures:
     """Return loss and metrics of a split's tracks, named after it."""
-    rows = labels.rows_of(split)
-    outputs = model.answer_tracks(select_tracks(corpus, rows), window_s)
-    lengths = [1] * len(labels.said)
-    for row, answers in zip(rows, outputs, strict=True):
-        lengths[row] = len(answers)
-    targets = labels.targets(lengths)
-    loss = compute_loss(labels.task, torch.cat(outputs), torch.cat([targets[row] for row in rows]))
+    outputs = model.answer_tracks(select_tracks(corpus, labels.rows_of(split)), window_s)
+    targets = labels.targets([len(answers) for answers in outputs], split)
+    loss = compute_loss(labels.task, torch.cat(outputs), torch.cat(targets))
     figures = {"loss": float(loss), **measure(labels, model.head.spec, split, outputs)}
     return {f"{split}.{name}": value for name, value in figures.items()}
 

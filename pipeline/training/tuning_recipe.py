@@ -17,7 +17,7 @@ class TuningRecipe:
     Args:
         weights_sha256: Of the checkpoint that it begins with.
         labels_sha256: Of the tracks, their labels and splits.
-        layer: Hidden state whose mean over time the head gets; what comes after it is not trained.
+        layer: Hidden state that the head gets, or its mean over time; what comes after it is not trained.
         head_kind: ``linear`` or ``mlp``.
         num_steps: Steps of the optimiser at most.
         peak_lr: Learning rate of the encoder after the warm-up.
