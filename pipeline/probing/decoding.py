@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.signal import find_peaks
+from scipy.special import expit, log_softmax, softmax
 
 from pipeline.probing.annotations import Annotation, Span
 from pipeline.probing.heads import HeadSpec
@@ -62,13 +63,13 @@ def decode(spec: HeadSpec, outputs: npt.NDArray[np.float32], frame_rate_hz: floa
     if spec.task == "regression":
         return Prediction(tuple(values.mean(axis=0).tolist()))
     if spec.task == "tagging":
-        return Prediction(tuple(_sigmoid(values).mean(axis=0).tolist()))
+        return Prediction(tuple(expit(values).mean(axis=0).tolist()))
     if spec.task in ("classification", "key"):
         # The frames of a track agree on one label: their logarithms are averaged, as for independent witnesses.
-        return Prediction(tuple(_softmax(_log_softmax(values).mean(axis=0)).tolist()))
+        return Prediction(tuple(softmax(log_softmax(values, axis=-1).mean(axis=0)).tolist()))
     assert frame_rate_hz is not None
     if spec.task == "beat":
-        return _decode_beats(_sigmoid(values), frame_rate_hz, spec.decoding)
+        return _decode_beats(expit(values), frame_rate_hz, spec.decoding)
     if spec.task == "structure":
         return _decode_sections(values, spec.labels, frame_rate_hz, spec.decoding)
     return _decode_chords(values, spec.labels, frame_rate_hz)
@@ -110,13 +111,13 @@ def _decode_sections(
     values: Floats, labels: Sequence[str], rate_hz: float, decoding: Mapping[str, float]
 ) -> Prediction:
     threshold = decoding.get("threshold", DEFAULT_THRESHOLD)
-    edges = pick_peaks(_sigmoid(values[:, 0]), rate_hz, BOUNDARY_DISTANCE_S, threshold)
+    edges = pick_peaks(expit(values[:, 0]), rate_hz, BOUNDARY_DISTANCE_S, threshold)
     edges = edges[edges > 0]
-    likely = _log_softmax(values[:, 1:])
+    likely = log_softmax(values[:, 1:], axis=-1)
     frames = [0, *edges.tolist(), len(values)]
     spans, scores = [], []
     for place, (first, stop) in enumerate(itertools.pairwise(frames)):
-        mean = _softmax(likely[first:stop].mean(axis=0))
+        mean = softmax(likely[first:stop].mean(axis=0))
         # A boundary's time is the middle of its frame; the track's own ends are ends.
         start_s = 0.0 if place == 0 else (first + 0.5) / rate_hz
         end_s = stop / rate_hz if place == len(frames) - 2 else (stop + 0.5) / rate_hz
@@ -126,7 +127,7 @@ def _decode_sections(
 
 
 def _decode_chords(values: Floats, labels: Sequence[str], rate_hz: float) -> Prediction:
-    likely = _softmax(values)
+    likely = softmax(values, axis=-1)
     best = likely.argmax(axis=1)
     starts = np.flatnonzero(np.append(True, best[1:] != best[:-1]))
     stops = np.append(starts[1:], len(best))
@@ -136,19 +137,3 @@ def _decode_chords(values: Floats, labels: Sequence[str], rate_hz: float) -> Pre
     ]
     scores = [float(likely[first:stop, best[first]].mean()) for first, stop in zip(starts, stops, strict=True)]
     return Prediction(spans=tuple(spans), span_scores=tuple(scores))
-
-
-def _sigmoid(values: Floats) -> Floats:
-    result: Floats = 0.5 * (1.0 + np.tanh(0.5 * values))
-    return result
-
-
-def _log_softmax(values: Floats) -> Floats:
-    shifted = values - values.max(axis=-1, keepdims=True)
-    result: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
-
-
-def _softmax(values: Floats) -> Floats:
-    result: Floats = np.exp(_log_softmax(values))
-    return result

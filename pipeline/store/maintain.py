@@ -13,6 +13,8 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,13 +59,15 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE, r
     check_closed(writer)
     stages = _Stages(writer)
     rewrite = partial(rewrite_parts, store=writer.store, run_id=writer.run_id)
-    for recipe, resolution in list_partitions(writer.frames):
+    for recipe, partitions in groupby(list_partitions(writer.frames), itemgetter(0)):
         live = read_columns(writer.tracks, LIVE_COLUMNS, recipe).sort_by("track_id")
-        states = inspect_parts(writer.store, writer.frames, recipe, resolution, join_keys(live))
-        groups = _group_parts(states, dead_share, TARGET_PART_BYTES)
-        rewrites = [_plan_rewrite(group, live) for group in groups]
-        for group, part in zip(groups, run_all(rewrite, rewrites), strict=True):
-            stages.add([build_removal("frames", state.file) for state in group], part)
+        live_keys = join_keys(live)
+        for _, resolution in partitions:
+            states = inspect_parts(writer.store, writer.frames, recipe, resolution, live_keys)
+            groups = _group_parts(states, dead_share, TARGET_PART_BYTES)
+            rewrites = [_plan_rewrite(group, live) for group in groups]
+            for group, part in zip(groups, run_all(rewrite, rewrites), strict=True):
+                stages.add([build_removal("frames", state.file) for state in group], part)
     stages.commit()
     writer.commit_ledger(_compact_ledger(writer), "maintain")
     return stages.num_replaced

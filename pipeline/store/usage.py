@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -83,23 +85,24 @@ def report_store(store: StoreLocation) -> list[PartitionReport]:
     """
     tracks, frames = open_table(store, "tracks"), open_table(store, "frames")
     reports = []
-    for recipe, resolution in list_partitions(frames):
+    for recipe, partitions in groupby(list_partitions(frames), itemgetter(0)):
         live = read_live_keys(tracks, recipe)
-        states = inspect_parts(store, frames, recipe, resolution, live)
-        rows = read_columns(frames, ["resolution", "num_frames"], recipe)
-        rows = rows.filter(pc.equal(rows.column("resolution"), resolution))
-        num_rows = sum(state.num_rows for state in states)
-        reports.append(
-            PartitionReport(
-                recipe,
-                resolution,
-                len(states),
-                num_rows,
-                num_rows - sum(state.num_live_rows for state in states),
-                sum(int(state.file["size_bytes"]) for state in states),
-                pc.sum(rows.column("num_frames")).as_py() * _read_embed_dim(store, states[0].file),
+        counts = read_columns(frames, ["resolution", "num_frames"], recipe)
+        for _, resolution in partitions:
+            states = inspect_parts(store, frames, recipe, resolution, live)
+            num_frames = counts.filter(pc.equal(counts.column("resolution"), resolution)).column("num_frames")
+            num_rows = sum(state.num_rows for state in states)
+            reports.append(
+                PartitionReport(
+                    recipe,
+                    resolution,
+                    len(states),
+                    num_rows,
+                    num_rows - sum(state.num_live_rows for state in states),
+                    sum(int(state.file["size_bytes"]) for state in states),
+                    pc.sum(num_frames).as_py() * _read_embed_dim(store, states[0].file),
+                )
             )
-        )
     return reports
 
 
