@@ -8,6 +8,7 @@ plays a note early or late. Both come with Debian (``mma``, ``fluidsynth``), as 
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -32,6 +33,25 @@ DOMINANT = (7, "maj")
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of a piece, whole bars.
+
+    Args:
+        label: What it is, such as ``chorus``.
+        num_bars: Its length.
+        groove: What it is played by, in place of the chart's.
+        fill: Groove of its last bar; None for the same.
+        has_drums: Whether drums play.
+    """
+
+    label: str
+    num_bars: int
+    groove: str
+    fill: str | None
+    has_drums: bool
+
+
+@dataclass(frozen=True)
 class Chart:
     """A piece to play.
 
@@ -45,6 +65,7 @@ class Chart:
         mode: ``major`` or ``minor``.
         chords: One a bar: semitones above C, and ``maj`` or ``min``.
         seed: Of what the groove itself leaves to chance.
+        sections: One after the other, as many bars as there are chords; empty for a piece without.
     """
 
     name: str
@@ -56,6 +77,7 @@ class Chart:
     mode: str
     chords: tuple[tuple[int, str], ...]
     seed: int
+    sections: tuple[Section, ...] = ()
 
     @property
     def bar_s(self) -> float:
@@ -79,12 +101,34 @@ class Chart:
             for bar, (root, kind) in enumerate(self.chords)
         )
 
+    def list_sections(self) -> tuple[tuple[float, float, str], ...]:
+        """Return start and end in seconds and label of every section."""
+        edges = list(itertools.accumulate((section.num_bars for section in self.sections), initial=0))
+        return tuple(
+            (first * self.bar_s, stop * self.bar_s, section.label)
+            for section, first, stop in zip(self.sections, edges, edges[1:], strict=False)
+        )
+
     def write(self) -> str:
         """Return the chart in MMA's language."""
+        changes = self._list_changes()
         lines = [f"RndSeed {self.seed}", f"Tempo {self.tempo_bpm}", f"Groove {self.groove}"]
-        for bar, (root, kind) in enumerate(self.chords, start=1):
-            lines.append(f"{bar} {PITCHES[root]}{'m' if kind == 'min' else ''}")
+        for bar, (root, kind) in enumerate(self.chords):
+            lines += changes.get(bar, [])
+            lines.append(f"{bar + 1} {PITCHES[root]}{'m' if kind == 'min' else ''}")
         return "\n".join(lines) + "\n"
+
+    def _list_changes(self) -> dict[int, list[str]]:
+        """Return what changes before a bar, by the bar's number from 0, in MMA's language."""
+        changes: dict[int, list[str]] = {}
+        bar = 0
+        for section in self.sections:
+            drums = f"AllTracks Drum {'On' if section.has_drums else 'Off'}"
+            changes[bar] = [f"Groove {section.groove}", drums]
+            bar += section.num_bars
+            if section.fill is not None:
+                changes[bar - 1] = [f"Groove {section.fill}", drums]
+        return changes
 
 
 def find_programs() -> str | None:

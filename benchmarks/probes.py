@@ -1,12 +1,14 @@
-"""What the features know of beats, chords and keys, on music with known answers; and what fine-tuning adds.
+"""What the features know of music with known answers; and what fine-tuning adds.
 
-    .venv/bin/python -m benchmarks.probes [--charts 100] [--tasks key] [--audio DIR] [--json FILE]
+    .venv/bin/python -m benchmarks.probes [--charts 100] [--songs 60] [--tasks key] [--dbn] [--audio DIR]
+    .venv/bin/python -m benchmarks.probes --tasks beat real [--audio DIR]
     .venv/bin/python -m benchmarks.probes --finetune DIR [--charts 100] [--audio DIR] [--num-workers 2]
 
-Charts (``benchmarks.charts``) are played through one soundfont to train on and through another to test on, and no
-style of one side is on the other. The same linear heads are fitted to the model in the box, to the same model
-before training, and to log-mels with their surroundings; chance is what can be said without listening. Intervals
-are 95 %, bootstrapped over the test charts.
+Charts (``benchmarks.charts``; for sections ``benchmarks.songs``) are played through one soundfont to train on and
+through another to test on, and no style of one side is on the other. ``real`` is the beats of recordings whose
+score is known (``benchmarks.real_music``; 120 MB of Debian's packages are downloaded). The same linear heads are
+fitted to the model in the box, to the same model before training, and to log-mels with their surroundings; chance
+is what can be said without listening. Intervals are 95 %, bootstrapped over the test charts, or over the pieces.
 """
 
 from __future__ import annotations
@@ -16,77 +18,157 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import soundfile
-import torch
 
 from benchmarks.chart_tuning import NUM_STEPS, TASK, tune_on_charts
 from benchmarks.charts import SAMPLE_RATE_HZ, Chart, draw_charts, find_programs, play
-from musicfm_model.checkpoint import Checkpoint, load_checkpoint
-from musicfm_model.log_mel import LogMel
-from musicfm_model.model import MusicFM25Hz
+from benchmarks.probe_features import NANO, RATE_HZ, Matrix, average, embed_all
+from benchmarks.probe_rows import TASKS, describe, describe_tuning, print_real, print_rows
+from benchmarks.real_beats import measure_real
+from benchmarks.real_music import fetch_pieces
+from benchmarks.songs import draw_songs
+from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.probing.annotations import Annotation, Annotations
 from pipeline.probing.features import from_arrays
-from pipeline.probing.metrics import Estimate
-from pipeline.probing.probe import ProbeSettings, probe_features
+from pipeline.probing.heads import Head
+from pipeline.probing.probe import ProbeResult, ProbeSettings, probe_features
 
-Matrix = npt.NDArray[np.float32]
-Embed = Callable[[torch.Tensor], dict[str, Matrix]]
+Rows = list[dict[str, Any]]
 
-NANO = Path(__file__).parents[1] / "demo" / "musicfm_nano.pt"
-NANO_LAYERS = (0, 2, 5)
 TUNED_LAYER = 2
-RATE_HZ = 25.0
-CONTEXT_FRAMES = 4  # 160 ms on either side of a log-mel frame
-KEY_FRAMES = 50  # a row of the key's features: two seconds, as the store's 0.5 Hz
+# Frames of a row of features, and what a store calls them: two seconds, and an eighth (8.3 Hz).
+POOLED = {"key": (50, "0.5hz"), "structure": (3, "8hz")}
 SHARES = {"train": 0.55, "valid": 0.15}
 TRAIN_FONT, TEST_FONT = "FluidR3_GM", "TimGM6mb"
-TASKS = {"beat": ("beat_f", "downbeat_f"), "chord": ("root", "majmin"), "key": ("weighted_score",)}
+REAL = "real"
 
 
 def main() -> int:
-    """Play the charts, embed them, fit the heads and print the table, or fine-tune on them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--charts", type=int, default=100, metavar="N", help="of 24 s each")
-    parser.add_argument(
-        "--audio", type=Path, metavar="DIR", help="where played charts are kept, to be found again"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="by default all")
-    parser.add_argument("--finetune", type=Path, metavar="DIR", help="fine-tune on the chords, in this folder")
-    parser.add_argument("--layer", type=int, default=TUNED_LAYER, metavar="N", help="that is fine-tuned")
-    parser.add_argument("--num-steps", type=int, default=NUM_STEPS, metavar="N", help="of a fine-tuning")
-    parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="that share a fine-tuning")
-    flags = parser.parse_args()
-    if (missing := find_programs()) is not None:
+    """Play the charts, embed them, fit the heads and print the tables, or fine-tune on them."""
+    flags = read_flags()
+    needs_charts = flags.finetune is not None or flags.tasks != [REAL]
+    if needs_charts and (missing := find_programs()) is not None:
         print(f"expected MMA, FluidSynth and two soundfonts of Debian, missing: {missing}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
         audio = flags.audio or (flags.finetune or Path(folder)) / "audio"
-        charts = draw_charts(flags.charts)
-        splits = split_by_style(charts)
-        start_s = time.monotonic()
-        play_all(charts, splits, audio)
-        print(f"{len(charts)} charts played in {time.monotonic() - start_s:.0f} s", flush=True)
-        if flags.finetune is None:
-            rows = measure_all(flags.tasks, charts, splits, audio)
-        else:
-            said = {name_file(chart, splits): annotate(TASK, chart, splits[chart.style]) for chart in charts}
-            course = (flags.layer, flags.num_steps, flags.num_workers)
-            result = tune_on_charts(audio, said, flags.finetune, NANO, *course)
-            rows = describe_tuning(result, flags.layer)
-            print_rows(rows)
-            print(f"{result['steps']} steps, the best after {result['best_step']}")
+        try:
+            rows = measure_all(flags, audio) if flags.finetune is None else tune(flags, audio)
+        except UsageError as error:
+            print(f"probes: {error}", file=sys.stderr)
+            return 2
     if flags.json:
         flags.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
+
+
+def read_flags() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--charts", type=int, default=100, metavar="N", help="of 24 s each")
+    parser.add_argument("--songs", type=int, default=60, metavar="N", help="of about a minute, for structure")
+    parser.add_argument(
+        "--audio", type=Path, metavar="DIR", help="where audio is kept, played or downloaded, to be found again"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=(*TASKS, REAL), default=list(TASKS), help=f"by default all but {REAL}"
+    )
+    parser.add_argument("--dbn", action="store_true", help="read beats by a dynamic Bayesian network, too")
+    parser.add_argument("--finetune", type=Path, metavar="DIR", help="fine-tune on the chords, in this folder")
+    parser.add_argument("--layer", type=int, default=TUNED_LAYER, metavar="N", help="that is fine-tuned")
+    parser.add_argument("--num-steps", type=int, default=NUM_STEPS, metavar="N", help="of a fine-tuning")
+    parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="that share a fine-tuning")
+    return parser.parse_args()
+
+
+def measure_all(flags: argparse.Namespace, audio: Path) -> Rows:
+    """Measure the tasks that were asked for, and print their tables."""
+    rows: Rows = []
+    chart_heads: dict[str, Head] = {}
+    chart_tasks = [task for task in flags.tasks if task not in ("structure", REAL)]
+    if chart_tasks:
+        rows += measure_charts(chart_tasks, draw_charts(flags.charts), audio, flags.dbn, chart_heads)
+    if "structure" in flags.tasks:
+        rows += measure_charts(["structure"], draw_songs(flags.songs), audio)
+    if REAL in flags.tasks:
+        rows += measure_recordings(audio, chart_heads, flags.dbn)
+    return rows
+
+
+def measure_charts(
+    tasks: Sequence[str],
+    charts: list[Chart],
+    audio: Path,
+    dbn: bool = False,
+    beat_heads: dict[str, Head] | None = None,
+) -> Rows:
+    """Play charts, fit heads for some tasks to all features of them, and print a table a task.
+
+    Args:
+        tasks: That the charts know the answers to.
+        charts: The pieces.
+        audio: Folder for what is played.
+        dbn: Whether beats are read by a dynamic Bayesian network, too.
+        beat_heads: Takes the heads for beats, by the features' name.
+    """
+    splits = split_by_style(charts)
+    play_all(charts, splits, audio)
+    start_s = time.monotonic()
+    paths = [audio / name_file(chart, splits) for chart in charts]
+    features = embed_all(soundfile.read(path, dtype="float32")[0] for path in paths)
+    print(f"embedded in {time.monotonic() - start_s:.0f} s", flush=True)
+    rows: Rows = []
+    for task in tasks:
+        task_rows: Rows = []
+        for name, matrices in features.items():
+            result = measure(task, name, charts, splits, matrices, dbn)
+            if task == "beat" and beat_heads is not None:
+                beat_heads[name] = result.head
+            task_rows += describe(task, name, result)
+        print_rows(task_rows)
+        rows += task_rows
+    return rows
+
+
+def measure_recordings(audio: Path, chart_heads: dict[str, Head], dbn: bool) -> Rows:
+    """Fetch recordings whose beats are known, measure those that are aligned for sure, and print tables.
+
+    Args:
+        audio: Folder under which Debian's packages are kept.
+        chart_heads: Heads that were fitted to charts, by the features' name; may be empty.
+        dbn: Whether beats are read by a dynamic Bayesian network, too.
+    """
+    pieces = []
+    for piece in fetch_pieces(audio / "debian"):
+        own = piece.alignment
+        found = f"{1e3 * own.offset_s:.0f} ms, {own.agreement:.0%} of {own.num_stretches} stretches agree"
+        print(f"{piece.name}: {found}{'' if own.is_sure else ': left out'}", flush=True)
+        if own.is_sure:
+            pieces.append(piece)
+    rows = measure_real(pieces, embed_all(piece.waveform for piece in pieces), chart_heads, dbn)
+    print_real(rows)
+    return rows
+
+
+def tune(flags: argparse.Namespace, audio: Path) -> Rows:
+    """Fine-tune on the charts' chords, and print what came of it."""
+    charts = draw_charts(flags.charts)
+    splits = split_by_style(charts)
+    play_all(charts, splits, audio)
+    said = {name_file(chart, splits): annotate(TASK, chart, splits[chart.style]) for chart in charts}
+    course = (flags.layer, flags.num_steps, flags.num_workers)
+    result = tune_on_charts(audio, said, flags.finetune, NANO, *course)
+    rows = describe_tuning(result, flags.layer)
+    print_rows(rows)
+    print(f"{result['steps']} steps, the best after {result['best_step']}")
+    return rows
 
 
 def name_file(chart: Chart, splits: dict[str, str]) -> str:
@@ -96,6 +178,7 @@ def name_file(chart: Chart, splits: dict[str, str]) -> str:
 
 def play_all(charts: list[Chart], splits: dict[str, str], audio: Path) -> None:
     """Play every chart into a folder, but those that are there."""
+    start_s = time.monotonic()
     audio.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for chart in charts:
@@ -105,33 +188,7 @@ def play_all(charts: list[Chart], splits: dict[str, str], audio: Path) -> None:
                 part = path.with_suffix(".part")
                 soundfile.write(part, play(chart, font, Path(folder)), SAMPLE_RATE_HZ, format="FLAC")
                 part.replace(path)
-
-
-def measure_all(
-    tasks: list[str], charts: list[Chart], splits: dict[str, str], audio: Path
-) -> list[dict[str, object]]:
-    """Fit heads for some tasks to all features, and print a table a task."""
-    start_s = time.monotonic()
-    features = embed_charts([audio / name_file(chart, splits) for chart in charts])
-    print(f"embedded in {time.monotonic() - start_s:.0f} s", flush=True)
-    rows: list[dict[str, object]] = []
-    for task in tasks:
-        task_rows = [
-            row for name, matrices in features.items() for row in measure(task, name, charts, splits, matrices)
-        ]
-        print_rows(task_rows)
-        rows += task_rows
-    return rows
-
-
-def describe_tuning(result: dict[str, Any], layer: int) -> list[dict[str, object]]:
-    """Return rows of a fine-tuning's figures, as those of a probe."""
-    figures = {
-        f"frozen, layer {layer}": result["baselines"]["frozen"],
-        "chance": result["baselines"]["chance"],
-        f"fine-tuned, layer {layer}": result["metrics"],
-    }
-    return [{"task": TASK, "features": name, **own} for name, own in figures.items()]
+    print(f"{len(charts)} charts played in {time.monotonic() - start_s:.0f} s", flush=True)
 
 
 def split_by_style(charts: list[Chart]) -> dict[str, str]:
@@ -144,86 +201,23 @@ def split_by_style(charts: list[Chart]) -> dict[str, str]:
     }
 
 
-def embed_charts(paths: list[Path]) -> dict[str, list[Matrix]]:
-    """Return the charts' features by name, each float32 of shape (num_frames, width) at 25 Hz."""
-    trained = load_checkpoint(str(NANO))
-    models: dict[str, Embed] = {
-        "nano": use_model(trained, NANO_LAYERS),
-        "untrained": use_model(draw_weights(trained), NANO_LAYERS[:2]),
-        "log-mel": use_log_mel(),
-    }
-    features: dict[str, list[Matrix]] = {}
-    with torch.inference_mode():
-        for path in paths:
-            samples, _ = soundfile.read(path, dtype="float32")
-            for name, embed in models.items():
-                for part, matrix in embed(torch.from_numpy(samples)[None]).items():
-                    features.setdefault(f"{name}{part}", []).append(matrix)
-    return features
-
-
-def use_model(checkpoint: Checkpoint, layers: tuple[int, ...]) -> Embed:
-    """Return what gives hidden states."""
-    model = MusicFM25Hz.for_inference(checkpoint)
-
-    def embed(wav: torch.Tensor) -> dict[str, Matrix]:
-        states = model.get_hidden_states(wav, layers)
-        return {f", layer {layer}": frames[0].numpy() for layer, frames in states.items()}
-
-    return embed
-
-
-def draw_weights(trained: Checkpoint, seed: int = 0) -> Checkpoint:
-    """Return a model of the same sizes with the weights of its start; statistics stay the trained one's."""
-    config = trained.config
-    torch.manual_seed(seed)
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as stats:
-        json.dump({"melspec_2048_mean": trained.mean, "melspec_2048_std": trained.std}, stats)
-        stats.flush()
-        model = MusicFM25Hz(
-            codebook_dim=config.codebook_dim,
-            codebook_size=config.codebook_size,
-            conv_dim=config.conv_dim,
-            encoder_dim=config.embed_dim,
-            encoder_depth=config.num_layers,
-            num_heads=config.num_heads,
-            ffn_dim=config.ffn_dim,
-            stat_path=stats.name,
-            model_path=None,
-        )
-    return Checkpoint(model.state_dict(), config, trained.mean, trained.std, "untrained")
-
-
-def use_log_mel() -> Embed:
-    """Return what gives log-mels at 25 Hz (the mean of four frames), each beside those around it."""
-    transform = LogMel()
-
-    def embed(wav: torch.Tensor) -> dict[str, Matrix]:
-        mel = transform(wav)[0].T
-        frames = mel[: len(mel) // 4 * 4].reshape(-1, 4, mel.shape[1]).mean(dim=1).numpy()
-        padded = np.pad(frames, ((CONTEXT_FRAMES, CONTEXT_FRAMES), (0, 0)), mode="edge")
-        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * CONTEXT_FRAMES + 1, axis=0)
-        return {", ±0.16 s": windows.reshape(len(frames), -1).astype(np.float32)}
-
-    return embed
-
-
 def measure(
-    task: str, name: str, charts: list[Chart], splits: dict[str, str], matrices: list[Matrix]
-) -> list[dict[str, object]]:
-    """Fit a head for a task to some features; return a row for it, and one for chance."""
+    task: str,
+    name: str,
+    charts: list[Chart],
+    splits: dict[str, str],
+    matrices: list[Matrix],
+    dbn: bool = False,
+) -> ProbeResult:
+    """Fit a head for a task to some features, and measure it."""
     said = {chart.name: annotate(task, chart, splits[chart.style]) for chart in charts}
-    rate_hz, resolution = RATE_HZ, "25hz"
-    if task == "key":
-        rate_hz, resolution = RATE_HZ / KEY_FRAMES, "0.5hz"
-        matrices = [average(matrix, KEY_FRAMES) for matrix in matrices]
-    features = from_arrays([chart.name for chart in charts], matrices, rate_hz, name, resolution)
+    num_frames, resolution = POOLED.get(task, (1, "25hz"))
+    pooled = [average(matrix, num_frames) for matrix in matrices]
     names = [chart.name for chart in charts]
+    features = from_arrays(names, pooled, RATE_HZ / num_frames, name, resolution)
     tracks = pa.table({"track_id": names, "artist": [chart.style for chart in charts], "album": names})
-    settings = ProbeSettings(StoreLocation(""), Annotations(task, tracks=said), resolution)
-    result = probe_features(features, said, tracks, settings)
-    chance = {"task": task, "features": "chance", **describe(task, result.baselines["chance"])}
-    return [{"task": task, "features": name, **describe(task, result.metrics)}, chance]
+    settings = ProbeSettings(StoreLocation(""), Annotations(task, tracks=said), resolution, dbn=dbn)
+    return probe_features(features, said, tracks, settings)
 
 
 def annotate(task: str, chart: Chart, split: str) -> Annotation:
@@ -232,35 +226,9 @@ def annotate(task: str, chart: Chart, split: str) -> Annotation:
         return Annotation(beats=chart.list_beats(), split=split)
     if task == "chord":
         return Annotation(spans=chart.list_chords(), split=split)
+    if task == "structure":
+        return Annotation(spans=chart.list_sections(), split=split)
     return Annotation(labels=(chart.key,), split=split)
-
-
-def average(matrix: Matrix, num_frames: int) -> Matrix:
-    """Return means of so many rows each, without a rest."""
-    kept = matrix[: max(1, len(matrix) // num_frames) * num_frames]
-    return np.asarray(kept.reshape(-1, min(num_frames, len(kept)), matrix.shape[1]).mean(axis=1), np.float32)
-
-
-def describe(task: str, estimates: dict[str, Estimate]) -> dict[str, object]:
-    """Return the figures that the table shows, as value, low and high."""
-    return {name: estimates[name].as_row() for name in TASKS[task] if name in estimates}
-
-
-def print_rows(rows: list[dict[str, object]]) -> None:
-    """Print the rows of one task as a table, chance once."""
-    task = str(rows[0]["task"])
-    print(f"\n| {task} | " + " | ".join(TASKS[task]) + " |\n|---|" + "---|" * len(TASKS[task]))
-    shown = [row for row in rows if row["features"] != "chance"] + rows[1:2]
-    for row in shown:
-        cells = []
-        for name in TASKS[task]:
-            figure = row.get(name)
-            cells.append(
-                f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
-                if isinstance(figure, dict)
-                else "-"
-            )
-        print(f"| {row['features']} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.charts import LENGTH_S, SAMPLE_RATE_HZ, SOUNDFONTS, Chart, draw_charts, find_programs, play
+from benchmarks.charts import (
+    LENGTH_S,
+    SAMPLE_RATE_HZ,
+    SOUNDFONTS,
+    Chart,
+    Section,
+    draw_charts,
+    find_programs,
+    play,
+)
 
 needs_programs = pytest.mark.skipif(find_programs() is not None, reason=f"not installed: {find_programs()}")
 
@@ -11,6 +20,31 @@ needs_programs = pytest.mark.skipif(find_programs() is not None, reason=f"not in
 def make_chart(groove: str = "Metronome44", style: str = "metronome", tempo_bpm: int = 90) -> Chart:
     chords = ((0, "maj"), (9, "min"), (7, "maj"), (0, "maj"))
     return Chart("chart", style, groove, 4, tempo_bpm, 0, "major", chords, 1)
+
+
+def make_song() -> Chart:
+    """Return six bars of two seconds."""
+    sections = (Section("verse", 4, "Swing", "SwingFill", True), Section("chorus", 2, "SwingSus", None, False))
+    chords = ((0, "maj"),) * 6
+    return Chart("song", "swing", "Swing", 4, 120, 0, "major", chords, 1, sections)
+
+
+def test_sections_follow_each_other_and_are_written_before_their_bars() -> None:
+    song = make_song()
+    assert song.list_sections() == ((0, 8, "verse"), (8, 12, "chorus"))
+    assert song.write().splitlines()[3:] == [
+        *(
+            "Groove Swing",
+            "AllTracks Drum On",
+            "1 C",
+            "2 C",
+            "3 C",
+            "Groove SwingFill",
+            "AllTracks Drum On",
+            "4 C",
+        ),
+        *("Groove SwingSus", "AllTracks Drum Off", "5 C", "6 C"),
+    ]
 
 
 def test_what_is_known_of_a_chart_follows_from_it() -> None:
