@@ -108,7 +108,7 @@ def wav_duration_s(data: bytes) -> float | None:
     if encoding in _PCM_ENCODINGS:
         is_rate = bytes_per_s in [sample_rate_hz * num_channels * num_bytes for num_bytes in _SAMPLE_BYTES]
         return size_bytes / bytes_per_s if bytes_per_s and is_rate else None
-    facts += header_bytes if facts >= 0 else len(data)
+    facts = facts + header_bytes if facts >= 0 else len(data)
     num_samples = int.from_bytes(data[facts : facts + 4], "little")
     if not (sample_rate_hz and num_samples):
         return None

@@ -64,6 +64,7 @@ def test_a_compressed_wav_states_its_duration(encoding: int, bytes_per_s: int, e
     data = struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + 50_000, b"WAVE") + chunks + bytes(50_000)
     assert wav_duration_s(data) == expected_s
     assert wav_duration_s(data.replace(b"fact", b"junk")) is None
+    assert wav_duration_s(data.replace(b"fact", b"junk")[:-1] + b"\xf0") is None
 
 
 @pytest.mark.parametrize("container", SOUNDFILE_CONTAINERS)

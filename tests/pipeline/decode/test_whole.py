@@ -181,12 +181,18 @@ def test_what_pipes_leave_for_a_length_states_none(
     assert decode_audio(bytes(data)).duration_s == 2.0
 
 
+def pipe_w64(data: bytes, size: int) -> bytes:
+    """Return a w64 file as it leaves a program that writes it to a pipe, with a size that stands for none."""
+    piped = bytearray(data)
+    struct.pack_into("<Q", piped, data.index(b"data\xf3\xac") + 16, size)
+    struct.pack_into("<Q", piped, 16, size)
+    return bytes(piped)
+
+
 @pytest.mark.parametrize("size", [2**63 - 1, 2**64 - 1])
 def test_a_w64_from_a_pipe_is_read_to_its_end(size: int) -> None:
-    data = bytearray(encode_bytes(load_two()[0], RATE, format="W64", subtype="PCM_16"))
-    struct.pack_into("<Q", data, data.index(b"data\xf3\xac") + 16, size)
-    struct.pack_into("<Q", data, 16, size)
-    assert decode_audio(bytes(data)).duration_s == FIRST_S
+    data = encode_bytes(load_two()[0], RATE, format="W64", subtype="PCM_16")
+    assert decode_audio(pipe_w64(data, size)).duration_s == FIRST_S
 
 
 def append_id3_tag(num_bytes: int) -> bytes:
@@ -224,8 +230,12 @@ def test_a_tag_of_any_size_before_and_behind_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize(("rate", "num_channels"), [(RATE, 2), (16_000, 1), (48_000, 2)])
 def test_aac_in_a_wav_that_frames_nothing_is_refused(rate: int, num_channels: int) -> None:
-    data = encode_in_container(load_two(rate, num_channels)[0], rate, "wav", "aac")
-    refuse(data, Reason.TRUNCATED, Reason.UNREADABLE)
+    music = load_two(rate, num_channels)[0]
+    refuse(encode_in_container(music, rate, "wav", "aac"), Reason.TRUNCATED, Reason.UNREADABLE)
+    w64 = encode_in_container(music, rate, "w64", "aac")
+    refuse(w64, Reason.TRUNCATED, Reason.UNREADABLE)
+    without_count = pipe_w64(w64, 2**63 - 1).replace(b"fact\xf3\xac", b"junk\xf3\xac")  # as FFmpeg leaves it
+    refuse(without_count, Reason.TRUNCATED, Reason.UNREADABLE)
 
 
 @pytest.mark.parametrize(("container", "codec"), [("adts", "aac"), ("ac3", "ac3"), ("mp2", "mp2"), ("mp3", "mp3")])
