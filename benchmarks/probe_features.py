@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from benchmarks.charts import SAMPLE_RATE_HZ
 from musicfm_model.checkpoint import Checkpoint, load_checkpoint
 from musicfm_model.log_mel import LogMel
 from musicfm_model.model import MusicFM25Hz
+from pipeline.training.loop import build_model
+from pipeline.training.recipe import PRESETS
 
 Matrix = npt.NDArray[np.float32]
 Samples = npt.NDArray[np.float32]
@@ -74,23 +76,11 @@ def use_model(checkpoint: Checkpoint, layers: tuple[int, ...]) -> Embed:
 
 def draw_weights(trained: Checkpoint, seed: int = 0) -> Checkpoint:
     """Return a model of the same sizes with the weights of its start; statistics stay the trained one's."""
-    config = trained.config
-    torch.manual_seed(seed)
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as stats:
-        json.dump({"melspec_2048_mean": trained.mean, "melspec_2048_std": trained.std}, stats)
-        stats.flush()
-        model = MusicFM25Hz(
-            codebook_dim=config.codebook_dim,
-            codebook_size=config.codebook_size,
-            conv_dim=config.conv_dim,
-            encoder_dim=config.embed_dim,
-            encoder_depth=config.num_layers,
-            num_heads=config.num_heads,
-            ffn_dim=config.ffn_dim,
-            stat_path=stats.name,
-            model_path=None,
-        )
-    return Checkpoint(model.state_dict(), config, trained.mean, trained.std, "untrained")
+    _, recipe = PRESETS["nano"]
+    with tempfile.TemporaryDirectory() as folder:
+        stats = trained.mean, trained.std
+        model = build_model(trained.config, replace(recipe, seed=seed), stats, Path(folder)).musicfm
+    return Checkpoint(model.state_dict(), trained.config, *stats, "untrained")
 
 
 def use_log_mel() -> Embed:

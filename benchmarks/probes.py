@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import soundfile
@@ -28,7 +27,7 @@ import soundfile
 from benchmarks.chart_tuning import NUM_STEPS, TASK, tune_on_charts
 from benchmarks.charts import SAMPLE_RATE_HZ, Chart, draw_charts, find_programs, play
 from benchmarks.probe_features import NANO, RATE_HZ, Matrix, average, embed_all
-from benchmarks.probe_rows import TASKS, describe, describe_tuning, print_real, print_rows
+from benchmarks.probe_rows import TASKS, Rows, describe, describe_tuning, print_real, print_rows
 from benchmarks.real_beats import measure_real
 from benchmarks.real_music import fetch_pieces
 from benchmarks.songs import draw_songs
@@ -38,8 +37,6 @@ from pipeline.probing.annotations import Annotation, Annotations
 from pipeline.probing.features import from_arrays
 from pipeline.probing.heads import Head
 from pipeline.probing.probe import ProbeResult, ProbeSettings, probe_features
-
-Rows = list[dict[str, Any]]
 
 TUNED_LAYER = 2
 # Frames of a row of features, and what a store calls them: two seconds, and an eighth (8.3 Hz).

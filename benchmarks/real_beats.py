@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.special import expit
 
 from benchmarks.probe_features import RATE_HZ, Matrix
 from benchmarks.probe_rows import OF_DBN
 from benchmarks.real_music import Piece
 from pipeline.location import StoreLocation
 from pipeline.probing.annotations import Annotation, Annotations
-from pipeline.probing.dbn import track_beats
+from pipeline.probing.dbn import track_outputs
 from pipeline.probing.decoding import Prediction, decode
 from pipeline.probing.evaluation import predict_chance, score_track
 from pipeline.probing.features import from_arrays
@@ -126,7 +125,7 @@ def _score_outputs(
 ) -> list[dict[str, list[float]]]:
     readings = [_score(said, [decode(head.spec, values, RATE_HZ) for head, values in outputs])]
     if dbn:
-        tracked = [track_beats(expit(values.astype(np.float64)), RATE_HZ) for _, values in outputs]
+        tracked = track_outputs([values for _, values in outputs], RATE_HZ)
         readings.append({OF_DBN + BEAT: _score(said, tracked)[BEAT]})
     return readings
 

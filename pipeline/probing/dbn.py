@@ -6,10 +6,12 @@ takes, some 35 ms of a processor for a second of audio, is why it is asked for a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from pipeline.errors import UsageError
 from pipeline.probing.decoding import Prediction
@@ -41,6 +43,19 @@ def load_tracker() -> Any:
             "expected madmom-infer for beats by a DBN, found none: pip install 'music-feature-store[dbn]'"
         ) from error
     return DBNDownBeatTrackingProcessor
+
+
+def track_outputs(outputs: Sequence[npt.NDArray[np.float32]], frame_rate_hz: float) -> list[Prediction]:
+    """Return the likeliest beats of tracks from what a head for beats puts out.
+
+    Args:
+        outputs: Of each track, before any sigmoid: float32 of shape (num_frames, 2).
+        frame_rate_hz: Of the frames.
+
+    Raises:
+        UsageError: madmom-infer is not installed.
+    """
+    return [track_beats(expit(values.astype(np.float64)), frame_rate_hz) for values in outputs]
 
 
 def track_beats(activations: Floats, frame_rate_hz: float) -> Prediction:

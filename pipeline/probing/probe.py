@@ -13,18 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
-from scipy.special import expit
 from torch import Tensor
 
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.probing.annotations import FRAME_TASKS, TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
-from pipeline.probing.dbn import DBN, load_tracker, track_beats
+from pipeline.probing.dbn import DBN, load_tracker, track_outputs
 from pipeline.probing.decoding import PEAK_PICKER, Prediction, decode
 from pipeline.probing.evaluation import CHANCE, choose_thresholds, evaluate, predict_chance
 from pipeline.probing.features import FeatureSet, copy_features, find_common_tracks, open_sources
@@ -204,7 +201,10 @@ def probe_features(
     predictions = [decode(spec, values, features.frame_rate_hz) for values in outputs]
     metrics = evaluate(task, labels, test, predictions, seed)
     chance = evaluate(task, labels, test, _guess(task, labels, train, features, parts["test"]), seed)
-    tracked = _track_beats(outputs, features.frame_rate_hz) if settings.dbn and task == "beat" else None
+    tracked = None
+    if settings.dbn and task == "beat":
+        assert features.frame_rate_hz is not None
+        tracked = track_outputs(outputs, features.frame_rate_hz)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     head.spec = replace(spec, metrics=_as_rows(metrics), date=date)
     return ProbeResult(
@@ -218,11 +218,6 @@ def probe_features(
         seed,
         evaluate(task, labels, test, tracked, seed) if tracked is not None else None,
     )
-
-
-def _track_beats(outputs: Sequence[npt.NDArray[np.float32]], frame_rate_hz: float | None) -> list[Prediction]:
-    assert frame_rate_hz is not None
-    return [track_beats(expit(values.astype(np.float64)), frame_rate_hz) for values in outputs]
 
 
 def _fit(
