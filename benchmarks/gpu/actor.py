@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -47,18 +44,6 @@ def measure_actor(setting: Setting, put: Callable[[str, Any], None]) -> None:
                 row = feed(setting, embedder, blocks[spread])
                 row["busy share"] = model_s * row["clips/s"]
                 put(f"{precision}, batches of {batch_size}, {name}", row)
-
-
-def run_end_to_end(setting: Setting, put: Callable[[str, Any], None]) -> None:
-    """Embed 2,000 files with Ray, where Ray is there."""
-    command = [sys.executable, "-m", "benchmarks.end_to_end", "--rounds", "1"]
-    command += ["--published-size", "--tracks", "2000"]
-    if not setting.is_gpu or find_spec("ray") is None:
-        put("not run", f"Ray and a GPU are needed for: {' '.join(command[1:])}")
-        return
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    put("exit status", done.returncode)
-    put("printed", done.stdout.splitlines()[-12:] or done.stderr.splitlines()[-5:])
 
 
 def feed(setting: Setting, embedder: Embedder, blocks: Sequence[pa.Table]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.actor import measure_actor, run_end_to_end
+from benchmarks.gpu.actor import measure_actor
 from benchmarks.gpu.ceilings import measure_ceilings
 from benchmarks.gpu.checks import check_values, run_tests
 from benchmarks.gpu.conformer_variants import measure_conformers
@@ -23,6 +23,7 @@ from benchmarks.gpu.frontend_variants import measure_frontends
 from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.throughput import measure_modes, measure_published, measure_throughput
 from benchmarks.gpu.trace import measure_kernels
+from benchmarks.gpu.whole_run import run_whole
 
 GRACE_S = 20.0  # after its time limit a step that does not answer is ended with its process
 
@@ -51,7 +52,7 @@ STEPS = {
     "conformers": Step(measure_conformers, 50),
     "modes": Step(measure_modes, 60),
     "actor": Step(measure_actor, 50),
-    "end to end": Step(run_end_to_end, 300),
+    "end to end": Step(run_whole, 300),
 }
 
 
