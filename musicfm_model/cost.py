@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from musicfm_model.config import ModelConfig
 from musicfm_model.constants import HOP_LENGTH, MEL_FRAMES_PER_TOKEN, SAMPLE_RATE
+from musicfm_model.gpu.shapes import MEL_STEP, count_padded
 
 WINDOW_S = 30  # the pretraining length (paper, section 3.1)
 
@@ -31,10 +32,11 @@ def count_window_tflop(config: ModelConfig, layer: int) -> float:
 def max_windows(config: ModelConfig) -> int:
     """Return how many 30 s windows may go through the model at once: its tensors are indexed by 32 bits on a GPU.
 
-    The largest are the first block's, of half the bands and half the mel frames: 43 windows at the published size.
+    The largest are the first block's, of half the bands and half the mel frames, those of a stretch's margins and
+    of padding included: 42 windows at the published size.
 
     Args:
         config: Sizes of the model.
     """
-    mel_frames = WINDOW_S * SAMPLE_RATE // HOP_LENGTH
+    mel_frames = count_padded(WINDOW_S * SAMPLE_RATE // HOP_LENGTH + MEL_STEP // 2)
     return max(1, (2**31 - 1) // (config.conv_dim * (config.n_mels // 2) * (mel_frames // 2)))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musicfm_model.conformer import Conformer, ConvModule
+from musicfm_model.gpu.shapes import pad_frames
 
 
 class FoldedConvModule(nn.Module):
@@ -15,13 +16,15 @@ class FoldedConvModule(nn.Module):
     Args:
         module: The module, with its norm in float32.
         dtype: What it is to compute in; the norm is folded in float64, and rounded once.
+        few_shapes: Whether the convolution is to see few shapes, as cuDNN wants it.
     """
 
     depthwise_weight: Tensor
     depthwise_bias: Tensor
 
-    def __init__(self, module: ConvModule, dtype: torch.dtype) -> None:
+    def __init__(self, module: ConvModule, dtype: torch.dtype, few_shapes: bool = False) -> None:
         super().__init__()
+        self.few_shapes = few_shapes
         self.layer_norm = module.layer_norm
         self.pointwise_conv1 = module.pointwise_conv1
         self.pointwise_conv2 = module.pointwise_conv2
@@ -38,21 +41,27 @@ class FoldedConvModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, embed_dim) to the same shape."""
-        x = F.glu(self.pointwise_conv1(self.layer_norm(x)), dim=2).transpose(1, 2).unsqueeze(2)
+        batch_size, num_frames = x.shape[:2]
+        x = F.glu(self.pointwise_conv1(self.layer_norm(x)), dim=2)
+        if self.few_shapes:
+            x = pad_frames(x)
         weight = self.depthwise_weight
         padding = (0, weight.shape[3] // 2)
+        x = x.transpose(1, 2).unsqueeze(2)
         x = F.conv2d(x, weight, self.depthwise_bias, padding=padding, groups=len(weight))
-        out: Tensor = self.pointwise_conv2(F.silu(x.squeeze(2)).transpose(1, 2))
+        x = x.squeeze(2).transpose(1, 2)[:batch_size, :num_frames]
+        out: Tensor = self.pointwise_conv2(F.silu(x))
         return out
 
 
-def fold_conformer(conformer: Conformer, dtype: torch.dtype) -> None:
+def fold_conformer(conformer: Conformer, dtype: torch.dtype, few_shapes: bool = False) -> None:
     """Replace the convolution modules of a Conformer by folded ones.
 
     Args:
         conformer: In evaluation mode, its weights in float32.
         dtype: What it is to compute in.
+        few_shapes: As ``FoldedConvModule`` takes it.
     """
     for layer in conformer.layers:
         assert isinstance(layer.conv_module, ConvModule)
-        layer.conv_module = FoldedConvModule(layer.conv_module, dtype)
+        layer.conv_module = FoldedConvModule(layer.conv_module, dtype, few_shapes)

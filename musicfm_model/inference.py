@@ -38,7 +38,7 @@ def optimize(model: MusicFM25Hz, device: torch.device, attention: str) -> None:
         model.conv = FoldedFrontend(model.conv, winograd=packs)
     else:
         model.conv = FusedFrontend(model.conv, exact=model.precision == "float32")
-    fold_conformer(model.conformer, dtype)
+    fold_conformer(model.conformer, dtype, few_shapes=device.type == "cuda")
     for layer in model.conformer.layers:
         assert isinstance(layer, ConformerLayer)
         layer.self_attn.attention = attention

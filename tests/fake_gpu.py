@@ -66,12 +66,14 @@ class Log:
         between: How often operators ran that have tensors on both sides, or read a value off the GPU.
         largest: Most elements of a tensor on the GPU.
         dtypes: What each operator on the GPU gave.
+        shapes: Of what each kind of convolution on the GPU took.
     """
 
     kernels: Counter[str] = field(default_factory=Counter)
     between: Counter[str] = field(default_factory=Counter)
     largest: int = 0
     dtypes: dict[str, set[torch.dtype]] = field(default_factory=dict)
+    shapes: dict[str, set[torch.Size]] = field(default_factory=dict)
 
 
 class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -102,6 +104,8 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.log.kernels[name] += 1
             for tensor in results:
                 self.log.dtypes.setdefault(name, set()).add(tensor.dtype)
+            if "conv" in name:
+                self.log.shapes.setdefault(name, set()).add(sources[0].shape)
         self.log.largest = max(self.log.largest, *(x.numel() for x in on_gpu))
         return found
 

@@ -1,1 +1,1 @@
-"""What exists for GPUs alone: the convolutions as cuDNN's fused kernels take them."""
+"""What exists for GPUs alone: convolutions as cuDNN's fused kernels take them, and in few shapes."""

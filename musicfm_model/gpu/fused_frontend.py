@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from musicfm_model.folded_frontend import fold_norm
 from musicfm_model.frontend import ConvFrontend, ResidualBlock
 from musicfm_model.gpu.float32_conv import PatchConv, TileConv
+from musicfm_model.gpu.shapes import clear_beyond, pad_mel
 
 PATCH_VALUES = 16  # the nine taps, padded to what matrix units take
 
@@ -51,16 +52,24 @@ class FusedBlock(nn.Module):
             self.exact_entry = PatchConv((main, side), (main_bias, side_bias))
             self.exact_exit = TileConv(*pairs["exit"])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)), both channels last."""
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)), both channels last.
+
+        What comes out beyond ``num_frames`` along W is zero: the input ends there, the rest is padding.
+        """
         if self.exact_entry is not None:
-            return self.leave(*self.exact_entry(x))
+            main, side = self.exact_entry(x)
+            return self.leave(main, side, num_frames)
         main = convolve_relu(x, self.main_weight, self.main_bias, stride=2)
         side = F.conv2d(x, self.side_weight, self.side_bias, stride=2, padding=1)
-        return self.leave(main, side)
+        return self.leave(main, side, num_frames)
 
-    def leave(self, main: Tensor, side: Tensor) -> Tensor:
+    def leave(self, main: Tensor, side: Tensor, num_frames: int) -> Tensor:
         """Convolve the main path, add the side path and rectify."""
+        main = clear_beyond(main, num_frames)
+        return clear_beyond(self._convolve_exit(main, side), num_frames)
+
+    def _convolve_exit(self, main: Tensor, side: Tensor) -> Tensor:
         if self.exact_exit is not None:
             out: Tensor = self.exact_exit(main, side)
             return out
@@ -91,14 +100,15 @@ class FusedEntryBlock(FusedBlock):
             self.register_buffer(f"{name}_taps", taps)
             delattr(self, f"{name}_weight")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, n_mels, T) to (B, channels, ceil(n_mels / 2), ceil(T / 2)), channels last."""
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """Map (B, n_mels, T) to (B, channels, ceil(n_mels / 2), ceil(T / 2)), channels last, as ``FusedBlock``."""
         patches = F.pad(x, (1, 1, 1, 1)).unfold(1, 3, 2).unfold(2, 3, 2).flatten(3)
         rows = F.pad(patches, (0, PATCH_VALUES - 9)).flatten(0, 2)
         shape = (*patches.shape[:3], len(self.main_bias))
         main = torch._addmm_activation(self.main_bias, rows, self.main_taps)  # rectified as it is written
         side = torch.addmm(self.side_bias, rows, self.side_taps)
-        return self.leave(main.view(shape).permute(0, 3, 1, 2), side.view(shape).permute(0, 3, 1, 2))
+        main, side = (each.view(shape).permute(0, 3, 1, 2) for each in (main, side))
+        return self.leave(main, side, num_frames)
 
 
 class FusedFrontend(nn.Module):
@@ -112,7 +122,8 @@ class FusedFrontend(nn.Module):
     def __init__(self, frontend: ConvFrontend, exact: bool) -> None:
         super().__init__()
         first, second = (block for block in frontend.conv if isinstance(block, ResidualBlock))
-        self.conv = nn.Sequential(FusedEntryBlock(first, exact), FusedBlock(second, exact))
+        self.conv = nn.ModuleList([FusedEntryBlock(first, exact), FusedBlock(second, exact)])
+        self.exact = exact
         # The projection's inputs in the order (band, channel), in which they leave the convolutions.
         source = frontend.linear
         channels = second.conv2.out_channels
@@ -123,8 +134,12 @@ class FusedFrontend(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """Return what ``ConvFrontend`` returns: (B, n_mels, T) to (B, ceil(T / 4), embed_dim)."""
-        x: Tensor = self.conv(mel)
-        embeddings: Tensor = self.linear(x.permute(0, 3, 2, 1).flatten(2))
+        num_frames = mel.shape[2]
+        x = mel if self.exact else pad_mel(mel)  # products of matrices need no plan
+        for block in self.conv:
+            num_frames = -(-num_frames // 2)
+            x = block(x, num_frames)
+        embeddings: Tensor = self.linear(x[..., :num_frames].permute(0, 3, 2, 1).flatten(2))
         return embeddings
 
 

@@ -1,7 +1,7 @@
 """Which windows go through the model together: those whose mel frames are equal in number.
 
 Log-mels are computed of each waveform on its own samples, so that clips a few milliseconds apart share a batch
-and give what they give alone. Nothing is ever padded.
+and give what they give alone. Where convolutions are padded, it is with the zeros that they pad with themselves.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeVar
 
+from musicfm_model.gpu.shapes import count_padded
 from pipeline.config import HOP_LENGTH, SAMPLE_RATE_HZ, SHARED_WINDOW_S
 from pipeline.embed.track import FrontendInput, ModelInput
 
@@ -26,8 +27,8 @@ def describe_shape(item: FrontendInput | ModelInput) -> Hashable:
 
 
 def count_mel(item: FrontendInput | ModelInput) -> int:
-    """Return how much of a batch an item takes: margins of a track's stretches do not shrink it."""
-    return max(1, min(FULL_WINDOW_MEL, item.num_mel))
+    """Return how much of a batch an item takes, padded; margins of a track's stretches do not shrink it."""
+    return min(FULL_WINDOW_MEL, count_padded(item.num_mel))
 
 
 def form_batches(items: Sequence[Item], batch_mel: Callable[[], int]) -> Iterator[list[Item]]:

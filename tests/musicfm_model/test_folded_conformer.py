@@ -23,11 +23,15 @@ def make_module(generator: torch.Generator) -> ConvModule:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("num_frames", [1, 3, 50])
-def test_is_the_same_function(num_frames: int, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("few_shapes", [False, True])
+@pytest.mark.parametrize("num_frames", [1, 3, 50, 149, 150, 151])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_is_the_same_function(
+    batch_size: int, num_frames: int, few_shapes: bool, generator: torch.Generator
+) -> None:
     module = make_module(generator)
-    x = torch.randn(2, num_frames, 16, generator=generator)
-    assert relative_error(FoldedConvModule(module, torch.float32)(x), module(x)) < 1e-5
+    x = torch.randn(batch_size, num_frames, 16, generator=generator)
+    assert relative_error(FoldedConvModule(module, torch.float32, few_shapes)(x), module(x)) < 1e-5
 
 
 @torch.inference_mode()

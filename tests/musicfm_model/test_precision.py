@@ -12,6 +12,7 @@ CUDA = torch.device("cuda")
 
 
 def read_switches() -> tuple[str, str]:
+    """How float32 is multiplied, in matrix products and in convolutions."""
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     return torch.backends.cuda.matmul.fp32_precision, conv.fp32_precision
 
@@ -62,6 +63,17 @@ def test_switches_set_by_the_process_are_put_back() -> None:
         assert torch.backends.cuda.matmul.allow_tf32 is True
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_attention_is_not_left_to_cudnn_inside_the_block_only() -> None:
+    cuda: Any = torch.backends.cuda
+    assert cuda.cudnn_sdp_enabled()
+    with float32_arithmetic(CUDA, allow_tf32=False):
+        assert not cuda.cudnn_sdp_enabled()
+        with float32_arithmetic(CUDA, allow_tf32=True):
+            assert not cuda.cudnn_sdp_enabled()
+        assert not cuda.cudnn_sdp_enabled()
+    assert cuda.cudnn_sdp_enabled()
 
 
 def test_the_cpu_touches_no_switch() -> None:

@@ -16,7 +16,7 @@ from tests.musicfm_model.test_folded_frontend import make_frontend
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 37, 64])
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 37, 59, 60, 61, 119, 121])
 @torch.inference_mode()
 def test_is_the_same_function(exact: bool, num_frames: int, generator: torch.Generator) -> None:
     frontend = make_frontend(8, generator)

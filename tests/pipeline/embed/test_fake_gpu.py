@@ -124,7 +124,7 @@ def test_no_tensor_of_a_full_batch_is_too_large_to_index(monkeypatch: pytest.Mon
     write_random_checkpoint(tmp_path / "wide.pt", config, seed=1)  # the published convolutions
     checkpoint = load_checkpoint(str(tmp_path / "wide.pt"))
     fits = max_windows(config)
-    assert fits == 43
+    assert fits == 42
     log, _ = embed(checkpoint, monkeypatch, "bfloat16", "shared", [30.0] * (fits + 3), ["25hz"], batch_size=64)
     assert 2**31 * 0.95 < log.largest < 2**31
 
@@ -136,8 +136,37 @@ def test_one_more_window_would_be(tmp_path: Path) -> None:
     with fake_gpu() as (mode, log):
         put_on_fake_gpu(mode, model)
         with torch.inference_mode():
-            model.encode_mel(torch.empty(max_windows(config) + 1, 128, 3000, device=CUDA))
+            model.encode_mel(
+                torch.empty(max_windows(config) + 1, 128, 3009, device=CUDA)
+            )  # a stretch with margins
     assert log.largest > 2**31
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_convolutions_see_few_shapes_of_tracks_of_many_lengths(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """A new shape costs a GPU up to a quarter of a second: see ``musicfm_model/gpu/shapes.py``."""
+    seconds = [0.1 + 0.731 * number for number in range(40)]
+    log, _ = embed(checkpoint, monkeypatch, precision, "shared", seconds, ["25hz"])
+    assert set(log.shapes) == {"cudnn_convolution_relu", "cudnn_convolution_add_relu", "conv2d"}
+    depthwise = {shape for shape in log.shapes["conv2d"] if shape[2] == 1}
+    assert {shape[0] for shape in depthwise} <= {1, 2, 4, 8, 16}
+    assert {shape[3] for shape in depthwise} == {150, 300, 450, 600, 750}
+    widths = {shape[3] for shapes in log.shapes.values() for shape in shapes - depthwise}
+    assert all(width % 15 == 0 for width in widths)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_clips_a_few_milliseconds_apart_have_one_width(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    log, _ = embed(checkpoint, monkeypatch, precision, "shared", [30 - 0.01 * n for n in range(12)], ["25hz"])
+    depthwise = {shape for shape in log.shapes["conv2d"] if shape[2] == 1}
+    assert {shape[3] for shape in depthwise} == {750}
+    assert {shape[3] for shape in log.shapes["conv2d"] - depthwise} == {1500}  # half of 3,000 mel frames
+    assert {shape[3] for shape in log.shapes["cudnn_convolution_relu"]} == {1500}
+    assert {shape[3] for shape in log.shapes["cudnn_convolution_add_relu"]} == {1500, 750}
 
 
 def test_norms_and_tables_are_in_float32_in_every_precision(checkpoint: Checkpoint) -> None:
