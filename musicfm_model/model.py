@@ -23,6 +23,7 @@ from musicfm_model.log_mel import LogMel
 from musicfm_model.precision import compute_dtype, float32_arithmetic
 from musicfm_model.pretraining import mask_waveform, masked_prediction_loss
 from musicfm_model.quantizer import RandomProjectionQuantizer, build_quantizers
+from musicfm_model.without_values import without_values
 
 FEATURE = "melspec_2048"  # the one feature that the published code can compute
 _STAT_PATH = "./data/fma_stats.json"
@@ -118,7 +119,7 @@ class MusicFM25Hz(nn.Module):
         self.stat = {MEAN_KEY: mean, STD_KEY: std}
         self.precision = precision
         # Tensors that a checkpoint is about to replace are not worth drawing.
-        with torch.device("meta") if checkpoint else nullcontext():
+        with without_values() if checkpoint else nullcontext():
             self._build(config, attention)
         if checkpoint is not None:
             self.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
@@ -281,7 +282,7 @@ class MusicFM25Hz(nn.Module):
         self.conformer = Conformer(config, attention)
         self.linear = nn.Linear(config.embed_dim, config.codebook_size)
         # Never read here: the published model keeps it for sequence classification.
-        self.cls_token = nn.Parameter(torch.randn(config.embed_dim))
+        self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(config.embed_dim)))
 
     def _normalize(self, mel: Tensor) -> Tensor:
         return (mel - self.stat[MEAN_KEY]) / self.stat[STD_KEY]

@@ -21,7 +21,7 @@ class RotaryEmbedding(Float32Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
         self.register_buffer("inv_freq", ROTARY_BASE**-exponents)
 
     def forward(self, num_frames: int) -> tuple[Tensor, Tensor]:
