@@ -8,7 +8,7 @@ import pytest
 
 # What a machine may lack: a GPU and flash-attn, Feast's environment, Spark's Java, a browser, or one of root and
 # another user.
-ALLOWED_REASONS = re.compile(r"CUDA|flash-attn|Feast|Java|browser|root")
+ALLOWED_REASONS = re.compile(r"CUDA|flash.attn|Feast|Java|browser|root")
 
 
 class SkipGuard:

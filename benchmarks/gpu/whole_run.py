@@ -41,7 +41,7 @@ def run_whole(setting: Setting, put: Callable[[str, Any], None]) -> None:
             link_clips(folder / "many", folder / precision, NUM_CLIPS[precision])
             one = run_job(setting, folder / "one", folder / "store", precision)
             many = run_job(setting, folder / precision, folder / "store", precision)
-            put(f"{precision}, one clip", one)
+            put(f"{precision}, one clip", {key: value for key, value in one.items() if key != "samples"})
             put(precision, compare_runs(one, many, NUM_CLIPS[precision]))
 
 
@@ -92,9 +92,9 @@ def compare_runs(one: dict[str, Any], many: dict[str, Any], num_clips: int) -> d
         "clips/s while the GPU works": num_clips / max(SAMPLE_EVERY_S, len(span) * SAMPLE_EVERY_S),
         "busy share while it works": sum(span) / 100 / max(1, len(span)),
         "core-ms a clip without start": 1e3 * (many["core-s"] - one["core-s"]) / (num_clips - 1),
-        "samples each second": [
-            round(sum(part) / len(part)) for part in (samples[at : at + 10] for at in range(0, len(samples), 10))
-        ],
+        "busy per cent, second by second": " ".join(
+            f"{sum(part) / len(part):.0f}" for part in (samples[at : at + 10] for at in range(0, len(samples), 10))
+        ),
     }
 
 

@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 WINDOWS_ON_CUDA = 8
 """30 s windows at once on a GPU.
 
-An H100 takes 97 % of its best rate with eight in a half type, and its best with eight in float32 and tf32; the
+An H200 takes 98 % of its best rate with eight in a half type, 97 % in tf32 and 96 % in float32; the
 smaller a batch, the fuller it is when clips differ in length (benchmarks/RESULTS.md).
 """
 WINDOW_BYTES = {"float32": 1.3e9, "tf32": 1.3e9, "bfloat16": 0.65e9, "float16": 0.65e9}  # peak for one at once
 
 # Measured with random weights of the published size (benchmarks/RESULTS.md).
 ADVICE = (
-    "float32 is what the model's authors advise, and the default. On an H100 --precision tf32 takes 215 windows "
-    "of 30 s a second, its values 6e-4 off, and bfloat16 405, 9e-3 off; each is a recipe of its own"
+    "float32 is what the model's authors advise, and the default: 57 windows of 30 s a second on an H200. "
+    "--precision tf32 takes 234, its values 7e-4 off, and bfloat16 479, 9e-3 off; each is a recipe of its own"
 )
 
 
