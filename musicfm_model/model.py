@@ -18,6 +18,7 @@ from musicfm_model.constants import HOP_LENGTH, MEL_FRAMES_PER_TOKEN
 from musicfm_model.folded_frontend import FoldedFrontend
 from musicfm_model.frontend import ConvFrontend
 from musicfm_model.gpu.fused_frontend import FusedFrontend
+from musicfm_model.gpu.shapes import attention_without_plans
 from musicfm_model.inference import optimize
 from musicfm_model.log_mel import LogMel
 from musicfm_model.precision import compute_dtype, float32_arithmetic
@@ -205,7 +206,8 @@ class MusicFM25Hz(nn.Module):
 
     def encode_frames(self, frames: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
         """Return hidden states, from 0 to ``num_layers``, of hidden state 0: (B, T, embed_dim) each."""
-        with float32_arithmetic(frames.device, allow_tf32=self.precision == "tf32"):
+        attention = attention_without_plans() if isinstance(self.conv, FusedFrontend) else nullcontext()
+        with float32_arithmetic(frames.device, allow_tf32=self.precision == "tf32"), attention:
             hidden_states: dict[int, Tensor] = self.conformer(frames, layers)
         return hidden_states
 

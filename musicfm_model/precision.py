@@ -40,9 +40,7 @@ def float32_arithmetic(device: torch.device, *, allow_tf32: bool) -> Iterator[No
     """Say how CUDA multiplies float32 matrices inside the block, and put the process's own choice back.
 
     PyTorch lets convolutions use TensorFloat-32 unless told otherwise, so plain float32 has to be asked for
-    as well. Attention in half types is not left to cuDNN, which prepares each new length for 65 ms where the
-    kernel that comes next takes as long as its own within a hundredth of the model's time (``gpu/shapes.py``).
-    Elsewhere than on CUDA there is nothing to choose.
+    as well. Elsewhere than on CUDA there is nothing to choose.
 
     Args:
         device: Where the block computes.
@@ -55,14 +53,12 @@ def float32_arithmetic(device: torch.device, *, allow_tf32: bool) -> Iterator[No
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     chosen = "tf32" if allow_tf32 else "ieee"
     with _SWITCHES:
-        before = matmul.fp32_precision, conv.fp32_precision, torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+        before = matmul.fp32_precision, conv.fp32_precision
         matmul.fp32_precision = conv.fp32_precision = chosen
-        torch.backends.cuda.enable_cudnn_sdp(False)
         try:
             yield
         finally:
-            matmul.fp32_precision, conv.fp32_precision = before[:2]
-            torch.backends.cuda.enable_cudnn_sdp(before[2])
+            matmul.fp32_precision, conv.fp32_precision = before
 
 
 class Float32Module(nn.Module):

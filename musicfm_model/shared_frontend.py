@@ -156,7 +156,7 @@ def plan_window(track_samples: int, start_sample: int, num_samples: int) -> Wind
 def is_sharing_cheaper(track_samples: int, windows: Sequence[tuple[int, int]]) -> bool:
     """Say whether one pass over the track and its windows' edges costs less than all windows on their own.
 
-    Cost is counted in mel frames that go through the convolutions.
+    Cost is counted in mel frames that go through the convolutions, without what ``gpu/shapes.py`` adds to edges.
 
     Args:
         track_samples: Length of the track.

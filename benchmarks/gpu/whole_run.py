@@ -25,11 +25,15 @@ JOB = "benchmarks.measured_job"
 
 
 def run_whole(setting: Setting, put: Callable[[str, Any], None]) -> None:
-    """Embed one file, then thousands, as a user does: their difference is what a run does after its start."""
-    if not setting.is_gpu or find_spec("ray") is None:
-        put("not run", f"Ray and a GPU are needed for: {JOB}")
+    """Embed one file, then thousands, as a user does: their difference is what a run does after its start.
+
+    Needs Ray, PyAV and NVIDIA's own bindings (nvidia-ml-py, which gives the module ``pynvml``).
+    """
+    missing = [name for name in ("ray", "av", "pynvml") if find_spec(name) is None]
+    if not setting.is_gpu or missing:
+        put("not run", f"a GPU and the modules ray, av and pynvml are needed for {JOB}; missing: {missing}")
         return
-    from benchmarks.clips import write_clips  # needs PyAV, which is not where Ray is not
+    from benchmarks.clips import write_clips  # needs PyAV
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -61,7 +65,7 @@ def run_job(setting: Setting, audio: Path, store: Path, precision: str) -> dict[
     with sample_gpu() as samples:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     found: dict[str, Any] = {"seconds": time.perf_counter() - start_s, "exit status": done.returncode}
-    (setting.out / f"{audio.name}.txt").write_text(done.stdout + done.stderr)
+    (setting.out / f"{precision}-{audio.name}.txt").write_text(done.stdout + done.stderr)
     if done.returncode:
         return found | {"failed": done.stderr[-500:]}
     facts = json.loads(done.stdout.splitlines()[-1])
@@ -89,8 +93,8 @@ def compare_runs(one: dict[str, Any], many: dict[str, Any], num_clips: int) -> d
     return many | {
         "clips/s, all in": num_clips / many["seconds"],
         "clips/s without start": (num_clips - 1) / steady_s,
-        "clips/s while the GPU works": num_clips / max(SAMPLE_EVERY_S, len(span) * SAMPLE_EVERY_S),
-        "busy share while it works": sum(span) / 100 / max(1, len(span)),
+        "clips/s while the GPU works": num_clips / (len(span) * SAMPLE_EVERY_S) if span else None,
+        "busy share while it works": sum(span) / 100 / len(span) if span else None,
         "core-ms a clip without start": 1e3 * (many["core-s"] - one["core-s"]) / (num_clips - 1),
         "busy per cent, second by second": " ".join(
             f"{sum(part) / len(part):.0f}" for part in (samples[at : at + 10] for at in range(0, len(samples), 10))
@@ -105,7 +109,7 @@ def sample_gpu() -> Iterator[list[int]]:
     over = threading.Event()
 
     def note() -> None:
-        import pynvml  # NVIDIA's own bindings (nvidia-ml-py), which come with PyTorch's images
+        import pynvml
 
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)

@@ -65,17 +65,6 @@ def test_switches_set_by_the_process_are_put_back() -> None:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def test_attention_is_not_left_to_cudnn_inside_the_block_only() -> None:
-    cuda: Any = torch.backends.cuda
-    assert cuda.cudnn_sdp_enabled()
-    with float32_arithmetic(CUDA, allow_tf32=False):
-        assert not cuda.cudnn_sdp_enabled()
-        with float32_arithmetic(CUDA, allow_tf32=True):
-            assert not cuda.cudnn_sdp_enabled()
-        assert not cuda.cudnn_sdp_enabled()
-    assert cuda.cudnn_sdp_enabled()
-
-
 def test_the_cpu_touches_no_switch() -> None:
     before = read_switches()
 

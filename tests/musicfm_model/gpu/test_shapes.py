@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from musicfm_model.gpu.shapes import FRAME_STEP, MEL_STEP, clear_beyond, count_padded, pad_frames, pad_mel
+from musicfm_model.gpu.shapes import (
+    FRAME_STEP,
+    MEL_STEP,
+    attention_without_plans,
+    clear_beyond,
+    count_padded,
+    pad_frames,
+    pad_mel,
+)
+from musicfm_model.model import MusicFM25Hz
 
 
 @pytest.mark.parametrize("num_mel", [1, MEL_STEP - 1, MEL_STEP, MEL_STEP + 1, 3000])
@@ -47,3 +59,32 @@ def test_what_lies_beyond_is_cleared_in_place() -> None:
     assert clear_beyond(x, 3) is x
     assert torch.equal(x.sum(dim=(0, 1, 2)), torch.tensor([24.0, 24.0, 24.0, 0.0, 0.0]))
     assert clear_beyond(x, 5).sum() == 72.0
+
+
+def is_left_to_cudnn() -> bool:
+    cuda: Any = torch.backends.cuda
+    return bool(cuda.cudnn_sdp_enabled())
+
+
+def test_attention_is_not_left_to_cudnn_inside_the_block_only() -> None:
+    assert is_left_to_cudnn()
+    with attention_without_plans():
+        with attention_without_plans():
+            assert not is_left_to_cudnn()
+        assert not is_left_to_cudnn()
+    assert is_left_to_cudnn()
+    with pytest.raises(RuntimeError, match="out of memory"), attention_without_plans():
+        raise RuntimeError("out of memory")
+    assert is_left_to_cudnn()
+
+
+def test_who_asks_for_cudnn_alone_gets_it() -> None:
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION), attention_without_plans():
+        assert is_left_to_cudnn()
+
+
+def test_training_keeps_the_attention_that_pytorch_chooses(golden_model: MusicFM25Hz) -> None:
+    seen: list[bool] = []
+    golden_model.conformer.register_forward_pre_hook(lambda *_: seen.append(is_left_to_cudnn()))
+    golden_model.encode_frames(torch.zeros(1, 4, golden_model.embed_dim), (1,))
+    assert seen == [True]

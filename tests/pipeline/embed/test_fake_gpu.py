@@ -168,6 +168,16 @@ def test_clips_a_few_milliseconds_apart_have_one_width(
     assert {shape[3] for shape in log.shapes["cudnn_convolution_add_relu"]} == {1500, 750}
 
 
+def test_inference_on_a_gpu_does_not_leave_attention_to_cudnn(checkpoint: Checkpoint) -> None:
+    seen: list[bool] = []
+    model = build_on_processor(checkpoint, "bfloat16")
+    cuda: Any = torch.backends.cuda
+    model.conformer.register_forward_pre_hook(lambda *_: seen.append(cuda.cudnn_sdp_enabled()))
+    with torch.inference_mode():
+        model.encode_frames(torch.zeros(1, 4, model.embed_dim, dtype=torch.bfloat16), (1,))
+    assert seen == [False]
+
+
 def test_norms_and_tables_are_in_float32_in_every_precision(checkpoint: Checkpoint) -> None:
     model = MusicFM25Hz.from_checkpoint(checkpoint, precision="bfloat16")
     kept: Iterator[torch.Tensor] = iter(
