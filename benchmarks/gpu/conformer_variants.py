@@ -87,11 +87,7 @@ def list_attention(setting: Setting, x: Tensor) -> dict[str, Callable[[], Tensor
         f"attention, {name}": lambda back_end=back_end: attend(back_end)  # type: ignore[misc]
         for name, back_end in BACK_ENDS.items()
     }
-    return calls | {
-        "attention, PyTorch's choice": lambda: F.scaled_dot_product_attention(
-            heads, heads, heads
-        )
-    }
+    return calls | {"attention, PyTorch's choice": lambda: F.scaled_dot_product_attention(heads, heads, heads)}
 
 
 def capture(setting: Setting, call: Callable[[], Any]) -> Callable[[], Any]:
