@@ -10,6 +10,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from demo.make_clips import encode_clip
 from tests.corpus import load_music
 
 CLIP_S = 30.0
@@ -34,10 +35,18 @@ def _load_mono(source: str, seconds: float, sample_rate: int) -> NDArray[np.floa
 
 
 def write_clips(folder: Path, num_clips: int, seconds: float = CLIP_S) -> None:
-    """Write that many different mp3 files of 22.05 kHz mono into a folder, which is made.
+    """Write that many different mp3 files of 22.05 kHz mono into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(num_clips):
+        clip = cut_clip(number, seconds)
+        encode_clip(folder / f"clip{number:05d}.mp3", clip[:, None], PREVIEW_RATE_HZ, 64_000)
+
+
+def write_thousands(folder: Path, num_clips: int, seconds: float = CLIP_S) -> None:
+    """Write many such files in seconds; they have no header that says how long they are.
 
     Each source is encoded once, without the reservoir by which a packet leans on those before it. A file is its
-    packets from another one on, the first ones after the last: thousands cost seconds.
+    packets from another one on, the first ones after the last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(num_clips):

@@ -33,13 +33,13 @@ def run_whole(setting: Setting, put: Callable[[str, Any], None]) -> None:
     if not setting.is_gpu or missing:
         put("not run", f"a GPU and the modules ray, av and pynvml are needed for {JOB}; missing: {missing}")
         return
-    from benchmarks.clips import write_clips  # needs PyAV
+    from benchmarks.clips import write_thousands  # needs PyAV
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start_s = time.perf_counter()
-        write_clips(folder / "many", max(NUM_CLIPS.values()))
-        write_clips(folder / "one", 1)
+        write_thousands(folder / "many", max(NUM_CLIPS.values()))
+        write_thousands(folder / "one", 1)
         put("seconds to write the clips", time.perf_counter() - start_s)
         for precision in PRECISIONS:
             link_clips(folder / "many", folder / precision, NUM_CLIPS[precision])
