@@ -10,7 +10,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.make_clips import encode_clip
+from demo.make_clips import encode_clip, encode_with_ffmpeg
 from tests.corpus import load_music
 
 CLIP_S = 30.0
@@ -57,15 +57,11 @@ def write_thousands(folder: Path, num_clips: int, seconds: float = CLIP_S) -> No
 
 @functools.lru_cache(maxsize=len(_SOURCES))
 def _encode_packets(source: int, seconds: float) -> list[bytes]:
-    encoded = io.BytesIO()
-    with av.open(encoded, "w", format="mp3", options={"write_xing": "0", "id3v2_version": "0"}) as target:
-        options = {"reservoir": "0"}
-        stream = target.add_stream("libmp3lame", rate=PREVIEW_RATE_HZ, layout="mono", options=options)
-        stream.bit_rate = 64_000
-        samples = np.ascontiguousarray(cut_clip(source, seconds)[None])
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-        frame.sample_rate = PREVIEW_RATE_HZ
-        target.mux([*stream.encode(frame), *stream.encode(None)])
+    encoded, clip = io.BytesIO(), cut_clip(source, seconds)[:, None]
+    options, codec_options = {"write_xing": "0", "id3v2_version": "0"}, {"reservoir": "0"}
+    encode_with_ffmpeg(
+        encoded, clip, PREVIEW_RATE_HZ, "libmp3lame", 64_000, options, "mp3", codec_options=codec_options
+    )
     encoded.seek(0)
     with av.open(encoded, "r") as container:
         packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]

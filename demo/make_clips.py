@@ -100,6 +100,7 @@ def encode_with_ffmpeg(
     options: dict[str, str],
     container_format: str | None = None,
     tags: Mapping[str, str] | None = None,
+    codec_options: dict[str, str] | None = None,
 ) -> None:
     """Encode a waveform, (num_samples, num_channels), with any of FFmpeg's encoders.
 
@@ -112,11 +113,12 @@ def encode_with_ffmpeg(
         options: Of the container, as FFmpeg's muxers name them.
         container_format: FFmpeg's name of the container, for a file object.
         tags: As FFmpeg names them.
+        codec_options: Of the encoder, as FFmpeg names them.
     """
     layout = "mono" if waveform.shape[1] == 1 else "stereo"
     with av.open(file, "w", format=container_format, options=options) as container:
         container.metadata.update(tags or {})
-        stream = container.add_stream(codec, rate=sample_rate, layout=layout)
+        stream = container.add_stream(codec, rate=sample_rate, layout=layout, options=codec_options)
         assert isinstance(stream, av.AudioStream)
         stream.bit_rate = bit_rate
         for start in range(0, len(waveform), _BLOCK_SAMPLES):

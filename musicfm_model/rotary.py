@@ -21,6 +21,7 @@ class RotaryEmbedding(Float32Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
+        # On the processor also among tensors without values: on "meta" PyTorch would load SymPy to count.
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
         self.register_buffer("inv_freq", ROTARY_BASE**-exponents)
 

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-# The layers of PyTorch call the first, which would call the second where no mode looks.
-_DRAWS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.uniform_, Tensor.normal_)
+_DRAWS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)  # what the model's layers are drawn by
 
 
 @contextmanager
@@ -31,8 +30,6 @@ class _DrawsNothing(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DRAWS:
-            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
-            if tensor.is_meta:
-                return tensor
+        if func in _DRAWS and kwargs["tensor"].is_meta:
+            return kwargs["tensor"]
         return func(*args, **kwargs)

@@ -43,10 +43,10 @@ def run_whole(setting: Setting, put: Callable[[str, Any], None]) -> None:
         put("seconds to write the clips", time.perf_counter() - start_s)
         for precision in PRECISIONS:
             link_clips(folder / "many", folder / precision, NUM_CLIPS[precision])
-            one = run_job(setting, folder / "one", folder / "store", precision)
-            many = run_job(setting, folder / precision, folder / "store", precision)
-            put(f"{precision}, one clip", {key: value for key, value in one.items() if key != "samples"})
-            put(precision, compare_runs(one, many, NUM_CLIPS[precision]))
+            one, _ = run_job(setting, folder / "one", folder / "store", precision)
+            many, samples = run_job(setting, folder / precision, folder / "store", precision)
+            put(f"{precision}, one clip", one)
+            put(precision, many | compare_runs(one, many, NUM_CLIPS[precision], samples))
 
 
 def link_clips(source: Path, target: Path, num_clips: int) -> None:
@@ -56,8 +56,8 @@ def link_clips(source: Path, target: Path, num_clips: int) -> None:
         os.link(path, target / path.name)
 
 
-def run_job(setting: Setting, audio: Path, store: Path, precision: str) -> dict[str, Any]:
-    """Run the job as a command; return its seconds, what it printed, the samples of the GPU and what Ray did."""
+def run_job(setting: Setting, audio: Path, store: Path, precision: str) -> tuple[dict[str, Any], list[int]]:
+    """Run the job as a command; return its seconds and what Ray did, and the samples of the GPU."""
     shutil.rmtree(store, ignore_errors=True)
     command = [sys.executable, "-m", JOB, "--audio", str(audio), "--store", str(store), "--precision", precision]
     command += ["--checkpoint", str(setting.checkpoint_path), "--layer", str(setting.layer)]
@@ -67,30 +67,29 @@ def run_job(setting: Setting, audio: Path, store: Path, precision: str) -> dict[
     found: dict[str, Any] = {"seconds": time.perf_counter() - start_s, "exit status": done.returncode}
     (setting.out / f"{precision}-{audio.name}.txt").write_text(done.stdout + done.stderr)
     if done.returncode:
-        return found | {"failed": done.stderr[-500:]}
+        return found | {"failed": done.stderr[-500:]}, samples
     facts = json.loads(done.stdout.splitlines()[-1])
     num_bytes = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
-    return found | {
+    found |= {
         "core-s": sum(facts["core_seconds"].values()),
         "bytes written": num_bytes,
         "bytes spilled": facts["spilled_bytes"],
-        "samples": samples,
     }
+    return found, samples
 
 
-def compare_runs(one: dict[str, Any], many: dict[str, Any], num_clips: int) -> dict[str, Any]:
-    """Return rates: all in, and without what the run of one clip took.
+def compare_runs(one: dict[str, Any], many: dict[str, Any], num_clips: int, samples: list[int]) -> dict[str, Any]:
+    """Return rates, where both runs went well: all in, and without what the run of one clip took.
 
     The share of busy time is the driver's own (NVML: the share of a sampling period in which a kernel ran), from
     the first sample to the last in which the GPU did anything.
     """
     if "failed" in one or "failed" in many:
-        return {key: value for key, value in many.items() if key != "samples"}
-    samples: list[int] = many.pop("samples")
+        return {}
     active = [index for index, share in enumerate(samples) if share]
     span = samples[active[0] : active[-1] + 1] if active else []
     steady_s = many["seconds"] - one["seconds"]
-    return many | {
+    return {
         "clips/s, all in": num_clips / many["seconds"],
         "clips/s without start": (num_clips - 1) / steady_s,
         "clips/s while the GPU works": num_clips / (len(span) * SAMPLE_EVERY_S) if span else None,
@@ -105,14 +104,14 @@ def compare_runs(one: dict[str, Any], many: dict[str, Any], num_clips: int) -> d
 @contextmanager
 def sample_gpu() -> Iterator[list[int]]:
     """Note the GPU's utilisation in per cent, ten times a second, for as long as the block runs."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     samples: list[int] = []
     over = threading.Event()
 
     def note() -> None:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
         next_s = time.perf_counter()
         while not over.is_set():
             samples.append(int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))

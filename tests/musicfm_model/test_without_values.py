@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from musicfm_model.config import ModelConfig
+from musicfm_model import MusicFM25Hz
+from musicfm_model.checkpoint import load_checkpoint
 from musicfm_model.without_values import without_values
 from tests.checkpoints import TINY, write_random_checkpoint
 
@@ -48,10 +49,6 @@ def test_building_a_checkpoints_model_loads_next_to_nothing_of_pytorch(tmp_path:
 
 
 def test_every_tensor_of_a_model_comes_from_its_checkpoint(tmp_path: Path) -> None:
-    from musicfm_model import MusicFM25Hz
-    from musicfm_model.checkpoint import load_checkpoint
-
-    config: ModelConfig = TINY
-    write_random_checkpoint(tmp_path / "tiny.pt", config, seed=1)
+    write_random_checkpoint(tmp_path / "tiny.pt", TINY, seed=1)
     model = MusicFM25Hz.from_checkpoint(load_checkpoint(str(tmp_path / "tiny.pt")))
     assert not [name for name, tensor in model.state_dict().items() if tensor.is_meta]

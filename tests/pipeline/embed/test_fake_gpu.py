@@ -136,9 +136,8 @@ def test_one_more_window_would_be(tmp_path: Path) -> None:
     with fake_gpu() as (mode, log):
         put_on_fake_gpu(mode, model)
         with torch.inference_mode():
-            model.encode_mel(
-                torch.empty(max_windows(config) + 1, 128, 3009, device=CUDA)
-            )  # a stretch with margins
+            stretches_with_margins = torch.empty(max_windows(config) + 1, 128, 3009, device=CUDA)
+            model.encode_mel(stretches_with_margins)
     assert log.largest > 2**31
 
 
