@@ -83,11 +83,8 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
     except Declined as declined:
         mixdown = decode_with_soundfile(data, max_duration_s, declined)
     waveform = mixdown.waveform
-    with np.errstate(invalid="ignore", over="ignore"):
-        rms = float(np.sqrt(np.einsum("i,i->", waveform, waveform, dtype=np.float64) / max(1, waveform.size)))
+    frame_energy, rms = _measure_level(waveform)
     _require_music(mixdown, waveform, rms)
-    frames = waveform[: waveform.size // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME)
-    frame_power = np.einsum("ij,ij->i", frames, frames) / SAMPLES_PER_FRAME
     return DecodedAudio(
         waveform=waveform,
         codec=mixdown.codec,
@@ -97,9 +94,21 @@ def decode_audio(data: bytes, max_duration_s: float = 7200.0) -> DecodedAudio:
         rms=rms,
         peak=mixdown.peak,
         clipped_share=mixdown.num_clipped / mixdown.num_values,
-        silent_share=float(np.mean(frame_power < _SILENT_FRAME_POWER)),
+        silent_share=float(np.mean(frame_energy < SAMPLES_PER_FRAME * _SILENT_FRAME_POWER)),
         tags=tags,
     )
+
+
+def _measure_level(waveform: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Return the energy of each whole 40 ms frame, and the root mean square of the whole waveform."""
+    whole = waveform[: waveform.size // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
+    frames, rest = whole.reshape(-1, SAMPLES_PER_FRAME), waveform[whole.size :]
+    with np.errstate(invalid="ignore", over="ignore"):
+        frame_energy: NDArray[np.float32] = np.einsum("ij,ij->i", frames, frames)
+        energy = frame_energy.sum(dtype=np.float64) + np.dot(rest, rest)
+        if not np.isfinite(energy):  # squares of over 1e19 are too large for float32
+            energy = np.einsum("i,i->", waveform, waveform, dtype=np.float64)
+        return frame_energy, float(np.sqrt(energy / max(1, waveform.size)))
 
 
 def _require_music(mixdown: Mixdown, waveform: NDArray[np.float32], rms: float) -> None:

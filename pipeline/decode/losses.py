@@ -6,7 +6,6 @@ what came out.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,33 +25,31 @@ _JITTER_S = 0.005
 _RESTART_S = 1.0
 
 
-def _make_log() -> array[int]:
-    return array("q")
-
-
 @dataclass
 class PacketLog:
     """What the packets of a stream tell while they are decoded, in lists: to append costs next to nothing.
 
     Args:
         sizes_bytes: Size of each packet; of one that cannot be decoded, below 0.
+        positions: Where each packet begins in the file, -1 where it is not known.
         durations: Duration of each packet that is to be heard, in ticks of the stream.
         duration_s: Their sum in seconds, once all are read.
         times: Time of each decoded frame in the ticks of frames, or ``NO_TIME``.
         num_samples: Samples of each decoded frame.
         links: Numbers of frames at which another recording begins, with a clock of its own.
-        end_bytes: Where in the file the last packet ends, of whatever stream.
-        other_bytes: Size of the packets of other streams, such as a video beside the music.
+        other_end_bytes: Where the last packet of other streams ends, such as of a video beside the music.
+        other_bytes: Size of the packets of other streams.
         page_bytes: Of ogg, where the page lies with which the recording begins; None once another one was seen.
     """
 
-    sizes_bytes: array[int] = field(default_factory=_make_log)
-    durations: array[int] = field(default_factory=_make_log)
+    sizes_bytes: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
     duration_s: float = 0.0
-    times: array[int] = field(default_factory=_make_log)
-    num_samples: array[int] = field(default_factory=_make_log)
+    times: list[int] = field(default_factory=list)
+    num_samples: list[int] = field(default_factory=list)
     links: list[int] = field(default_factory=list)
-    end_bytes: int = 0
+    other_end_bytes: int = 0
     other_bytes: int = 0
     page_bytes: int | None = None
 
@@ -74,13 +71,20 @@ class PacketLog:
             self.page_bytes = None
 
     @property
+    def end_bytes(self) -> int:
+        """Where in the file the last packet ends, of whatever stream."""
+        positions = np.asarray(self.positions, np.int64)
+        ends = positions + np.abs(np.asarray(self.sizes_bytes, np.int64))
+        return max(self.other_end_bytes, int(ends.max(initial=0, where=(ends > positions) & (positions >= 0))))
+
+    @property
     def is_damaged(self) -> bool:
         """Whether there are packets that cannot be decoded."""
         return min(self.sizes_bytes, default=0) < 0
 
     def count_bytes(self) -> tuple[int, int, int, int]:
         """Return the sizes of packets that decode, and of those that do not: before, between and behind them."""
-        sizes = np.asarray(self.sizes_bytes)
+        sizes = np.asarray(self.sizes_bytes, np.int64)
         good = np.flatnonzero(sizes > 0)
         if not good.size:
             return 0, 0, 0, -int(sizes.sum())
@@ -95,7 +99,7 @@ class PacketLog:
             tick_s: Unit of ``times``.
             sample_rate_hz: Rate of the decoded frames.
         """
-        times, num_samples = np.asarray(self.times), np.asarray(self.num_samples)
+        times, num_samples = (np.asarray(each, np.int64) for each in (self.times, self.num_samples))
         is_known = times != NO_TIME
         decoded_s = (np.cumsum(num_samples) - num_samples) / sample_rate_hz
         ahead_s = times[is_known] * tick_s - decoded_s[is_known]

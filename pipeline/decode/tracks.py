@@ -183,19 +183,18 @@ def _make_row(row: pa.Table, values: Mapping[str, Any]) -> pa.Table:
 
     What the catalog says of a track is not replaced by what its file says of itself.
     """
+    columns = dict(zip(row.column_names, row.columns, strict=True))
     arrays = []
     for field in DECODED:
-        if field.name in LABELS and row[field.name].null_count == 0:
-            arrays.append(row[field.name])
-            continue
-        if field.name == "waveform" and "waveform" in values:
-            arrays.append(_to_list_array(values["waveform"]))
-        elif field.name in values:
-            arrays.append(pa.array([values[field.name]], field.type))
-        elif field.name in row.column_names:
-            arrays.append(row[field.name])
+        name, known = field.name, columns.get(field.name)
+        if known is not None and name in LABELS and known.null_count == 0:
+            arrays.append(known)
+        elif name == "waveform" and name in values:
+            arrays.append(_to_list_array(values[name]))
+        elif name in values:
+            arrays.append(pa.array([values[name]], field.type))
         else:
-            arrays.append(pa.nulls(1, field.type))
+            arrays.append(pa.nulls(1, field.type) if known is None else known)
     return pa.Table.from_arrays(arrays, schema=DECODED)
 
 
