@@ -22,6 +22,15 @@ _ZEROS = bytes(4096)  # the longest frame, of ac3, is 3,840 bytes; in silence al
 _NOT_ZERO = re.compile(rb"[^\0]")
 _TAG = re.compile(rb"ID3[\x02-\x04]\0[\0-\xff][\0-\x7f]{4}|APETAGEX.{24}", re.DOTALL)
 
+_ID3_FOOTER, _ID3_UNUSUAL = 0x10, 0xD0  # unsynchronised, with an extended header, or with a footer
+_ID3_FRAME = re.compile(rb"[A-Z][A-Z0-9]{3}.{6}", re.DOTALL)
+_AUDIO = re.compile(rb"\xff[\xe0-\xff]|" + _BEGINNING.pattern, re.DOTALL)
+
+_VOC = b"Creative Voice File\x1a"
+
+_LYRICS = re.compile(rb"LYRICSBEGIN")
+_APE_ITEM = re.compile(rb".{8}[ -~]{2,255}\0|APETAGEX", re.DOTALL)  # or the footer, of a tag without items
+
 _NUM_LINE_ENDS = 32  # so many with a carriage return each: in binary data one of 256 has one
 
 
@@ -29,12 +38,35 @@ def skip_tags(data: bytes, start: int = 0) -> int:
     """Return where any number of ID3v2 and APEv2 tags end that begin at ``start``."""
     while True:
         if data[start : start + 3] == b"ID3" and len(data) >= start + 10:
-            has_footer = data[start + 5] & 0x10
-            start += 10 + _read_id3_size(data, start + 6) + (10 if has_footer else 0)
-        elif data[start : start + 8] == b"APETAGEX" and len(data) >= start + 32:
-            start += 32 + int.from_bytes(data[start + 12 : start + 16], "little")
-        else:
+            start = _find_id3_end(data, start)
+            continue
+        end = start + 32 + int.from_bytes(data[start + 12 : start + 16], "little")
+        if data[start : start + 8] != b"APETAGEX" or len(data) < start + 32:
             return start
+        has_footer = not data[start + 23] & 0x40
+        if has_footer and data[end - 32 : end - 24] != b"APETAGEX":  # a damaged size would take music along
+            return start
+        start = end
+
+
+def _find_id3_end(data: bytes, start: int) -> int:
+    """Return where an ID3v2 tag ends: as it says, or where a recording begins behind its frames and their padding.
+
+    A damaged size may reach into the music. Sources: ID3v2.3.0, sections 3.1 to 3.3; ID3v2.4.0, sections 3 and 4.
+    """
+    version, flags = data[start + 3], data[start + 5]
+    end = start + 10 + _read_id3_size(data, start + 6)
+    position = start + 10
+    while version in (3, 4) and not flags & _ID3_UNUSUAL and _ID3_FRAME.match(data, position, end):
+        if _BEGINNING.match(data, position):  # such as RIFF
+            break
+        size = data[position + 4 : position + 8]
+        position += 10 + (_read_id3_size(size, 0) if version == 4 else int.from_bytes(size, "big"))
+    rest = _NOT_ZERO.search(data, position, end)
+    for audio in (rest.start(), rest.start() - 3) if rest else ():  # mp4 begins with three zeros
+        if audio > start + 10 and _AUDIO.match(data, audio):
+            return audio
+    return end + (10 if flags & _ID3_FOOTER else 0)
 
 
 def _read_id3_size(data: bytes, position: int) -> int:
@@ -60,17 +92,25 @@ def find_trailing_tags(data: bytes) -> int:
     """Return where the tags at a file's end begin, ID3v1, ID3v2.4, Lyrics3 or APEv2: its size without any."""
     end = len(data)
     while True:
-        if data[end - 128 : end - 125] == b"TAG":
+        if end >= 128 and data[end - 128 : end - 125] == b"TAG":
             end -= 128
-        elif data[max(0, end - 10) : max(0, end - 7)] == b"3DI":  # a footer (ID3v2.4.0, section 3.4)
-            end -= 20 + _read_id3_size(data, end - 4)
-        elif data[end - 9 : end] == b"LYRICS200" and data[end - 15 : end - 9].isdigit():
-            end -= 15 + int(data[end - 15 : end - 9])
-        elif data[max(0, end - 32) : max(0, end - 24)] == b"APETAGEX":
-            has_header = data[end - 9] & 0x80
-            end -= int.from_bytes(data[end - 20 : end - 16], "little") + (32 if has_header else 0)
-        else:
-            return max(0, end)
+            continue
+        start, mark = _find_tag_start(data, end)
+        if start < 0 or not mark.match(data, start):  # a damaged size would take music along
+            return end
+        end = start
+
+
+def _find_tag_start(data: bytes, end: int) -> tuple[int, re.Pattern[bytes]]:
+    """Return where a tag that ends here says that it begins, and what then stands there; below 0 without one."""
+    if data[max(0, end - 10) : max(0, end - 7)] == b"3DI":  # a footer (ID3v2.4.0, section 3.4)
+        return end - 20 - _read_id3_size(data, end - 4), _TAG
+    if data[max(0, end - 9) : end] == b"LYRICS200" and data[end - 15 : end - 9].isdigit():
+        return end - 15 - int(data[end - 15 : end - 9]), _LYRICS
+    if data[max(0, end - 32) : max(0, end - 24)] == b"APETAGEX":
+        size, has_header = int.from_bytes(data[end - 20 : end - 16], "little"), data[end - 9] & 0x80
+        return (end - size - 32, _TAG) if has_header else (end - size, _APE_ITEM)
+    return -1, _TAG
 
 
 def require_alone(data: bytes, end: int) -> None:
@@ -83,6 +123,8 @@ def require_alone(data: bytes, end: int) -> None:
     Raises:
         TrackError: Another recording begins behind it.
     """
+    if data.startswith(_VOC):
+        end = min(end, _find_voc_end(data))
     match = _BEGINNING.search(data, max(end, 1)) or _find_other_au(data)
     if match:
         message = (
@@ -90,6 +132,14 @@ def require_alone(data: bytes, end: int) -> None:
             "not be heard; take the file apart"
         )
         raise TrackError(Stage.DECODE, Reason.UNREADABLE, message)
+
+
+def _find_voc_end(data: bytes) -> int:
+    """Return where the blocks of a voc file end; FFmpeg takes what stands behind them for further ones."""
+    position = int.from_bytes(data[20:22], "little")
+    while 0 < position < len(data) and data[position]:
+        position += 4 + int.from_bytes(data[position + 1 : position + 4], "little")
+    return position
 
 
 def _find_other_au(data: bytes) -> re.Match[bytes] | None:
