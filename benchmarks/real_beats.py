@@ -56,7 +56,7 @@ def measure_real(
             rows += make_rows(FOLDS, CHANCE, pieces, [_score(said, chance)])
         rows += make_rows(FOLDS, name, pieces, _score_outputs(said, outputs, dbn))
         if name in chart_heads:
-            own = [(chart_heads[name], apply_head(chart_heads[name], matrix)) for matrix in matrices]
+            own = [(chart_heads[name], apply_head(chart_heads[name], matrix, RATE_HZ)) for matrix in matrices]
             rows += make_rows(CHARTS, name, pieces, _score_outputs(said, own, dbn))
     return rows
 
@@ -92,7 +92,7 @@ def answer_in_folds(
         head = probe_features(features, given, tracks, settings).head
         train = [one for one, split in zip(said, splits, strict=True) if split == "train"]
         for place in (place for place, split in enumerate(splits) if split == "test"):
-            outputs[place] = (head, apply_head(head, matrices[place]))
+            outputs[place] = (head, apply_head(head, matrices[place], RATE_HZ))
             length_s = len(matrices[place]) / RATE_HZ
             (chance[place],) = predict_chance("beat", head.spec.labels, train, [length_s])
     places = range(len(pieces))

@@ -25,6 +25,10 @@ _CODECS = {
     "MPEG_LAYER_III": "mp3",
 }
 
+# What it takes for music too easily: of these formats two bytes, or plausible numbers, make a file; and of voc,
+# which FFmpeg knows, it reads the headers of blocks as samples.
+_NOT_TRUSTED = ("MPC2K", "HTK", "MAT4", "SDS", "VOC")
+
 
 def decode_with_soundfile(data: bytes, max_duration_s: float, declined: Declined) -> Mixdown:
     """Decode through libsndfile what FFmpeg does not know.
@@ -44,6 +48,8 @@ def decode_with_soundfile(data: bytes, max_duration_s: float, declined: Declined
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.subtype.startswith("MPEG") and not is_free_format:
                 raise ValueError("MPEG audio, of which it conceals damage")
+            if file.format in _NOT_TRUSTED:
+                raise ValueError(f"not asked for {file.format_info}, which it takes other files for")
             mixdown = _read_soundfile(file, max_duration_s)
             stated_s = file.frames / file.samplerate
     except (soundfile.LibsndfileError, ValueError) as error:

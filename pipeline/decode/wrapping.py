@@ -62,8 +62,10 @@ def _find_id3_end(data: bytes, start: int) -> int:
             break
         size = data[position + 4 : position + 8]
         position += 10 + (_read_id3_size(size, 0) if version == 4 else int.from_bytes(size, "big"))
-    rest = _NOT_ZERO.search(data, position, end)
-    for audio in (rest.start(), rest.start() - 3) if rest else ():  # mp4 begins with three zeros
+    if rest := _NOT_ZERO.search(data, position, end):
+        audio = rest.start()
+        if data[audio + 1 : audio + 5] == b"ftyp":  # the first box of an mp4 begins with three zeros
+            audio -= 3
         if audio > start + 10 and _AUDIO.match(data, audio):
             return audio
     return end + (10 if flags & _ID3_FOOTER else 0)

@@ -1,6 +1,7 @@
 """Decoding: what a head's outputs say of a track, as scores, spans of time, or beats.
 
-Peaks are picked by their height and distance alone; a frame's time is its middle.
+Peaks are picked by their height and distance alone. A beat's time is the middle of its frame; sections begin
+where a frame does, at the peaks of novelty.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from scipy.special import expit, log_softmax, softmax
 
 from pipeline.probing.annotations import Annotation, Span
 from pipeline.probing.heads import HeadSpec
+from pipeline.probing.novelty import NOVELTY_S
 
 Floats = npt.NDArray[np.float64]
 
 PEAK_PICKER = "local maxima over a threshold chosen on the validation tracks"
+BOUNDARY_PICKER = f"{PEAK_PICKER}, of the features' novelty over {NOVELTY_S:g} s, which is not trained"
 BEAT_DISTANCE_S = 0.2  # 300 beats a minute
 DOWNBEAT_DISTANCE_S = 0.5
-BOUNDARY_DISTANCE_S = 4.0
+BOUNDARY_DISTANCE_S = 6.0
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 15))
+NOVELTY_THRESHOLDS = tuple(round(0.2 * step, 1) for step in range(10))  # standard deviations over a track's mean
 DEFAULT_THRESHOLD = 0.3
 
 
@@ -56,7 +60,7 @@ def decode(spec: HeadSpec, outputs: npt.NDArray[np.float32], frame_rate_hz: floa
 
     Args:
         spec: The head's.
-        outputs: float32 of shape (num_frames, num_labels), before any sigmoid or softmax.
+        outputs: From ``heads.apply_head``: before any sigmoid or softmax.
         frame_rate_hz: Of the frames; None where the track is one row.
     """
     values = outputs.astype(np.float64)
@@ -111,17 +115,15 @@ def _decode_sections(
     values: Floats, labels: Sequence[str], rate_hz: float, decoding: Mapping[str, float]
 ) -> Prediction:
     threshold = decoding.get("threshold", DEFAULT_THRESHOLD)
-    edges = pick_peaks(expit(values[:, 0]), rate_hz, BOUNDARY_DISTANCE_S, threshold)
+    edges = pick_peaks(values[:, 0], rate_hz, BOUNDARY_DISTANCE_S, threshold)
     edges = edges[edges > 0]
     likely = log_softmax(values[:, 1:], axis=-1)
     frames = [0, *edges.tolist(), len(values)]
     spans, scores = [], []
-    for place, (first, stop) in enumerate(itertools.pairwise(frames)):
+    for first, stop in itertools.pairwise(frames):
         mean = softmax(likely[first:stop].mean(axis=0))
-        # A boundary's time is the middle of its frame; the track's own ends are ends.
-        start_s = 0.0 if place == 0 else (first + 0.5) / rate_hz
-        end_s = stop / rate_hz if place == len(frames) - 2 else (stop + 0.5) / rate_hz
-        spans.append((round(start_s, 4), round(end_s, 4), labels[1 + int(mean.argmax())]))
+        # Novelty is that of the moment at which a frame begins.
+        spans.append((round(first / rate_hz, 4), round(stop / rate_hz, 4), labels[int(mean.argmax())]))
         scores.append(float(mean.max()))
     return Prediction(spans=tuple(spans), span_scores=tuple(scores))
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.probing.annotations import Annotation, Span, choose_main_label, fill_spans
-from pipeline.probing.decoding import THRESHOLDS, Prediction, decode
+from pipeline.probing.decoding import NOVELTY_THRESHOLDS, THRESHOLDS, Prediction, decode
 from pipeline.probing.heads import HeadSpec
 from pipeline.probing.metrics import (
     Estimate,
@@ -120,7 +120,7 @@ def choose_thresholds(
     for name, metric in metrics.get(spec.task, {}).items():
         best = -1.0
         chosen = spec
-        for threshold in THRESHOLDS:
+        for threshold in NOVELTY_THRESHOLDS if spec.task == "structure" else THRESHOLDS:
             tried = replace(spec, decoding={**spec.decoding, name: threshold})
             scores = [
                 score_track(spec.task, annotation, decode(tried, values, frame_rate_hz).as_annotation(()))[metric]

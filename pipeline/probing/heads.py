@@ -20,13 +20,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.errors import HeadError
+from pipeline.probing.novelty import measure_novelty
 from pipeline.storage import Options, read_file, write_file
 
 HEAD_KINDS = ("linear", "mlp")
 HIDDEN_DIM = 512
 DROPOUT = 0.2
 FRAMES_AT_ONCE = 4096  # that a head is applied to
-FORMAT = 1
+FORMAT = 2  # 1 had heads for sections that also learned where they begin
 _METADATA_KEY = "musicfm_head"
 
 
@@ -96,11 +97,13 @@ class Head(nn.Module):
         Returns:
             float32 of shape (..., num_labels).
         """
-        features = (features - self.feature_mean) / self.feature_std
-        if self.mix is not None:
-            features = torch.einsum("...rd,r->...d", features, self.mix.softmax(0))
-        outputs: Tensor = self.layers(features)
+        outputs: Tensor = self.layers(self.blend(features))
         return outputs
+
+    def blend(self, features: Tensor) -> Tensor:
+        """Return what the layers are given: features as ``forward`` takes them, scaled, several recipes mixed."""
+        features = (features - self.feature_mean) / self.feature_std
+        return features if self.mix is None else torch.einsum("...rd,r->...d", features, self.mix.softmax(0))
 
     def mix_weights(self) -> list[float]:
         """Return the share of each recipe in the mix."""
@@ -147,23 +150,34 @@ class Head(nn.Module):
                 )
 
 
-def apply_head(head: Head, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def apply_head(
+    head: Head, matrix: npt.NDArray[np.float32], frame_rate_hz: float | None
+) -> npt.NDArray[np.float32]:
     """Return a head's outputs for one track, some minutes at a time.
 
     Args:
         head: The head, in evaluation mode, on any device.
         matrix: As ``FeatureSet.read`` returns it.
+        frame_rate_hz: Of the features; None where the track is one row.
 
     Returns:
-        float32 of shape (num_frames, num_labels).
+        float32 of shape (num_frames, num_labels); of a head for sections (num_frames, 1 + num_labels), the first
+        value the novelty of its features.
     """
     device = head.feature_mean.device
+    blended, outputs = [], []
     with torch.inference_mode():
-        outputs = [
-            head(torch.tensor(matrix[start : start + FRAMES_AT_ONCE], device=device)).cpu().numpy()
-            for start in range(0, len(matrix), FRAMES_AT_ONCE)
-        ]
-    return np.concatenate(outputs)
+        for start in range(0, len(matrix), FRAMES_AT_ONCE):
+            features = head.blend(torch.tensor(matrix[start : start + FRAMES_AT_ONCE], device=device))
+            outputs.append(head.layers(features).cpu().numpy())
+            if head.spec.task == "structure":
+                blended.append(features.cpu().numpy())
+    answers = np.concatenate(outputs)
+    if head.spec.task != "structure":
+        return answers
+    assert frame_rate_hz is not None, "sections are told from frames"
+    novelty = measure_novelty(np.concatenate(blended), frame_rate_hz)
+    return np.concatenate([novelty[:, None], answers], axis=1)
 
 
 def save_head(head: Head, url: str, options: Options | None = None) -> None:
@@ -215,8 +229,10 @@ def _read_spec(data: bytes) -> HeadSpec:
     header: dict[str, Any] = json.loads(data[8 : 8 + length])
     described: dict[str, Any] = json.loads(header["__metadata__"][_METADATA_KEY])
     written = described.pop("format")
-    if written != FORMAT:
-        raise HeadError(f"expected a head of format {FORMAT}, found {written}; use the version that wrote it")
+    if written != FORMAT and (written != 1 or described["task"] == "structure"):
+        raise HeadError(
+            f"expected a head of format {FORMAT}, found {written}; train it again, or use the version it is of"
+        )
     for name in ("recipes", "labels"):
         described[name] = tuple(described[name])
     return HeadSpec(**described)

@@ -161,7 +161,7 @@ def _predict_tracks(
 ) -> Iterator[tuple[str, Prediction]]:
     whole_tracks = head.spec.task in TRACK_TASKS
     for track_id, matrix, rate_hz in _read_tracks(sources, wanted, whole_tracks, scratch):
-        yield track_id, decode(head.spec, apply_head(head, matrix), rate_hz)
+        yield track_id, decode(head.spec, apply_head(head, matrix, rate_hz), rate_hz)
 
 
 def _read_tracks(

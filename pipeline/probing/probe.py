@@ -22,7 +22,7 @@ from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 from pipeline.probing.annotations import FRAME_TASKS, TASK_RESOLUTIONS, TRACK_TASKS, Annotation, Annotations
 from pipeline.probing.dbn import DBN, load_tracker, track_outputs
-from pipeline.probing.decoding import PEAK_PICKER, Prediction, decode
+from pipeline.probing.decoding import BOUNDARY_PICKER, PEAK_PICKER, Prediction, decode
 from pipeline.probing.evaluation import CHANCE, choose_thresholds, evaluate, predict_chance
 from pipeline.probing.features import FeatureSet, copy_features, find_common_tracks, open_sources
 from pipeline.probing.fitting import ALONE, Fit, Sharing, Targets, fit_head
@@ -107,7 +107,7 @@ class ProbeResult:
             "head_id": self.head.head_id,
         }
         if spec.task in ("beat", "structure"):
-            line["peaks"] = PEAK_PICKER
+            line["peaks"] = PEAK_PICKER if spec.task == "beat" else BOUNDARY_PICKER
         if self.dbn_metrics is not None:
             line["dbn"] = {"decoder": DBN, "metrics": _as_rows(self.dbn_metrics)}
         if len(spec.recipes) > 1:
@@ -195,9 +195,9 @@ def probe_features(
     head = Head(spec)
     fit = _fit(head, features, targets, parts, seed, sharing)
     if task in FRAME_TASKS:
-        answers = [apply_head(head, features.read(track)) for track in parts["valid"]]
+        answers = [apply_head(head, features.read(track), features.frame_rate_hz) for track in parts["valid"]]
         spec = choose_thresholds(spec, answers, valid, features.frame_rate_hz)
-    outputs = [apply_head(head, features.read(track)) for track in parts["test"]]
+    outputs = [apply_head(head, features.read(track), features.frame_rate_hz) for track in parts["test"]]
     predictions = [decode(spec, values, features.frame_rate_hz) for values in outputs]
     metrics = evaluate(task, labels, test, predictions, seed)
     chance = evaluate(task, labels, test, _guess(task, labels, train, features, parts["test"]), seed)
@@ -252,7 +252,7 @@ def _guess(
 
 def _check_labels(task: str, labels: Sequence[str], train: Sequence[Annotation]) -> None:
     """Refuse what nothing can be learnt from."""
-    few = {"classification": 2, "tagging": 1, "structure": 2}.get(task, 0)
+    few = {"classification": 2, "tagging": 1, "structure": 1}.get(task, 0)
     if len(labels) < few:
         known = ", ".join(labels) or "none"
         raise UsageError(

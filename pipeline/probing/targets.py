@@ -20,11 +20,9 @@ from pipeline.probing.annotations import PITCHES, Annotation, choose_main_label
 CHORD_LABELS = ("N", *(f"{pitch}:{mode}" for mode in ("maj", "min") for pitch in PITCHES))
 KEY_LABELS = tuple(f"{pitch} {mode}" for mode in ("major", "minor") for pitch in PITCHES)
 BEAT_LABELS = ("beat", "downbeat")
-BOUNDARY = "boundary"
 NUMBER_LABELS = ("value",)
 NOT_COUNTED = -1  # frames that nobody has said anything usable about
 BESIDE = 0.5
-BESIDE_BOUNDARY_S = 0.25
 
 _MAJOR, _MINOR = (mir_eval.chord.encode(f"C:{mode}")[1] for mode in ("maj", "min"))
 
@@ -40,7 +38,7 @@ def choose_labels(task: str, annotations: Iterable[Annotation]) -> tuple[str, ..
     if task in fixed:
         return fixed[task]
     if task == "structure":
-        return (BOUNDARY, *sorted({label for annotation in annotations for _, _, label in annotation.spans}))
+        return tuple(sorted({label for annotation in annotations for _, _, label in annotation.spans}))
     return tuple(sorted({label for annotation in annotations for label in annotation.labels}))
 
 
@@ -57,9 +55,8 @@ def make_targets(
         frame_rate_hz: Of its features; None where the track is one row.
 
     Returns:
-        float32 or int64, a row a frame: for tags, beats and numbers (num_frames, num_labels); for classes, keys
-        and chords (num_frames,), the number of a label or ``NOT_COUNTED``; for sections (num_frames, 2), how much
-        of a boundary a frame is, and the number of its label or ``NOT_COUNTED``.
+        float32 or int64, a row a frame: for tags, beats and numbers (num_frames, num_labels); for classes, keys,
+        chords and sections (num_frames,), the number of a label or ``NOT_COUNTED``.
     """
     number = {label: place for place, label in enumerate(labels)}
     if task == "tagging":
@@ -81,11 +78,7 @@ def make_targets(
     for start_s, end_s, label in annotation.spans:
         name = simplify_chord(label) if task == "chord" else label
         places[round(start_s * rate_hz) : round(end_s * rate_hz)] = number.get(name or "", NOT_COUNTED)
-    if task != "structure":
-        return places
-    edges_s = [start_s for start_s, _, _ in annotation.spans[1:]]
-    boundaries = _mark(edges_s, num_frames, rate_hz, max(1, round(BESIDE_BOUNDARY_S * rate_hz)))
-    return torch.stack([boundaries, places.float()], dim=1)
+    return places
 
 
 def compute_loss(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -100,10 +93,6 @@ def compute_loss(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, targets)
     if task == "regression":
         return F.mse_loss(outputs, targets)
-    if task == "structure":
-        boundary = F.binary_cross_entropy_with_logits(outputs[:, 0], targets[:, 0])
-        # The labels' numbers count from the first output, which is the boundary's.
-        return boundary + _cross_entropy(outputs[:, 1:], targets[:, 1].long() - 1)
     return _cross_entropy(outputs, targets)
 
 

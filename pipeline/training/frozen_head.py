@@ -55,7 +55,10 @@ def begin_with_frozen(
     fit_head(head, features, targets, labels.rows_of("train"), labels.rows_of("valid"), recipe.seed)
     model.head.load_state_dict(head.state_dict())
     outputs = {
-        split: [torch.from_numpy(apply_head(head, features.read(row))) for row in labels.rows_of(split)]
+        split: [
+            torch.from_numpy(apply_head(head, features.read(row), features.frame_rate_hz))
+            for row in labels.rows_of(split)
+        ]
         for split in ANSWERED
     }
     content = {"run": repr(recipe), "head": head.state_dict(), "outputs": outputs}

@@ -142,7 +142,7 @@ class Tuning(nn.Module):
         self.eval()
         try:
             return [
-                torch.from_numpy(apply_head(self.head, features.read(track)))
+                torch.from_numpy(apply_head(self.head, features.read(track), self.frame_rate_hz))
                 for track in range(len(features.lengths))
             ]
         finally:
@@ -171,7 +171,8 @@ def measure_tracks(model: Tuning, corpus: Corpus, labels: Labels, split: str, wi
     """Return loss and metrics of a split's tracks, named after it."""
     outputs = model.answer_tracks(select_tracks(corpus, labels.rows_of(split)), window_s)
     targets = labels.targets([len(answers) for answers in outputs], split)
-    loss = compute_loss(labels.task, torch.cat(outputs), torch.cat(targets))
+    trained = [answers[:, -len(labels.names) :] for answers in outputs]  # the novelty of sections is not
+    loss = compute_loss(labels.task, torch.cat(trained), torch.cat(targets))
     figures = {"loss": float(loss), **measure(labels, model.head.spec, split, outputs)}
     return {f"{split}.{name}": value for name, value in figures.items()}
 

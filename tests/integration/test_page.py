@@ -561,7 +561,7 @@ def predicted(store: StoreLocation, tmp_path_factory: pytest.TempPathFactory) ->
     for task, resolution, labels in (
         ("tagging", "global", ("piano", HOSTILE)),
         ("beat", "8hz", ("beat", "downbeat")),
-        ("structure", "8hz", ("boundary", "verse", "chorus")),
+        ("structure", "8hz", ("verse", "chorus")),
     ):
         spec = HeadSpec(task, "linear", (recipe,), resolution, TINY.embed_dim, labels, decoding={"threshold": 0.0})
         predict(copy, Head(spec).eval())

@@ -6,13 +6,16 @@ from tests.fuzz.judge import FAULTS, Judge, Verdict
 from tests.fuzz.recordings import encode_recordings
 
 # Files by seed: joints in flac, an index of tta over tags, aac of 40,000 times full scale, headers of aiff and wav
-# that contradict themselves, streams that are none, a tag whose size reaches into the music, voc behind voc.
+# that contradict themselves, streams that are none, a tag whose size reaches into the music, voc behind voc
+# and with another start, text in a tag that looks like audio, packets that look like an Akai sample.
 ONCE_WRONG = {
     7: (669, 2617, 2986, 3737, 3812, 3832, 4346, 5579, 5712, 6044, 7264, 9039),
     8: (1286, 2087),
     1: (745, 8794),
     9: (3344, 5525),
     17: (189, 3610),
+    19: (7051, 9124),
+    23: (1434,),
 }
 
 

@@ -102,7 +102,7 @@ def test_a_tag_before_of_a_damaged_size_hides_no_music() -> None:
 def test_another_recording_behind_a_voc_is_refused(between: bytes, codec: str, num_channels: int) -> None:
     one, other = (encode("voc", codec, name, num_channels) for name in ("mountain.mp3", "caribbean.ogg"))
     for behind in (other, encode("wav", "pcm_s16le"), encode("flac", "flac")):
-        with pytest.raises(TrackError, match="another|damaged") as caught:
+        with pytest.raises(TrackError, match=r"another|damaged") as caught:
             decode_audio(one + between + behind)
         assert caught.value.reason is Reason.UNREADABLE
     assert decode_audio(one).duration_s == pytest.approx(MUSIC_S, abs=0.05)

@@ -63,18 +63,15 @@ def test_perfect_outputs_get_full_marks() -> None:
     cases = {
         "beat": (BEAT_LABELS, Annotation(beats=draw_beats(0))),
         "chord": (CHORD_LABELS, Annotation(spans=chords)),
-        "structure": (("boundary", "chorus", "verse"), Annotation(spans=spans)),
+        "structure": (("chorus", "verse"), Annotation(spans=spans)),
         "key": (KEY_LABELS, Annotation(("D# minor",))),
     }
     for task, (labels, said) in cases.items():
         targets = make_targets(task, labels, said, round(24 * RATE_HZ), RATE_HZ).numpy()
-        if task == "beat":
-            outputs = 20.0 * targets - 10.0
-        elif task == "structure":
-            places = np.eye(3)[targets[:, 1].astype(int)][:, 1:]
-            outputs = 20.0 * np.concatenate([targets[:, :1], places], axis=1) - 10.0
-        else:
-            outputs = 20.0 * np.eye(len(labels))[targets]
+        outputs = 20.0 * targets - 10.0 if task == "beat" else 20.0 * np.eye(len(labels))[targets]
+        if task == "structure":
+            novelty = np.isin(np.arange(len(outputs)), [round(8 * RATE_HZ), round(16 * RATE_HZ)])
+            outputs = np.concatenate([novelty[:, None], outputs], axis=1)
         spec = HeadSpec(task, "linear", ("r",), "50hz", 4, labels)
         spec = choose_thresholds(spec, [outputs.astype(np.float32)], [said], RATE_HZ)
         found = evaluate(task, labels, [said], [decode(spec, outputs.astype(np.float32), RATE_HZ)])
@@ -108,7 +105,7 @@ def test_chance_answers_what_it_says() -> None:
     [ticks] = predict_chance("beat", BEAT_LABELS, [Annotation(beats=beats)], [2.2])
     assert ticks.beats == ((0.0, 1), (0.5, 0), (1.0, 0), (1.5, 1), (2.0, 0))
     spans = ((0.0, 4.0, "A"), (4.0, 14.0, "B"), (14.0, 24.0, "B"))
-    [even] = predict_chance("structure", ("boundary", "A", "B"), [Annotation(spans=spans)], [24.0])
+    [even] = predict_chance("structure", ("A", "B"), [Annotation(spans=spans)], [24.0])
     assert even.spans == ((0.0, 10.0, "B"), (10.0, 24.0, "B"))
     chords = ((0.0, 4.0, "A:min7"), (4.0, 6.0, "C"), (6.0, 12.0, "C:sus4"))
     [same] = predict_chance("chord", CHORD_LABELS, [Annotation(spans=chords)], [9.0])
