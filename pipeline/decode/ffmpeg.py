@@ -152,11 +152,12 @@ def _mix_stream(
         fifo.write(frame)
         if number % frames_at_once == 0:
             mixdown.add(_drain(fifo))
+            log.pack()
     if fifo.samples:
         mixdown.add(_drain(fifo))
     if log.is_damaged and not mixdown.num_samples:
         raise Declined("no packet can be decoded")
-    log.duration_s = sum(log.durations) * float(stream.time_base or 0)
+    log.duration_s = int(log.durations.read().sum()) * float(stream.time_base or 0)
     packets_s = max(log.duration_s, mixdown.duration_s + log.sum_gaps(tick_s, mixdown.sample_rate_hz))
     name = container.format.name
     lost_share = _measure_loss(name, log, data)

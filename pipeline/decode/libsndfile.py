@@ -25,9 +25,9 @@ _CODECS = {
     "MPEG_LAYER_III": "mp3",
 }
 
-# What it takes for music too easily: of these formats two bytes, or plausible numbers, make a file; and of voc,
-# which FFmpeg knows, it reads the headers of blocks as samples.
-_NOT_TRUSTED = ("MPC2K", "HTK", "MAT4", "SDS", "VOC")
+# Of the first four two bytes, or plausible numbers, make a file, so that damaged ones of other formats are taken
+# for them. FFmpeg knows the last two, so what it declines is damaged; of a voc, block headers would be played.
+_NOT_READ = ("MPC2K", "HTK", "MAT4", "RAW", "SDS", "VOC")
 
 
 def decode_with_soundfile(data: bytes, max_duration_s: float, declined: Declined) -> Mixdown:
@@ -48,8 +48,8 @@ def decode_with_soundfile(data: bytes, max_duration_s: float, declined: Declined
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if file.subtype.startswith("MPEG") and not is_free_format:
                 raise ValueError("MPEG audio, of which it conceals damage")
-            if file.format in _NOT_TRUSTED:
-                raise ValueError(f"not asked for {file.format_info}, which it takes other files for")
+            if file.format in _NOT_READ:
+                raise ValueError(f"{file.format_info}, which is not read: too many damaged files look like it")
             mixdown = _read_soundfile(file, max_duration_s)
             stated_s = file.frames / file.samplerate
     except (soundfile.LibsndfileError, ValueError) as error:

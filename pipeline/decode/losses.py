@@ -6,9 +6,11 @@ what came out.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import Reason, Stage, TrackError
 
@@ -25,9 +27,31 @@ _JITTER_S = 0.005
 _RESTART_S = 1.0
 
 
+class Numbers:
+    """A column of many integers: a list takes them, four times as quickly as an array, in which they are kept."""
+
+    def __init__(self) -> None:
+        self._recent: list[int] = []
+        self._kept = array("q")
+        self.append = self._recent.append
+
+    def __len__(self) -> int:
+        return len(self._kept) + len(self._recent)
+
+    def pack(self) -> None:
+        """Move what was appended into eight bytes each, where a list takes forty."""
+        self._kept.extend(self._recent)
+        self._recent.clear()
+
+    def read(self) -> NDArray[np.int64]:
+        """Return all of them."""
+        self.pack()
+        return np.array(self._kept, np.int64)
+
+
 @dataclass
 class PacketLog:
-    """What the packets of a stream tell while they are decoded, in lists: to append costs next to nothing.
+    """What the packets of a stream tell while they are decoded.
 
     Args:
         sizes_bytes: Size of each packet; of one that cannot be decoded, below 0.
@@ -42,16 +66,21 @@ class PacketLog:
         page_bytes: Of ogg, where the page lies with which the recording begins; None once another one was seen.
     """
 
-    sizes_bytes: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
+    sizes_bytes: Numbers = field(default_factory=Numbers)
+    positions: Numbers = field(default_factory=Numbers)
+    durations: Numbers = field(default_factory=Numbers)
     duration_s: float = 0.0
-    times: list[int] = field(default_factory=list)
-    num_samples: list[int] = field(default_factory=list)
+    times: Numbers = field(default_factory=Numbers)
+    num_samples: Numbers = field(default_factory=Numbers)
     links: list[int] = field(default_factory=list)
     other_end_bytes: int = 0
     other_bytes: int = 0
     page_bytes: int | None = None
+
+    def pack(self) -> None:
+        """Keep what was told so far in less memory."""
+        for numbers in (self.sizes_bytes, self.positions, self.durations, self.times, self.num_samples):
+            numbers.pack()
 
     def note_page(self, page_bytes: int, is_first: bool) -> None:
         """Note in which page of an ogg file the next packet begins.
@@ -73,18 +102,18 @@ class PacketLog:
     @property
     def end_bytes(self) -> int:
         """Where in the file the last packet ends, of whatever stream."""
-        positions = np.asarray(self.positions, np.int64)
-        ends = positions + np.abs(np.asarray(self.sizes_bytes, np.int64))
+        positions = self.positions.read()
+        ends = positions + np.abs(self.sizes_bytes.read())
         return max(self.other_end_bytes, int(ends.max(initial=0, where=(ends > positions) & (positions >= 0))))
 
     @property
     def is_damaged(self) -> bool:
         """Whether there are packets that cannot be decoded."""
-        return min(self.sizes_bytes, default=0) < 0
+        return bool((self.sizes_bytes.read() < 0).any())
 
     def count_bytes(self) -> tuple[int, int, int, int]:
         """Return the sizes of packets that decode, and of those that do not: before, between and behind them."""
-        sizes = np.asarray(self.sizes_bytes, np.int64)
+        sizes = self.sizes_bytes.read()
         good = np.flatnonzero(sizes > 0)
         if not good.size:
             return 0, 0, 0, -int(sizes.sum())
@@ -99,7 +128,7 @@ class PacketLog:
             tick_s: Unit of ``times``.
             sample_rate_hz: Rate of the decoded frames.
         """
-        times, num_samples = (np.asarray(each, np.int64) for each in (self.times, self.num_samples))
+        times, num_samples = self.times.read(), self.num_samples.read()
         is_known = times != NO_TIME
         decoded_s = (np.cumsum(num_samples) - num_samples) / sample_rate_hz
         ahead_s = times[is_known] * tick_s - decoded_s[is_known]

@@ -24,7 +24,10 @@ _TAG = re.compile(rb"ID3[\x02-\x04]\0[\0-\xff][\0-\x7f]{4}|APETAGEX.{24}", re.DO
 
 _ID3_FOOTER, _ID3_UNUSUAL = 0x10, 0xD0  # unsynchronised, with an extended header, or with a footer
 _ID3_FRAME = re.compile(rb"[A-Z][A-Z0-9]{3}.{6}", re.DOTALL)
-_AUDIO = re.compile(rb"\xff[\xe0-\xff]|" + _BEGINNING.pattern, re.DOTALL)
+_LINKED_BYTES, _LINKED_FRAMES = (
+    2**14,
+    5,
+)  # which hold eleven frames of any bit rate; other data, not one in its time
 
 _VOC = b"Creative Voice File\x1a"
 
@@ -56,19 +59,44 @@ def _find_id3_end(data: bytes, start: int) -> int:
     """
     version, flags = data[start + 3], data[start + 5]
     end = start + 10 + _read_id3_size(data, start + 6)
+    if flags & _ID3_UNUSUAL or version not in (3, 4):
+        return end + (10 if flags & _ID3_FOOTER else 0)
+    rest = _NOT_ZERO.search(data, end)
+    if end == len(data) or (rest and (_is_audio(data, _begin(data, rest.start())) or _TAG.match(data, end))):
+        return end
     position = start + 10
-    while version in (3, 4) and not flags & _ID3_UNUSUAL and _ID3_FRAME.match(data, position, end):
-        if _BEGINNING.match(data, position):  # such as RIFF
-            break
+    while _ID3_FRAME.match(data, position, end) and not _BEGINNING.match(data, position):
         size = data[position + 4 : position + 8]
-        position += 10 + (_read_id3_size(size, 0) if version == 4 else int.from_bytes(size, "big"))
-    if rest := _NOT_ZERO.search(data, position, end):
-        audio = rest.start()
-        if data[audio + 1 : audio + 5] == b"ftyp":  # the first box of an mp4 begins with three zeros
-            audio -= 3
-        if audio > start + 10 and _AUDIO.match(data, audio):
-            return audio
-    return end + (10 if flags & _ID3_FOOTER else 0)
+        num_bytes = _read_id3_size(size, 0) if version == 4 else int.from_bytes(size, "big")
+        if not num_bytes:  # which no frame may be
+            break
+        position += 10 + num_bytes
+    rest = _NOT_ZERO.search(data, position, end)
+    audio = _begin(data, rest.start()) if rest else end
+    return audio if audio > start + 10 and _is_audio(data, audio) else end
+
+
+def _begin(data: bytes, position: int) -> int:
+    """Return where a recording begins whose first byte but for zeros is here: an mp4 begins with three."""
+    return position - 3 if data[position + 1 : position + 5] == b"ftyp" else position
+
+
+def _is_audio(data: bytes, start: int) -> bool:
+    """Say whether a recording begins here: by its mark, or as frames of MPEG audio or raw AAC that go on alike."""
+    if _BEGINNING.match(data, start):
+        return True
+    mark = data[start : start + 3]
+    if len(mark) < 3 or mark[0] != 0xFF or mark[1] < 0xE0:
+        return False
+    alike = re.compile(
+        re.escape(mark[:2]) + b"[" + b"".join(re.escape(bytes([b])) for b in _list_alike(mark[2])) + b"]"
+    )
+    return len(alike.findall(data, start, start + _LINKED_BYTES)) >= _LINKED_FRAMES
+
+
+def _list_alike(header: int) -> list[int]:
+    """Return the third bytes of headers of the same sample rate, by MPEG audio's bits and by those of raw AAC."""
+    return [byte for byte in range(256) if byte & 0x0C == header & 0x0C]
 
 
 def _read_id3_size(data: bytes, position: int) -> int:
@@ -98,7 +126,7 @@ def find_trailing_tags(data: bytes) -> int:
             end -= 128
             continue
         start, mark = _find_tag_start(data, end)
-        if start < 0 or not mark.match(data, start):  # a damaged size would take music along
+        if not 0 <= start < end or not mark.match(data, start, end):  # a damaged size would take music along
             return end
         end = start
 

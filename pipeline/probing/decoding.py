@@ -22,7 +22,9 @@ from pipeline.probing.novelty import NOVELTY_S
 Floats = npt.NDArray[np.float64]
 
 PEAK_PICKER = "local maxima over a threshold chosen on the validation tracks"
-BOUNDARY_PICKER = f"{PEAK_PICKER}, of the features' novelty over {NOVELTY_S:g} s, which is not trained"
+BOUNDARY_PICKER = (
+    f"{PEAK_PICKER}, of novelty, which is not trained: how the features' next {NOVELTY_S:g} s differ from the last"
+)
 BEAT_DISTANCE_S = 0.2  # 300 beats a minute
 DOWNBEAT_DISTANCE_S = 0.5
 BOUNDARY_DISTANCE_S = 6.0
@@ -60,7 +62,7 @@ def decode(spec: HeadSpec, outputs: npt.NDArray[np.float32], frame_rate_hz: floa
 
     Args:
         spec: The head's.
-        outputs: From ``heads.apply_head``: before any sigmoid or softmax.
+        outputs: From ``heads.apply_head``: before any sigmoid or softmax; of sections, novelty comes first.
         frame_rate_hz: Of the frames; None where the track is one row.
     """
     values = outputs.astype(np.float64)
@@ -115,8 +117,9 @@ def _decode_sections(
     values: Floats, labels: Sequence[str], rate_hz: float, decoding: Mapping[str, float]
 ) -> Prediction:
     threshold = decoding.get("threshold", DEFAULT_THRESHOLD)
-    edges = pick_peaks(values[:, 0], rate_hz, BOUNDARY_DISTANCE_S, threshold)
-    edges = edges[edges > 0]
+    novelty, least = values[:, 0].copy(), max(1, round(BOUNDARY_DISTANCE_S / 2 * rate_hz))
+    novelty[:least] = novelty[len(values) - least + 1 :] = -np.inf  # the track's ends are boundaries themselves
+    edges = pick_peaks(novelty, rate_hz, BOUNDARY_DISTANCE_S, threshold)
     likely = log_softmax(values[:, 1:], axis=-1)
     frames = [0, *edges.tolist(), len(values)]
     spans, scores = [], []

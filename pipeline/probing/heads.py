@@ -153,7 +153,7 @@ class Head(nn.Module):
 def apply_head(
     head: Head, matrix: npt.NDArray[np.float32], frame_rate_hz: float | None
 ) -> npt.NDArray[np.float32]:
-    """Return a head's outputs for one track, some minutes at a time.
+    """Return a head's outputs for one track, computed some minutes at a time.
 
     Args:
         head: The head, in evaluation mode, on any device.
@@ -229,10 +229,10 @@ def _read_spec(data: bytes) -> HeadSpec:
     header: dict[str, Any] = json.loads(data[8 : 8 + length])
     described: dict[str, Any] = json.loads(header["__metadata__"][_METADATA_KEY])
     written = described.pop("format")
-    if written != FORMAT and (written != 1 or described["task"] == "structure"):
-        raise HeadError(
-            f"expected a head of format {FORMAT}, found {written}; train it again, or use the version it is of"
-        )
+    if written == 1 and described["task"] == "structure":
+        raise HeadError(f"expected a head of format {FORMAT}, found 1, which learned boundaries; train it again")
+    if written not in (1, FORMAT):
+        raise HeadError(f"expected a head of format {FORMAT}, found {written}; use the version that wrote it")
     for name in ("recipes", "labels"):
         described[name] = tuple(described[name])
     return HeadSpec(**described)

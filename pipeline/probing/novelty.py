@@ -28,7 +28,8 @@ def measure_novelty(features: npt.NDArray[np.float32], frame_rate_hz: float) -> 
     Returns:
         float32 of shape (num_frames,), in standard deviations from the track's mean: the distance between the
         means of up to ``NOVELTY_S`` from the beginning of a frame on, and before it. Near the ends, where one
-        side is short, it counts less, as the difference of two means varies more. 0 where nothing changes.
+        side is short, it counts less, as the difference of two means varies more. 0 for the first frame, which
+        nothing came before, and throughout where nothing ever changes.
     """
     num_frames = len(features)
     if num_frames < 2:
@@ -45,9 +46,8 @@ def measure_novelty(features: npt.NDArray[np.float32], frame_rate_hz: float) -> 
         change = (sums[stop] - sums[place]) / after - (sums[place] - sums[first]) / before
         squares += np.einsum("ij,ij->i", change, change)
     weight = (before * after / (before + after))[:, 0]
-    novelty = np.sqrt(squares * weight)
-    novelty[0] = 0.0  # nothing came before
-    spread = novelty.std()
-    if spread <= 1e-9 * max(1.0, float(novelty.max(initial=0.0))):
-        return np.zeros(num_frames, np.float32)
-    return np.asarray((novelty - novelty.mean()) / spread, np.float32)
+    novelty = np.sqrt(squares * weight)[1:]
+    scaled, spread = np.zeros(num_frames, np.float32), novelty.std()
+    if spread > 1e-9 * max(1.0, float(novelty.max())):
+        scaled[1:] = (novelty - novelty.mean()) / spread
+    return scaled

@@ -19,7 +19,7 @@ ANSWERED = ("valid", "test")
 """Splits that a run answers for at its end: the first one's answers set thresholds, the second one's count."""
 
 SplitAnswers = dict[str, list[Tensor]]
-"""A head's outputs for the tracks of each of ``ANSWERED``: (num_rows, num_names) float32, scaled."""
+"""A head's outputs for the tracks of each of ``ANSWERED``, as ``heads.apply_head`` returns them, scaled."""
 
 
 def measure(labels: Labels, spec: HeadSpec, split: str, outputs: Sequence[Tensor]) -> dict[str, float]:
@@ -29,7 +29,7 @@ def measure(labels: Labels, spec: HeadSpec, split: str, outputs: Sequence[Tensor
         labels: Of all tracks.
         spec: Of the head that answers.
         split: Of the tracks that it answers for.
-        outputs: For each of them, (num_rows, num_names) float32, scaled; a row is a frame, or the track.
+        outputs: For each of them what ``heads.apply_head`` returns, scaled; a row is a frame, or the track.
     """
     said = labels.said_of(split)
     if labels.task not in TRACK_TASKS:
@@ -64,7 +64,7 @@ def predict(labels: Labels, spec: HeadSpec, outputs: Sequence[Tensor]) -> list[P
     Args:
         labels: Of all tracks.
         spec: Of the head that answers.
-        outputs: For each track, (num_rows, num_names) float32, scaled.
+        outputs: For each track what ``heads.apply_head`` returns, scaled.
     """
     mean, deviation = labels.scale()
     return [decode(spec, (rows * deviation + mean).numpy(), labels.frame_rate_hz) for rows in outputs]
@@ -76,7 +76,7 @@ def fit_decoding(labels: Labels, spec: HeadSpec, outputs: Sequence[Tensor]) -> H
     Args:
         labels: Of all tracks.
         spec: Of the head.
-        outputs: For the validation tracks.
+        outputs: For each validation track what ``heads.apply_head`` returns.
     """
     return choose_thresholds(
         spec, [rows.numpy() for rows in outputs], labels.said_of("valid"), labels.frame_rate_hz
@@ -89,7 +89,7 @@ def measure_test(labels: Labels, spec: HeadSpec, outputs: Sequence[Tensor], seed
     Args:
         labels: Of all tracks.
         spec: Of the head that answers.
-        outputs: For each test track, (num_rows, num_names) float32, scaled.
+        outputs: For each test track what ``heads.apply_head`` returns, scaled.
         seed: Of the bootstrap.
     """
     return evaluate(labels.task, labels.names, labels.said_of("test"), predict(labels, spec, outputs), seed)

@@ -22,7 +22,7 @@ from pipeline.storage import absolute_url
 MAIN_METRIC = {
     "beat": "beat_f",
     "chord": "majmin",
-    "structure": "hit_rate_f",
+    "structure": "frame_pair_f",  # where sections begin is not trained
     "key": "weighted_score",
     "tagging": "map",
     "classification": "accuracy",

@@ -136,7 +136,7 @@ class Tuning(nn.Module):
             self.train(was_training)
 
     def answer_tracks(self, corpus: Corpus, window_s: float) -> list[Tensor]:
-        """Return what the head says of whole tracks: for each (num_rows, num_names) float32 on the CPU, scaled."""
+        """Return what the head says of whole tracks, on the CPU: for each what ``heads.apply_head`` returns."""
         features = self.embed_tracks(corpus, window_s)
         was_training = self.training
         self.eval()
@@ -171,7 +171,7 @@ def measure_tracks(model: Tuning, corpus: Corpus, labels: Labels, split: str, wi
     """Return loss and metrics of a split's tracks, named after it."""
     outputs = model.answer_tracks(select_tracks(corpus, labels.rows_of(split)), window_s)
     targets = labels.targets([len(answers) for answers in outputs], split)
-    trained = [answers[:, -len(labels.names) :] for answers in outputs]  # the novelty of sections is not
+    trained = [answers[:, -len(labels.names) :] for answers in outputs]  # of sections without novelty, the first
     loss = compute_loss(labels.task, torch.cat(trained), torch.cat(targets))
     figures = {"loss": float(loss), **measure(labels, model.head.spec, split, outputs)}
     return {f"{split}.{name}": value for name, value in figures.items()}

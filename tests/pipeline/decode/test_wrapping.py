@@ -106,3 +106,25 @@ def test_another_recording_behind_a_voc_is_refused(between: bytes, codec: str, n
             decode_audio(one + between + behind)
         assert caught.value.reason is Reason.UNREADABLE
     assert decode_audio(one).duration_s == pytest.approx(MUSIC_S, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["mp3", "adts", "flac", "wav"])
+def test_sizes_of_frames_that_old_programs_wrote_plainly_end_no_tag_early(name: str) -> None:
+    clean = cut_tags(encode(*CONTAINERS[name]))
+    # Read in seven bits a byte, as ID3v2.4 has it, this frame of 129 bytes would end before the text's own mark.
+    text = b"\x01" + ("A rather long name of a piece by someone, in sixty-three marks!").encode("utf-16")
+    cover = b"\0image/jpeg\0\x03\0\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(1, 256)) * 40
+    frames = [(b"TIT2", text), (b"APIC", cover)]
+    body = b"".join(name + struct.pack(">I", len(content)) + b"\0\0" + content for name, content in frames)
+    tag = b"ID3\x04\0\0" + bytes(len(body) >> shift & 0x7F for shift in (21, 14, 7, 0)) + body
+    assert len(text) == 129
+    assert skip_tags(tag + clean) == len(tag)
+    assert decode_audio(tag + clean).duration_s == pytest.approx(decode_audio(clean).duration_s, abs=0.05)
+
+
+def test_a_tag_that_says_that_it_has_no_bytes_is_no_endless_one() -> None:
+    clean = cut_tags(encode("mp3", "libmp3lame"))
+    empty = bytearray(make_ape(0, False))
+    empty[12] = 0
+    for tag in (bytes(empty), bytes(empty) + make_id3v1("Mountain song", "someone", "an album", "latin-1")):
+        assert decode_audio(clean + tag).duration_s == pytest.approx(MUSIC_S, abs=0.1)

@@ -25,8 +25,10 @@ def measure_slowly(features: NDArray[np.float32], rate_hz: float) -> NDArray[np.
         after = features[place : place + reach].astype(np.float64)
         weight = len(before) * len(after) / (len(before) + len(after))
         novelty[place] = np.linalg.norm(after.mean(axis=0) - before.mean(axis=0)) * np.sqrt(weight)
-    spread = novelty.std()
-    return (novelty - novelty.mean()) / spread if spread > 1e-12 else np.zeros(len(features))
+    scaled, spread = np.zeros(len(features)), novelty[1:].std() if len(novelty) > 1 else 0.0
+    if spread > 1e-9:
+        scaled[1:] = (novelty[1:] - novelty[1:].mean()) / spread
+    return scaled
 
 
 @given(
@@ -77,6 +79,22 @@ def test_a_head_for_sections_cuts_a_song_where_it_changes(recipes: tuple[str, ..
     assert min(NOVELTY_THRESHOLDS) == 0.0
 
 
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 30])
+def test_a_short_track_is_one_section(num_frames: int) -> None:
+    outputs = np.random.default_rng(0).normal(size=(num_frames, 3)).astype(np.float32)
+    spec = HeadSpec("structure", "linear", ("a",), "8hz", 32, ("chorus", "verse"), decoding={"threshold": 0.0})
+    assert [span[:2] for span in decode(spec, outputs, RATE_HZ).spans] == [(0.0, num_frames / RATE_HZ)]
+
+
+def test_no_section_is_shorter_than_half_the_least_distance_of_boundaries() -> None:
+    outputs = np.zeros((480, 3), np.float32)
+    outputs[[2, 23, 240, 457, 478], 0] = 5.0
+    outputs[[24, 456], 0] = 4.0
+    spec = HeadSpec("structure", "linear", ("a",), "8hz", 32, ("chorus", "verse"), decoding={"threshold": 1.0})
+    starts_s = [start_s for start_s, _, _ in decode(spec, outputs, RATE_HZ).spans]
+    assert starts_s == [0.0, 3.0, 30.0, 57.0]
+
+
 def test_heads_of_the_first_format_are_read_but_those_that_learned_boundaries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,5 +104,5 @@ def test_heads_of_the_first_format_are_read_but_those_that_learned_boundaries(
         save_head(Head(HeadSpec(**{**vars(spec), "task": task})), f"{tmp_path}/{task}.safetensors")
     monkeypatch.undo()
     assert load_head(f"{tmp_path}/tagging.safetensors").spec.task == "tagging"
-    with pytest.raises(HeadError, match=r"expected a head of format 2, found 1; train it again"):
+    with pytest.raises(HeadError, match="found 1, which learned boundaries; train it again"):
         load_head(f"{tmp_path}/structure.safetensors")
