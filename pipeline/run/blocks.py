@@ -13,10 +13,11 @@ import ray.data
 from pipeline.catalog.members import UNKNOWN_SIZE_BYTES, count_read_bytes, group_by_chunk
 from pipeline.run.cluster import set_up
 from pipeline.run.passes import plan_blocks
+from pipeline.run.placement import CLIP_BYTES
 from pipeline.run.ray_private import share_rows
 
 BLOCK_FILE_BYTES = 2**28  # of a block's files: one bulk read
-BLOCK_BYTES = 192 * 2**20  # of what travels together: waveforms of 64 clips are 176 MiB, their frames 188
+BLOCK_BYTES = 192 * 2**20  # of what travels together at least: waveforms of 64 clips are 176 MiB, their frames 188
 SHARED_ROWS = 2**14  # of the plan in one object, some 6 MB, of which every task takes its rows
 SHARD_TRACKS = 32  # members of shards that a block has at least: they are read in one request
 PAYLOADS = ("waveform", "features")  # columns that are nearly all of a row's bytes, and are never copied
@@ -43,10 +44,17 @@ def share_plan(
         is_cut = chunks is not None or len(block) <= tracks_per_block
         blocks += cut_by_bytes(block, read_bytes, BLOCK_FILE_BYTES) if is_cut else [block]
     dataset = share_rows(_group_blocks(rows, blocks))
-    dataset.context.target_max_block_size = BLOCK_BYTES  # what a stage joins stays together
+    dataset.context.target_max_block_size = count_block_bytes(
+        tracks_per_block
+    )  # what a stage joins stays together
     # A part holds a block, whose ids follow each other, in whatever order parts come.
     set_up(dataset, keeps_order=False)
     return dataset
+
+
+def count_block_bytes(tracks_per_block: int) -> int:
+    """Return how much travels together, so that a block of clips does."""
+    return max(BLOCK_BYTES, tracks_per_block * CLIP_BYTES)
 
 
 def sort_by_chunk(rows: pa.Table, chunks: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int32]]:

@@ -31,7 +31,7 @@ from pipeline.decode.known_content import KnownContent
 from pipeline.decode.tracks import decode_tracks
 from pipeline.embed.embedder import Embedder, choose_embedder_settings
 from pipeline.errors import DeviceError, RunError, StorageError
-from pipeline.run.blocks import BLOCK_BYTES, join_tables, share_plan
+from pipeline.run.blocks import count_block_bytes, join_tables, share_plan
 from pipeline.run.cluster import quiet_ray, start_ray, take_turn
 from pipeline.run.collect import Collector, mark_as_crashed
 from pipeline.run.measure import ModelLock, measure, name_node, name_worker
@@ -56,11 +56,12 @@ class EmbedderActor:
     Args:
         start: Starts the embedder, on the actor's node.
         monitor: Is told of it.
+        block_bytes: Of what travels together.
     """
 
-    def __init__(self, start: Callable[[], Embedder], monitor: Any) -> None:
+    def __init__(self, start: Callable[[], Embedder], monitor: Any, block_bytes: int) -> None:
         self.embedder = start()
-        self.monitor = monitor
+        self.monitor, self.block_bytes = monitor, block_bytes
         self.model_lock = ModelLock() if self.embedder.settings.device == "cuda" else None
         monitor.add_model.remote(name_worker(), name_node(), self.embedder.settings.device)
 
@@ -69,7 +70,13 @@ class EmbedderActor:
         embed = partial(self.embedder.embed_rows, model_lock=self.model_lock)
         try:
             yield from run_stage(
-                "embed", self.monitor, self.embedder.settings.windows, embed, decoded, self.model_lock
+                self.block_bytes,
+                "embed",
+                self.monitor,
+                self.embedder.settings.windows,
+                embed,
+                decoded,
+                self.model_lock,
             )
         except DeviceError:
             logger.exception("this process ends, so that Ray starts another")
@@ -171,6 +178,7 @@ def build_dataset(
         decode=decode_audio_apart if careful.isolated else decode_audio_in_time,
     )
     write = partial(write_or_refuse, settings=build_write_settings(start.recipes, settings, run_id))
+    block_bytes = count_block_bytes(careful.tracks_per_block)
     task: dict[str, Any] = {
         "num_cpus": placement.task_num_cpus,
         "memory": placement.task_heap_bytes,
@@ -183,7 +191,7 @@ def build_dataset(
             # Where workers died, a track is to have the actor to itself.
             max_concurrent_calls_per_actor=1 if careful.isolated else placement.calls_per_actor,
         ),
-        "fn_constructor_args": (start, monitor),
+        "fn_constructor_args": (start, monitor, block_bytes),
         "num_cpus": placement.num_cpus,
         "num_gpus": placement.num_gpus,
         "ray_remote_args_fn": lambda: {"max_task_retries": careful.max_retries},
@@ -192,16 +200,17 @@ def build_dataset(
     # A block whose worker died for good is left out, and its tracks are tried again. (-1, for any number, hangs.)
     # Long tracks leave the block in which they were planned, so that there may be one for each row.
     planned.context.max_errored_blocks = rows.num_rows
-    decoded = map_blocks(planned, partial(run_stage, "decode", monitor, settings.windows, decode), **task)
-    # Blocks stay as they come here, so that long tracks do not fill the memory; the embedder makes batches of its
-    # own, of windows.
+    decoded = map_blocks(
+        planned, partial(run_stage, block_bytes, "decode", monitor, settings.windows, decode), **task
+    )
+    # Blocks stay as they come, so that long tracks do not fill the memory; the embedder makes batches of windows.
     embedded = map_blocks(decoded, EmbedderActor, **actor)
-    return map_blocks(embedded, partial(run_stage, "write", monitor, settings.windows, write), **task)
+    return map_blocks(embedded, partial(run_stage, block_bytes, "write", monitor, settings.windows, write), **task)
 
 
-def run_stage(*measured: Any) -> Iterator[pa.Table]:
-    """Run one task of a stage, with the arguments of ``measure``; its tables travel joined."""
-    return join_tables(measure(*measured), BLOCK_BYTES)
+def run_stage(block_bytes: int, *measured: Any) -> Iterator[pa.Table]:
+    """Run one task of a stage, with the arguments of ``measure``; so many bytes of its tables travel joined."""
+    return join_tables(measure(*measured), block_bytes)
 
 
 def decode_or_recognise(

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pipeline.errors import UsageError
 
 TRACKS_PER_BLOCK_CPU = 8  # a block is what a killed run loses: on a CPU a few minutes of work
-TRACKS_PER_BLOCK_GPU = (
-    64  # clips: 184 MB of waveforms, 400 MB at 50 Hz in the task that writes them; fills batches
-)
+TRACKS_PER_BLOCK_GPU = 64  # clips: 184 MB of waveforms; fills batches
+MAX_TRACKS_PER_BLOCK_GPU = 192  # of a large run: a block costs its driver 20 core-ms, whatever it holds
+BLOCKS_BEFORE_LARGER = 64  # that each actor has before they grow: the last of all are waited for
+BLOCKS_STORED_PER_CPU = 4  # in a node's object store: a task's own, what waits, what an actor has and gives
+CLIP_BYTES = 3 * 2**20  # of a clip's waveform, or its frames
 CALLS_PER_GPU = 2  # a GPU is through with a block sooner than Ray with carrying it off
 MAX_CPUS_PER_ACTOR = 16  # more threads than this do not speed up one model
 TFLOP_PER_THREAD = 0.05  # of a window: with less for each, threads mostly wait for each other
@@ -50,6 +52,7 @@ class Placement:
         tracks_per_block: Tracks that one task takes.
         blocks_per_actor: Blocks for whose sake an actor is worth its start.
         calls_per_actor: Blocks that an actor holds at once: one in the model, others on their way in or out.
+        max_tracks_per_block: Tracks that a task takes where a run has very many.
     """
 
     num_actors: int
@@ -61,11 +64,17 @@ class Placement:
     tracks_per_block: int
     blocks_per_actor: int = 1
     calls_per_actor: int = 1
+    max_tracks_per_block: int = 0
 
     def fit(self, num_tracks: int) -> Placement:
-        """Return the placement with no more actors than a run of so many tracks has use for."""
+        """Return the placement for so many tracks: no actors without work, and larger blocks for very many."""
         num_useful = math.ceil(num_tracks / (self.tracks_per_block * self.blocks_per_actor))
-        return replace(self, num_actors=max(1, min(self.num_actors, num_useful)))
+        larger = min(self.max_tracks_per_block, num_tracks // (self.num_actors * BLOCKS_BEFORE_LARGER))
+        return replace(
+            self,
+            num_actors=max(1, min(self.num_actors, num_useful)),
+            tracks_per_block=max(self.tracks_per_block, larger),
+        )
 
 
 def place_actors(
@@ -129,7 +138,21 @@ def _place_on_gpus(nodes: Sequence[Mapping[str, float]], num_gpus: int, heap_byt
         task_heap_bytes=heap_bytes,
         tracks_per_block=TRACKS_PER_BLOCK_GPU,
         calls_per_actor=CALLS_PER_GPU,
+        max_tracks_per_block=_count_storable(nodes),
     )
+
+
+def _count_storable(nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return the tracks of the largest blocks for which every node's object store has room."""
+    room_bytes = min(
+        (
+            node["object_store_memory"] / max(1, node.get("CPU", 0))
+            for node in nodes
+            if "object_store_memory" in node
+        ),
+        default=0,
+    )
+    return min(MAX_TRACKS_PER_BLOCK_GPU, int(room_bytes / (BLOCKS_STORED_PER_CPU * CLIP_BYTES)))
 
 
 def _place_on_cpus(nodes: Sequence[Mapping[str, float]], window_tflop: float, heap_bytes: int) -> Placement:

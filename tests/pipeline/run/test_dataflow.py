@@ -224,8 +224,8 @@ def test_a_file_that_takes_long_holds_up_no_other(
 class BreaksOnce(EmbedderActor):
     """The first of its kind refuses all that it is given, as a GPU does after a fault of its own."""
 
-    def __init__(self, start: EmbedderStart, monitor: Any) -> None:
-        super().__init__(start, monitor)
+    def __init__(self, start: EmbedderStart, monitor: Any, block_bytes: int) -> None:
+        super().__init__(start, monitor, block_bytes)
         fell_out = Path(start.settings.store.url) / "fell_out"
         if not fell_out.exists():
             fell_out.touch()
@@ -235,8 +235,8 @@ class BreaksOnce(EmbedderActor):
 class NeverWorks(EmbedderActor):
     """A device on which the model does not run."""
 
-    def __init__(self, start: EmbedderStart, monitor: Any) -> None:
-        super().__init__(start, monitor)
+    def __init__(self, start: EmbedderStart, monitor: Any, block_bytes: int) -> None:
+        super().__init__(start, monitor, block_bytes)
         self.embedder.model.conv.register_forward_pre_hook(refuse)
         self.embedder.check_device()
 

@@ -187,6 +187,31 @@ def test_a_small_run_starts_no_more_actors_than_it_has_blocks(num_tracks: int, n
     assert place_actors([{"CPU": 32.0, "GPU": 8.0}], None).fit(num_tracks).num_actors == num_actors
 
 
+@pytest.mark.parametrize(
+    ("num_tracks", "store_gib", "tracks_per_block"),
+    [
+        (64, 100, 64),
+        (8_000, 100, 64),  # 16 blocks for each of 8 GPUs
+        (50_000, 100, 97),
+        (1_000_000, 100, 192),
+        (1_000_000, 36, 96),  # of 3 MiB a clip, four blocks for each of 32 CPUs
+        (1_000_000, 8, 64),
+        (1_000_000, None, 64),
+    ],
+)
+def test_blocks_of_a_large_run_grow_as_far_as_there_is_room(
+    num_tracks: int, store_gib: int | None, tracks_per_block: int
+) -> None:
+    room = {} if store_gib is None else {"object_store_memory": store_gib * float(GIB)}
+    nodes = [{"CPU": 32.0, "GPU": 8.0, **room}, {"CPU": 2.0, **room}]
+    placement = place_actors(nodes, None).fit(num_tracks)
+    assert placement.tracks_per_block == tracks_per_block
+    assert (
+        place_actors([{"CPU": 32.0, "object_store_memory": 90.0 * GIB}], None).fit(num_tracks).tracks_per_block
+        == 8
+    )
+
+
 def test_a_large_model_starts_on_every_node_of_one_core_that_has_a_block() -> None:
     assert place_actors([{"CPU": 1.0}] * 4, None).fit(16).num_actors == 2
 
