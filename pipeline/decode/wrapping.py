@@ -24,10 +24,8 @@ _TAG = re.compile(rb"ID3[\x02-\x04]\0[\0-\xff][\0-\x7f]{4}|APETAGEX.{24}", re.DO
 
 _ID3_FOOTER, _ID3_UNUSUAL = 0x10, 0xD0  # unsynchronised, with an extended header, or with a footer
 _ID3_FRAME = re.compile(rb"[A-Z][A-Z0-9]{3}.{6}", re.DOTALL)
-_LINKED_BYTES, _LINKED_FRAMES = (
-    2**14,
-    5,
-)  # which hold eleven frames of any bit rate; other data, not one in its time
+_LINKED_BYTES = 2**14  # eleven frames of MPEG audio at any bit rate
+_LINKED_FRAMES = 5  # so many alike among them are no chance
 
 _VOC = b"Creative Voice File\x1a"
 
@@ -88,15 +86,9 @@ def _is_audio(data: bytes, start: int) -> bool:
     mark = data[start : start + 3]
     if len(mark) < 3 or mark[0] != 0xFF or mark[1] < 0xE0:
         return False
-    alike = re.compile(
-        re.escape(mark[:2]) + b"[" + b"".join(re.escape(bytes([b])) for b in _list_alike(mark[2])) + b"]"
-    )
-    return len(alike.findall(data, start, start + _LINKED_BYTES)) >= _LINKED_FRAMES
-
-
-def _list_alike(header: int) -> list[int]:
-    """Return the third bytes of headers of the same sample rate, by MPEG audio's bits and by those of raw AAC."""
-    return [byte for byte in range(256) if byte & 0x0C == header & 0x0C]
+    headers: list[bytes] = re.findall(re.escape(mark[:2]) + b"(.)", data[start : start + _LINKED_BYTES], re.DOTALL)
+    # Of the same sample rate: the bits that it has in MPEG audio, two of the four that it has in raw AAC.
+    return sum(header[0] & 0x0C == mark[2] & 0x0C for header in headers) >= _LINKED_FRAMES
 
 
 def _read_id3_size(data: bytes, position: int) -> int:

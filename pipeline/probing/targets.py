@@ -70,7 +70,7 @@ def make_targets(
     if task == "beat":
         downbeats_s = [time_s for time_s, place in annotation.beats if place == 1]
         columns = ([time_s for time_s, _ in annotation.beats], downbeats_s)
-        return torch.stack([_mark(times_s, num_frames, _rate(frame_rate_hz), 1) for times_s in columns], dim=1)
+        return torch.stack([_mark(times_s, num_frames, _rate(frame_rate_hz)) for times_s in columns], dim=1)
     if task == "key" and (annotation.labels or frame_rate_hz is None):
         return torch.full((num_frames,), number.get(choose_main_label(annotation) or "", NOT_COUNTED))
     places = torch.full((num_frames,), NOT_COUNTED)
@@ -115,12 +115,11 @@ def _cross_entropy(outputs: Tensor, numbers: Tensor) -> Tensor:
     return F.cross_entropy(outputs[counted], numbers[counted])
 
 
-def _mark(times_s: Sequence[float], num_frames: int, rate_hz: float, reach: int) -> Tensor:
-    """Return float32 of shape (num_frames,): 1 in the frames of events, less up to ``reach`` beside them."""
+def _mark(times_s: Sequence[float], num_frames: int, rate_hz: float) -> Tensor:
+    """Return float32 of shape (num_frames,): 1 in the frames of events, less in those beside them."""
     marks = torch.zeros(num_frames)
     frames = [math.floor(time_s * rate_hz) for time_s in times_s]
-    for offset in (*range(reach, 0, -1), 0):
-        worth = 1.0 if offset == 0 else BESIDE
+    for offset, worth in ((1, BESIDE), (0, 1.0)):
         for frame in frames:
             for near in {frame - offset, frame + offset}:
                 if 0 <= near < num_frames:

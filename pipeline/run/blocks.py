@@ -44,9 +44,8 @@ def share_plan(
         is_cut = chunks is not None or len(block) <= tracks_per_block
         blocks += cut_by_bytes(block, read_bytes, BLOCK_FILE_BYTES) if is_cut else [block]
     dataset = share_rows(_group_blocks(rows, blocks))
-    dataset.context.target_max_block_size = count_block_bytes(
-        tracks_per_block
-    )  # what a stage joins stays together
+    # What a stage joins stays together.
+    dataset.context.target_max_block_size = count_block_bytes(tracks_per_block)
     # A part holds a block, whose ids follow each other, in whatever order parts come.
     set_up(dataset, keeps_order=False)
     return dataset
