@@ -1,7 +1,6 @@
 """Whole runs on real mp3 files: the job, and the plain script that a user would write instead, in turn.
 
     .venv/bin/python -m benchmarks.end_to_end [--reference FOLDER/musicfm] [--tracks 1000] [--rounds 1]
-        [--published-size]
 
 Both are started as commands, on the same files with the same small model (random weights, twelve layers, layer
 7), so that what is not the model shows. Each also runs on one file: what that takes is its start-up, and the
@@ -54,20 +53,18 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, metavar="FOLDER", help="a checkout of minzwon/musicfm")
     parser.add_argument("--tracks", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--published-size", action="store_true", help="not a small model: for a GPU")
     flags = parser.parse_args()
-    config = ModelConfig() if flags.published_size else SMALL
-    report = measure(flags.reference, flags.tracks, flags.rounds, config)
+    report = measure(flags.reference, flags.tracks, flags.rounds)
     print_report(report)
     print(json.dumps(report))
 
 
-def measure(reference: Path | None, num_tracks: int, num_rounds: int, config: ModelConfig) -> dict[str, Any]:
+def measure(reference: Path | None, num_tracks: int, num_rounds: int) -> dict[str, Any]:
     """Run both ways in turn on many files and on one, then each stage alone."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = folder / "random.pt"
-        write_random_checkpoint(checkpoint, config, seed=0)
+        write_random_checkpoint(checkpoint, SMALL, seed=0)
         many, one = folder / "many", folder / "one"
         write_clips(many, num_tracks)
         write_clips(one, 1)
@@ -80,7 +77,7 @@ def measure(reference: Path | None, num_tracks: int, num_rounds: int, config: Mo
                 for way in ("job", "script"):
                     found = _run_command(way, audio, checkpoint, reference, folder)
                     runs.setdefault(f"{way}, {audio.name}", []).append(found)
-        placement = place(config, num_tracks)
+        placement = place(num_tracks)
         with ProcessPoolExecutor(placement.num_actors, multiprocessing.get_context("spawn")) as pool:
             tasks = [
                 pool.submit(try_stages, many, checkpoint, placement.num_threads)
@@ -110,10 +107,10 @@ def _run_command(way: str, audio: Path, checkpoint: Path, reference: Path | None
     return {"seconds": seconds, "bytes_written": num_bytes, **facts}
 
 
-def place(config: ModelConfig, num_tracks: int) -> Placement:
+def place(num_tracks: int) -> Placement:
     """Return the placement that a run on this machine has."""
     here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-    return place_actors([here], None, None, count_window_tflop(config, LAYER)).fit(num_tracks)
+    return place_actors([here], None, None, count_window_tflop(SMALL, LAYER)).fit(num_tracks)
 
 
 def try_stages(audio: Path, checkpoint: Path, num_threads: int) -> Trial:
