@@ -3,12 +3,11 @@
     .venv/bin/python -m benchmarks.ledger [--sizes 10000,100000,1000000]
     .venv/bin/python -m benchmarks.ledger --sizes 100000 --changed 0.01 [--embed-dim 1024]
 
-The ledger is synthetic: real columns, global vectors of 8 dimensions (planning never reads them). Each size runs
-in a process of its own, so that its peak memory is its own.
+The ledger is synthetic: real columns. Each size runs in a process of its own, so that its peak memory is its own.
 
-With ``--changed`` such a share of the tracks, drawn at random, is embedded anew and committed at once. It prints
-the bytes that are written for it as a share of the ledger's, and what share it would be if the vectors lay apart
-from the facts: all facts, and the new vectors.
+With ``--changed`` such a share of the tracks, drawn at random, is embedded anew with global vectors, and committed
+in the order of ids. It prints the bytes that are written for it as a share of those of the ledger and all global
+vectors, and how much of them are ledger rows written anew.
 """
 
 from __future__ import annotations
@@ -29,19 +28,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.vector_rows import build_vector_rows
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
 from pipeline.run.prepare import plan_against_store
-from pipeline.schema import CATALOG, FEATURE_LIST, TRACKS
+from pipeline.schema import CATALOG, TRACKS
 from pipeline.store.commit import RunCommitter
 from pipeline.store.maintain import TARGET_LEDGER_BYTES
-from pipeline.store.parts import STORED_BYTES_PER_VALUE, round_mantissa, write_part
+from pipeline.store.parts import Part, round_mantissa, write_part
 from pipeline.store.read import FeatureStore
 from pipeline.store.tables import create_tables
 from pipeline.store.writer import StoreWriter
 
 ROWS_PER_PART = 50_000
-FACTS_BYTES = 160  # of a row without its vector
+FACTS_BYTES = 110  # of a row
 RECIPE = Recipe("00" * 32, 7).recipe_id
 RESOLUTIONS = ("50hz", "16hz", "8hz", "0.5hz", "global")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,11 +55,12 @@ def main() -> None:
         "--changed", type=float, default=0.0, help="measure this share of the tracks embedded anew"
     )
     parser.add_argument("--embed-dim", type=int, default=1024, help="of the vectors, with --changed")
+    parser.add_argument("--commits", type=int, default=1, help="of the changed tracks, with --changed")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.changed:
         sizes = [int(size) for size in flags.sizes.split(",")]
-        print(json.dumps([measure_change(size, flags.changed, flags.embed_dim) for size in sizes]))
+        print(json.dumps([measure_change(size, flags.changed, flags.embed_dim, flags.commits) for size in sizes]))
         return
     if flags.one is not None:
         print(json.dumps(measure(flags.one)))
@@ -105,9 +106,9 @@ def measure(num_tracks: int) -> dict[str, Any]:
     }
 
 
-def measure_change(num_tracks: int, changed_share: float, embed_dim: int) -> dict[str, float]:
+def measure_change(num_tracks: int, changed_share: float, embed_dim: int, num_commits: int) -> dict[str, float]:
     """Let tracks be embedded anew, in a ledger of parts as compaction leaves them, and say what that writes."""
-    rows_per_part = max(1, TARGET_LEDGER_BYTES // round(FACTS_BYTES + STORED_BYTES_PER_VALUE * embed_dim))
+    rows_per_part = TARGET_LEDGER_BYTES // FACTS_BYTES
     random = np.random.default_rng(0)
     changed = np.sort(random.choice(num_tracks, round(changed_share * num_tracks), replace=False))
     with tempfile.TemporaryDirectory() as folder:
@@ -116,42 +117,57 @@ def measure_change(num_tracks: int, changed_share: float, embed_dim: int) -> dic
         catalog = build_catalog(num_tracks)
         url, partition = store.table_url("tracks"), {"recipe": RECIPE}
         parts = []
-        facts_bytes = 0
+        frames = []
         for start in range(0, num_tracks, rows_per_part):
-            rows = build_random_rows(catalog.slice(start, rows_per_part), embed_dim, random)
+            rows = build_random_rows(catalog.slice(start, rows_per_part), random)
             parts.append(write_part(rows, "tracks", url, partition, "build"))
-            index = rows.schema.get_field_index("embedding")
-            facts = rows.set_column(index, TRACKS.field("embedding"), pa.nulls(rows.num_rows, FEATURE_LIST))
-            facts_bytes += write_part(facts, "tracks", folder, partition, "facts").size_bytes
-        StoreWriter(store, "build").commit_ledger([part.as_add_action() for part in parts], "close")
-        ledger_bytes = sum(part.size_bytes for part in parts)
+            frames.append(write_vectors(store, rows, embed_dim, random, "build"))
+        writer = StoreWriter(store, "build")
+        writer.commit("frames", [part.as_add_action() for part in frames], "append")
+        writer.commit_ledger([part.as_add_action() for part in parts], "close")
+        ledger_bytes, all_bytes = (sum(part.size_bytes for part in some) for some in (parts, [*parts, *frames]))
         before = FeatureStore(store.url)
         committer = RunCommitter(store, "refresh", {RECIPE: Recipe("00" * 32, 7)})
-        committer.take_over([], build_random_rows(catalog.take(changed), embed_dim, random))
-        start_s = time.process_time()
+        cpu_s, new_bytes = 0.0, 0
+        for some in np.array_split(changed, num_commits):
+            rows = build_random_rows(catalog.take(some), random)
+            new = write_vectors(store, rows, embed_dim, random, "refresh")
+            committer.take_over([new], rows)
+            start_s = time.process_time()
+            committer.commit()
+            cpu_s += time.process_time() - start_s
+            new_bytes += new.size_bytes
         committer.close()
-        cpu_s = time.process_time() - start_s
         after = FeatureStore(store.url)
         assert before.tracks(["run_id"]).num_rows == after.tracks(["run_id"]).num_rows == num_tracks
     row = {
         "tracks": num_tracks,
         "embed_dim": embed_dim,
         "changed": len(changed),
-        "parts": len(parts),
+        "commits": num_commits,
+        "ledger_parts": len(parts),
         "ledger_mb": ledger_bytes / 1e6,
-        "rewritten_share": committer.bytes_written / ledger_bytes,
+        "ledger_and_vectors_mb": all_bytes / 1e6,
+        "written_share": committer.bytes_written / all_bytes,
+        "of_it_ledger_mb": (committer.bytes_written - new_bytes) / 1e6,
         "cpu_s": cpu_s,
-        "share_with_vectors_apart": (facts_bytes + changed_share * (ledger_bytes - facts_bytes)) / ledger_bytes,
     }
     print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     return row
 
 
-def build_random_rows(catalog: pa.Table, embed_dim: int, random: np.random.Generator) -> pa.Table:
-    """Return ledger rows of a catalog: hashes, measures and vectors are noise, as real ones are to a codec."""
+def write_vectors(
+    store: StoreLocation, ledger: pa.Table, embed_dim: int, random: np.random.Generator, run_id: str
+) -> Part:
+    """Write global vectors of ledger rows, noise as real ones are to a codec."""
+    vectors = round_mantissa(random.standard_normal((ledger.num_rows, embed_dim), np.float32), 10)
+    partition = {"recipe": RECIPE, "resolution": "global"}
+    return write_part(build_vector_rows(ledger, vectors), "frames", store.table_url("frames"), partition, run_id)
+
+
+def build_random_rows(catalog: pa.Table, random: np.random.Generator) -> pa.Table:
+    """Return ledger rows of a catalog: hashes and measures are noise, as real ones are to a codec."""
     size = catalog.num_rows
-    values = round_mantissa(random.standard_normal(size * embed_dim, np.float32), 10)
-    offsets = pa.array(np.arange(0, values.size + 1, embed_dim), pa.int32())
     own: dict[str, Any] = {
         "recipe": pa.repeat(RECIPE, size),
         "etag": [random.bytes(16).hex() for _ in range(size)],
@@ -163,7 +179,6 @@ def build_random_rows(catalog: pa.Table, embed_dim: int, random: np.random.Gener
         **{name: random.random(size, np.float32) for name in ("rms", "peak", "clipped_share", "silent_share")},
         "num_frames_25hz": random.integers(740, 760, size, np.int32),
         "resolutions": [list(RESOLUTIONS)] * size,
-        "embedding": pa.ListArray.from_arrays(offsets, pa.array(values)),
         "event_time": pa.repeat(pa.scalar(NOW, TRACKS.field("event_time").type), size),
         "run_id": pa.repeat("build", size),
     }
@@ -199,7 +214,6 @@ def build_ledger_parts(catalog: pa.Table) -> list[pa.Table]:
             "recipe": pa.repeat(RECIPE, size),
             "content_hash": [f"{number:064x}" for number in range(start, start + size)],
             "resolutions": [list(RESOLUTIONS)] * size,
-            "embedding": [[0.5] * 8] * size,
             "num_frames_25hz": [750] * size,
         }
         columns = {

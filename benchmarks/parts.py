@@ -80,12 +80,10 @@ def list_parts(block: int) -> list[Part]:
     first, last = f"TR{block * BLOCK:016d}", f"TR{(block + 1) * BLOCK - 1:016d}"
     parts = []
     for name in DEFAULT_RESOLUTIONS:
-        frame_rate_hz = RESOLUTIONS[name].frame_rate_hz
-        if frame_rate_hz is not None:
-            num_values = CLIP_S * frame_rate_hz * EMBED_DIM
-            size_bytes = round(BLOCK * num_values * REPEATED.get(name, STORED_BYTES_PER_VALUE))
-            path = f"recipe={RECIPE}/resolution={name}/part-scale-{block:032x}.parquet"
-            parts.append(Part(RECIPE, name, path, size_bytes, BLOCK, first, last))
+        num_values = CLIP_S * (RESOLUTIONS[name].frame_rate_hz or 1 / CLIP_S) * EMBED_DIM
+        size_bytes = round(BLOCK * num_values * REPEATED.get(name, STORED_BYTES_PER_VALUE))
+        path = f"recipe={RECIPE}/resolution={name}/part-scale-{block:032x}.parquet"
+        parts.append(Part(RECIPE, name, path, size_bytes, BLOCK, first, last))
     return parts
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from benchmarks.vector_rows import build_vector_rows
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
 from pipeline.schema import RECIPES, TRACKS
@@ -100,9 +101,7 @@ def make_store(url: str, chunks: Iterator[tuple[npt.NDArray[np.int64], Matrix]])
     writer = StoreWriter(store, "first")
     actions: Actions = []
     for numbers, vectors in chunks:
-        rows = make_ledger(numbers, vectors, "first")
-        part = write_part(rows, "tracks", store.table_url("tracks"), {"recipe": RECIPE.recipe_id}, "first")
-        actions.append(part.as_add_action())
+        actions += _write_tracks(writer, numbers, vectors)
     writer.commit_ledger(actions, "close")
     return store
 
@@ -114,15 +113,31 @@ def change_store(
     writer = StoreWriter(store, run_id)
     leaving = [*gone, *name_tracks(numbers)]
     actions = extract_rows(writer.tracks, "tracks", store, RECIPE.recipe_id, leaving, run_id).actions
-    rows = make_ledger(numbers, vectors, run_id).sort_by("track_id")
-    part = write_part(rows, "tracks", store.table_url("tracks"), {"recipe": RECIPE.recipe_id}, run_id)
-    writer.commit_ledger([*actions, part.as_add_action()], "close")
+    order = np.argsort(numbers)
+    writer.commit_ledger([*actions, *_write_tracks(writer, numbers[order], vectors[order])], "close")
 
 
-def make_ledger(numbers: npt.NDArray[np.int64], vectors: Matrix, run_id: str) -> pa.Table:
-    """Return ledger rows of tracks; values keep ten mantissa bits, as a run stores them."""
-    values = vectors.astype(np.float16).astype(np.float32)
-    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+def _write_tracks(writer: StoreWriter, numbers: npt.NDArray[np.int64], vectors: Matrix) -> Actions:
+    """Commit the vectors of tracks, and return what adds their rows to the ledger.
+
+    Values keep ten mantissa bits, as a run stores them.
+    """
+    rows = make_ledger(numbers, writer.run_id)
+    frames = build_vector_rows(rows, vectors.astype(np.float16).astype(np.float32))
+    recipe = {"recipe": RECIPE.recipe_id}
+    actions: Actions = [
+        write_part(table, name, writer.store.table_url(name), partition, writer.run_id).as_add_action()
+        for name, table, partition in (
+            ("frames", frames, {**recipe, "resolution": "global"}),
+            ("tracks", rows, recipe),
+        )
+    ]
+    writer.commit("frames", actions[:1], "append")
+    return actions[1:]
+
+
+def make_ledger(numbers: npt.NDArray[np.int64], run_id: str) -> pa.Table:
+    """Return ledger rows of tracks."""
     ids = name_tracks(numbers)
     columns = {
         "recipe": [RECIPE.recipe_id] * len(ids),
@@ -133,7 +148,6 @@ def make_ledger(numbers: npt.NDArray[np.int64], vectors: Matrix, run_id: str) ->
         "artist": [f"artist {number // 10}" for number in numbers],
         "duration_s": np.full(len(ids), 30.0),
         "resolutions": [["global"]] * len(ids),
-        "embedding": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel())),
         "event_time": [NOW] * len(ids),
         "run_id": [run_id] * len(ids),
     }

@@ -112,7 +112,7 @@ def show_matrix(connection: duckdb.DuckDBPyConnection) -> None:
 
 TRACKS = """
 SELECT track_id, title, artist, codec, source_sample_rate_hz AS rate_hz, round(duration_s, 1) AS seconds,
-       round(rms, 3) AS rms, len(embedding) AS global_dim
+       round(rms, 3) AS rms
 FROM tracks ORDER BY track_id
 """
 FAILURES = "SELECT track_id, stage, error_type, error_message FROM failures"
@@ -128,8 +128,13 @@ FROM frames JOIN tracks USING (recipe, track_id, content_hash)
 WHERE frames.resolution = '16hz' AND track_id = 'caves.mp3'
 """
 NEIGHBOURS = """
-SELECT other.track_id, round(list_cosine_similarity(query.embedding, other.embedding), 4) AS score
-FROM tracks AS query JOIN tracks AS other ON query.recipe = other.recipe
+WITH vectors AS (
+    SELECT recipe, track_id, embeddings[1] AS vector
+    FROM frames JOIN tracks USING (recipe, track_id, content_hash)
+    WHERE frames.resolution = 'global'
+)
+SELECT other.track_id, round(list_cosine_similarity(query.vector, other.vector), 4) AS score
+FROM vectors AS query JOIN vectors AS other USING (recipe)
 WHERE query.track_id = 'caves.mp3' AND other.track_id <> 'caves.mp3'
 ORDER BY score DESC LIMIT 5
 """

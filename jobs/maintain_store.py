@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
         else:
             run_id = f"maintain-{uuid.uuid4().hex[:12]}"
             num_upgraded = 0 if flags.report else upgrade_store(store, run_id)
+            if num_upgraded:
+                print("the store was brought up to date; bring its indexes up to date with musicfm index")
             writer = None if flags.report else StoreWriter(store, run_id)
             line = maintain(store, writer, flags.drop_recipe, flags.dead_share, flags.vacuum)
             print(json.dumps({**line, "parts_upgraded": num_upgraded}))

@@ -120,6 +120,9 @@ RESULTS = pa.schema(
 )
 """What one write task tells the driver: a single small row, whatever the size of what it wrote."""
 
+KEYS = ("track_id", "content_hash")
+"""A track and what it holds: rows of ``frames`` are live while ``tracks`` has the same."""
+
 TRACKS = pa.schema(
     [
         pa.field("recipe", pa.string(), nullable=False),
@@ -127,12 +130,14 @@ TRACKS = pa.schema(
         *SOURCE_FIELDS,
         pa.field("num_frames_25hz", pa.int32()),
         pa.field("resolutions", pa.list_(pa.string())),  # what `frames` holds of this track and content
-        pa.field("embedding", FEATURE_LIST),  # the global vector; null where `global` was not asked for
         pa.field("event_time", TIMESTAMP),  # when this content was embedded
         pa.field("run_id", pa.string()),
     ]
 )
-"""Table ``tracks``, partitioned by ``recipe``: the ledger. A track is in the store when it is here."""
+"""Table ``tracks``, partitioned by ``recipe``: the ledger. A track is in the store when it is here.
+
+It holds facts alone, for a change to some rows writes the files that hold them anew (docs/decisions/0035).
+"""
 
 FRAMES = pa.schema(
     [
@@ -143,7 +148,7 @@ FRAMES = pa.schema(
         pa.field("start_frame", pa.int32()),  # of the track: 0, and more in the later rows of a long one
         pa.field("event_time", TIMESTAMP),
         pa.field("num_frames", pa.int32()),  # of the row
-        pa.field("frame_rate_hz", pa.float64()),
+        pa.field("frame_rate_hz", pa.float64()),  # null: of the resolution ``global``, one vector a track
         pa.field("embeddings", pa.list_(FEATURE_LIST)),  # num_frames × embed_dim
     ]
 )

@@ -112,7 +112,6 @@ def list_called_for(tracks: Sequence[Mapping[str, Any]]) -> set[tuple[str, str, 
         (row["recipe"], name, row["track_id"], row["content_hash"])
         for row in tracks
         for name in row["resolutions"]
-        if name != "global"
     }
 
 

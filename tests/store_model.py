@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.location import StoreLocation
-from tests.rows import at_second, fake_features, read_store
+from tests.rows import at_second, read_store
 from tests.runs import ERRORS, Catalog, Track
 
 EDITS = [
@@ -68,7 +68,7 @@ class Model:
             self.frames |= {
                 (recipe, name, track_id, track.content)
                 for (recipe, track_id), (track, held) in self.tracks.items()
-                for name in held - {"global"}
+                for name in held
             }
 
     def prune(self, catalog: Catalog, recipes: Sequence[str]) -> int:
@@ -87,8 +87,6 @@ class Model:
             found = (row["uri"], row["modified_time"], row["title"], row["content_hash"])
             assert found == (track.uri, at_second(track.second), track.title, track.content)
             assert sorted(row["resolutions"]) == sorted(resolutions)
-            vector = fake_features(track.content, f"{row['recipe']}/global")[0].tolist()
-            assert row["embedding"] == (vector if "global" in resolutions else None)
         failures = read_store(store, "failures")
         assert len(failures) == len(self.failures)
         assert {(row["recipe"], row["track_id"]): row["error_type"] for row in failures} == self.failures

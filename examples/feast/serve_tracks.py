@@ -11,6 +11,7 @@ The last line is JSON: the tracks' features, and under ``predictions`` what each
 
 import argparse
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from feast import FeatureStore, FeatureView
 from features import LIVE_PREDICTIONS, LIVE_TRACKS, head, predictions, recipe, track, tracks
 
 NAMES = [field.name for field in tracks.schema]
+KEYS = ["recipe", "track_id", "content_hash"]
 PREDICTIONS = pyarrow.schema(
     [
         *((name, pyarrow.string()) for name in ("head", "track_id", "task", "label")),
@@ -33,19 +35,36 @@ PREDICTIONS = pyarrow.schema(
 )
 
 
+def list_keys(rows: pyarrow.Table | pyarrow.RecordBatch) -> Iterator[tuple[str, str, str]]:
+    """Return recipe, track and content of rows."""
+    return zip(*(rows[name].to_pylist() for name in KEYS), strict=True)
+
+
 def copy_live_tracks(store: str) -> tuple[list[str], datetime]:
-    """Copy the table's live rows that have a vector, in bounded memory; return their recipes and oldest time."""
-    files = DeltaTable(f"{store}/tracks").file_uris()
-    parts = pyarrow.dataset.dataset(files, partitioning="hive", partition_base_dir=f"{store}/tracks")
-    live = parts.scanner([*NAMES, "event_time"], filter=pc.field("embedding").is_valid(), batch_size=4096)
-    recipes, oldest = set(), datetime.now(UTC)
+    """Copy the tracks that have a vector, in bounded memory but for facts; return their recipes and oldest time.
+
+    Vectors are rows of ``frames``, live where ``tracks`` names their content.
+    """
+    files = {name: DeltaTable(f"{store}/{name}").file_uris() for name in ("tracks", "frames")}
+    tables = {
+        name: pyarrow.dataset.dataset(uris, partitioning="hive", partition_base_dir=f"{store}/{name}")
+        for name, uris in files.items()
+    }
+    facts = tables["tracks"].to_table(columns=[*(name for name in NAMES if name != "embedding"), "event_time"])
+    vectors = tables["frames"].scanner(
+        [*KEYS, "embeddings"], filter=pc.field("resolution") == "global", batch_size=4096
+    )
+    oldest = pc.min(facts["event_time"]).as_py() or datetime.now(UTC)
+    place_of = {key: place for place, key in enumerate(list_keys(facts))}
     Path(LIVE_TRACKS).parent.mkdir(exist_ok=True)
-    with pyarrow.parquet.ParquetWriter(LIVE_TRACKS, live.projected_schema) as writer:
-        for batch in live.to_batches():
-            writer.write_batch(batch)
-            recipes.update(pc.unique(batch["recipe"]).to_pylist())
-            oldest = min(oldest, pc.min(batch["event_time"]).as_py() or oldest)
-    return sorted(recipes), oldest
+    schema = facts.schema.append(pyarrow.field("embedding", pyarrow.list_(pyarrow.float32())))
+    with pyarrow.parquet.ParquetWriter(LIVE_TRACKS, schema) as writer:
+        for batch in vectors.to_batches():
+            places = pyarrow.array([place_of.get(key) for key in list_keys(batch)], pyarrow.int64())
+            live = facts.take(places.drop_null())
+            embeddings = pc.list_flatten(batch["embeddings"]).filter(places.is_valid())
+            writer.write_table(live.append_column("embedding", embeddings).cast(schema))
+    return sorted(pc.unique(facts["recipe"]).to_pylist()), oldest
 
 
 def copy_live_predictions(store: str) -> tuple[list[str], datetime | None]:

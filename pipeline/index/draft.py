@@ -82,8 +82,7 @@ def describe_draft(
         tracks = tracks.append_column(name, draft.owners.column(name))
     tracks = tracks.sort_by("track_id").combine_chunks()
     files = {**draft.files, "tracks": save_file(location, folder, "tracks.arrow", tracks, settings.cache)}
-    if source.table_name == "frames":
-        files["parts"] = save_file(location, folder, "parts.arrow", source.parts.select(["path"]), settings.cache)
+    files["parts"] = save_file(location, folder, "parts.arrow", source.parts.select(["path"]), settings.cache)
     num_vectors = int(pc.sum(tracks.column("num_vectors")).as_py() or 0)
     return IndexManifest(
         recipe=source.recipe,

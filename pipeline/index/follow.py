@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -90,17 +89,15 @@ def follow(
 
 
 def _read_changed(old: VectorIndex, source: Source, wanted: pa.Table) -> Iterator[VectorBatch]:
-    """Read tracks that are new or changed: global vectors from the ledger's parts, frames from new parts first.
+    """Read tracks that are new or changed, from new parts first.
 
-    The frames of a track that left and came back, or changed back, lie in an old part.
+    The vectors of a track that left and came back, or changed back, lie in an old part.
     """
     paths = source.parts.column("path").to_pylist()
-    if source.table_name == "tracks":
-        names = set(wanted.column("file").to_pylist())
-        yield from read_vectors(source, [path for path in paths if PurePosixPath(path).name in names], wanted)
-        return
-    with pa.ipc.open_file(fetch_file(old.location, old.manifest.files["parts"], old.cache)) as file:
-        seen = set(file.read_all().column("path").to_pylist())
+    seen: set[str] = set()
+    if parts := old.manifest.files.get("parts"):  # an index of global vectors in the ledger's own parts had none
+        with pa.ipc.open_file(fetch_file(old.location, parts, old.cache)) as file:
+            seen = set(file.read_all().column("path").to_pylist())
     for group in ([path for path in paths if path not in seen], [path for path in paths if path in seen]):
         for batch in read_vectors(source, group, wanted):
             wanted = wanted.filter(pc.invert(pc.is_in(wanted.column("track_id"), batch.keys.column("track_id"))))

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import StorageError, UsageError
 from pipeline.location import StoreLocation
-from pipeline.store.source import KEYS, Source, VectorBatch, open_source, read_vectors
+from pipeline.schema import KEYS
+from pipeline.store.source import Source, VectorBatch, open_source, read_vectors
 
 Matrix = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]

@@ -25,7 +25,7 @@ from pipeline.report.health import draw_map, find_clusters, measure_drift, measu
 from pipeline.report.page import build_page
 from pipeline.report.plan_file import FOLDER, read_plan
 from pipeline.report.predictions import describe_predictions
-from pipeline.report.sample import Sample, sample_tracks, summarise_failures
+from pipeline.report.sample import Sample, sample_tracks, sample_vectors, summarise_failures
 from pipeline.storage import absolute_url, join_url, list_files, read_file, remove_file, write_file
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def gather_facts(run: RunFacts) -> dict[str, Any]:
         sample = sample_tracks(run.store, run.version, recipe)
         if position == 0 and sample.rows.num_rows:
             facts["distributions"] = describe_sample(sample)
-        vectors, rows = _take_vectors(sample.rows)
+        vectors, rows = sample_vectors(run.store, run.version, recipe)
         if len(vectors) < 2:
             continue
         facts["health"].append(
@@ -231,15 +231,6 @@ def remove_reports_of(store: StoreLocation, track_ids: Sequence[str]) -> int:
     return num_removed
 
 
-def _take_vectors(rows: pa.Table) -> tuple[npt.NDArray[np.float32], pa.Table]:
-    """Return the global vectors of a sample, (num_vectors, embed_dim), and the rows that have one."""
-    rows = rows.filter(pc.is_valid(rows.column("embedding")))
-    if rows.num_rows == 0:
-        return np.empty((0, 0), np.float32), rows
-    flat = pc.list_flatten(rows.column("embedding")).to_numpy()
-    return np.asarray(flat, np.float32).reshape(rows.num_rows, -1), rows
-
-
 def _describe_health(
     run: RunFacts, recipe: str, vectors: npt.NDArray[np.float32], rows: pa.Table
 ) -> dict[str, Any]:
@@ -252,10 +243,10 @@ def _describe_health(
 
 def _describe_drift(run: RunFacts, recipe: str) -> dict[str, Any] | None:
     """Compare this run's vectors with those that the store had before; None where either are too few."""
-    now, _ = _take_vectors(sample_tracks(run.store, run.version, recipe, run_id=run.run_id).rows)
+    now, _ = sample_vectors(run.store, run.version, recipe, run_id=run.run_id)
     if len(now) < MIN_DRIFT_ROWS:
         return None
-    before, _ = _take_vectors(sample_tracks(run.store, run.base_version, recipe).rows)
+    before, _ = sample_vectors(run.store, run.base_version, recipe)
     if len(before) < MIN_DRIFT_ROWS:
         return None
     return measure_drift(*(part[np.isfinite(part).all(axis=1)] for part in (now, before)))

@@ -25,7 +25,7 @@ from pipeline.run.gpus import GPU_TFLOPS
 from pipeline.run.trial import Trial, size_pools
 from pipeline.store.parts import STORED_BYTES_PER_VALUE
 
-LEDGER_ROW_BYTES = 300  # of `tracks` without the vector, in parts of a thousand rows
+LEDGER_ROW_BYTES = 300  # of `tracks`, in parts of a thousand rows
 CLOSING_S = 1.5  # the last commits and the report
 
 GPU_SHARE = 0.5  # of those rates that the model reaches: 0.53 in bfloat16 and 0.51 in tf32 on an H200
@@ -74,7 +74,7 @@ class RunEstimate:
         audio_s: Seconds of audio in all planned tracks.
         bytes_read: Bytes of their files.
         bytes_written: Bytes of all that a run writes.
-        bytes_by_resolution: Of those, the frames of each resolution; the ledger holds the global vectors.
+        bytes_by_resolution: Of those, the features of each resolution; the rest is the ledger's.
         decode_core_s: Core-seconds of reading, decoding and resampling.
         model_s: Seconds of one model on the device: GPU-seconds, where it is one.
         model_core_s: Core-seconds of the models.
@@ -147,7 +147,9 @@ def estimate_run(
     num_sound = planned.num_rows * trial.num_sound / trial.num_files
     audio_s = num_sound * trial.audio_s_per_file * _compare_sizes(bytes_read / planned.num_rows, trial)
     by_resolution = {name: round(rate * audio_s) for name, rate in trial.bytes_out.items()}
-    ledger_bytes = num_sound * num_recipes * (LEDGER_ROW_BYTES + STORED_BYTES_PER_VALUE * embed_dim)
+    num_rows = num_sound * num_recipes
+    if "global" in by_resolution:  # a trial's few vectors are little beside the end of their file
+        by_resolution["global"] = round(num_rows * STORED_BYTES_PER_VALUE * embed_dim)
     advice = size_pools(trial, cluster.num_cpus, cluster.num_actors)
     seconds = cluster.start_s + audio_s / advice.audio_s_per_s + CLOSING_S
     work = {
@@ -157,13 +159,13 @@ def estimate_run(
     }
     model_s = trial.model_s_per_audio_s * audio_s
     num_gpus = cluster.num_actors if trial.device == "cuda" else 0
-    bytes_written = round(sum(by_resolution.values()) + ledger_bytes)
+    bytes_written = round(sum(by_resolution.values()) + num_rows * LEDGER_ROW_BYTES)
     return RunEstimate(
         **counted,
         **work,
         audio_s=audio_s,
         bytes_written=bytes_written,
-        bytes_by_resolution={**by_resolution, "global": round(ledger_bytes)},
+        bytes_by_resolution=by_resolution,
         model_s=model_s,
         device=trial.device,
         machine=trial.machine,

@@ -27,9 +27,11 @@ from pipeline.search.filters import SameColumn, differs_from, filter_tracks
 from pipeline.search.hits import Hit, Match
 from pipeline.search.near_duplicates import choose_near_duplicate_score
 from pipeline.search.recognise import MOMENTS, EmbeddedFile, read_moments, recognise
+from pipeline.search.sections import average_section, open_snapshot
 from pipeline.search.shown import ShownTracks
 from pipeline.search.tags import read_tag
-from pipeline.store.read import FeatureStore, find_frames
+from pipeline.store.read import FeatureStore
+from pipeline.store.segments import find_frames
 from pipeline.store.withheld import WithheldWatch
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,6 @@ logger = logging.getLogger(__name__)
 WHITENING_SAMPLE = 4096
 MAX_COMPARED_TRACKS = 50  # with a clip, moment by moment, after a search by its global vector
 MAX_COMPARED_S = 100_000.0  # of music: some 200 MB of frames
-SECTION_RESOLUTIONS = ("25hz", "50hz", "16hz", "8hz", "0.5hz")  # what a section's vector is averaged from
 
 FILTER_COLUMNS = ("track_id", "content_hash", "uri", *LABELS, "duration_s")
 
@@ -74,8 +75,7 @@ class Searcher:
     @cached_property
     def _reader(self) -> FeatureStore:
         """The snapshot that the index was made from."""
-        store = self.index.location.store
-        return FeatureStore(store.url, self.index.manifest.store_version, store.options)
+        return open_snapshot(self.index)
 
     @cached_property
     def whitening(self) -> Space:
@@ -210,22 +210,7 @@ class Searcher:
             frames = self.index.vectors_of(position)
             first, stop = find_frames(self.frame_rate_hz, first_s, end_s)
             return frames[first:stop]
-        return self._average_section(track_id, start_s, end_s)
-
-    def _average_section(self, track_id: str, start_s: float | None, end_s: float | None) -> Matrix:
-        """Return the mean of a section's frames in the index's own snapshot: its global vector, placed."""
-        manifest, reader = self.index.manifest, self._reader
-        row = reader.tracks(["resolutions"], pc.field("track_id") == track_id, manifest.recipe)
-        stored = row.column("resolutions")[0].as_py() if row.num_rows else []
-        resolution = next((name for name in SECTION_RESOLUTIONS if name in stored), None)
-        if resolution is None:
-            raise UsageError(
-                f"a section needs stored frames, and the store has none of {track_id}; embed the catalog with "
-                f"--resolutions {SECTION_RESOLUTIONS[-1]},global, or search the whole track"
-            )
-        frames = reader.frames([track_id], resolution, start_s, end_s, manifest.recipe).column("embeddings")
-        vectors = np.asarray(pc.list_flatten(pc.list_flatten(frames)), np.float32)
-        return self.index.place(vectors.reshape(-1, self.index.input_dim).mean(axis=0, keepdims=True))
+        return average_section(self.index, self._reader, track_id, start_s, end_s)
 
     def search_placed(self, vectors: Matrix, k: int, allowed: Mask) -> list[Hit]:
         """Find what is near vectors of the index's own space, among the tracks that are marked."""

@@ -52,8 +52,7 @@ def check_store(store: StoreLocation, deep: bool = False) -> StoreCheck:
 
     Args:
         store: The store.
-        deep: Also read every vector: equal lengths, finite values, as many frames as the row says, and a
-            global vector where the ledger lists one.
+        deep: Also read every vector: equal lengths, finite values, as many frames as the row says.
 
     Returns:
         What was found.
@@ -80,7 +79,7 @@ def _check_rows(
     store: StoreLocation, tables: Mapping[str, DeltaTable], deep: bool, report: StoreCheck
 ) -> Iterator[str]:
     """The tables' rows are unique and belong together."""
-    columns = {name: [each for each in TABLES[name].names if each != "embedding"] for name in TABLES}
+    columns = {name: TABLES[name].names for name in TABLES}
     if not deep:
         columns |= {
             "tracks": ["recipe", "track_id", "content_hash", "resolutions"],
@@ -109,8 +108,6 @@ def _check_rows(
             yield from problems
             if deep and num_found:
                 yield from _check_frames(snapshot, recipe, resolution)
-        if deep:
-            yield from _check_vectors(tables["tracks"], recipe)
     report.num_dead_rows = frames.num_rows - num_live
 
 
@@ -137,7 +134,7 @@ def _check_unique(name: str, rows: pa.Table, key: list[str]) -> Iterator[str]:
 
 def _list_resolutions(ledger: pa.Table) -> list[str]:
     held = set(pc.unique(pc.list_flatten(ledger.column("resolutions"))).to_pylist())
-    return [name for name in RESOLUTIONS if name in held and RESOLUTIONS[name].frame_rate_hz is not None]
+    return [name for name in RESOLUTIONS if name in held]
 
 
 def _check_resolution(ledger: pa.Table, frames: pa.Table, recipe: str, resolution: str) -> tuple[int, list[str]]:
@@ -186,23 +183,6 @@ def _check_frames(snapshot: FeatureStore, recipe: str, resolution: str) -> Itera
                     examples.setdefault(embed_dim, track_id)
         except StorageError as error:
             yield f"frames: {path} cannot be read: {error}"
-    yield from _check_widths(name, examples)
-
-
-def _check_vectors(tracks: DeltaTable, recipe: str) -> Iterator[str]:
-    """Every ledger row that lists ``global`` has a vector of finite values, all of one length."""
-    name = f"tracks: {recipe}/global"
-    examples: dict[int, str] = {}
-    rows = read_columns(tracks, ["track_id", "resolutions", "embedding"], recipe)
-    for row in rows.to_batches(max_chunksize=1):
-        track_id, resolutions = (row.column(key)[0].as_py() for key in ("track_id", "resolutions"))
-        if "global" not in resolutions:
-            continue
-        embed_dim = _measure_vectors(row.column("embedding"))
-        if embed_dim is None:
-            yield f"{name} of {track_id} is not a vector of finite values"
-        else:
-            examples.setdefault(embed_dim, track_id)
     yield from _check_widths(name, examples)
 
 

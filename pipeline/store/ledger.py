@@ -95,7 +95,7 @@ def extract_rows(
 def merge_track_rows(new_rows: pa.Table, old_rows: pa.Table) -> pa.Table:
     """Let new ledger rows keep what the old ones of the same content held.
 
-    A run that adds a resolution writes that one alone; the ledger row lists both, and keeps the global vector.
+    A run that adds a resolution writes that one alone; the ledger row lists both.
 
     Args:
         new_rows: Rows of ``schema.TRACKS`` of one recipe.
@@ -117,18 +117,8 @@ def merge_track_rows(new_rows: pa.Table, old_rows: pa.Table) -> pa.Table:
             strict=True,
         )
     ]
-    embeddings = [
-        old_row if is_same and not new_row.is_valid else new_row
-        for is_same, old_row, new_row in zip(
-            same.to_pylist(), old.column("embedding"), new_rows.column("embedding"), strict=True
-        )
-    ]
-    completed = {
-        "resolutions": pa.array(resolutions, TRACKS.field("resolutions").type),
-        "embedding": pa.array([vector.values for vector in embeddings], TRACKS.field("embedding").type),
-    }
-    columns = {name: completed.get(name, new_rows.column(name)) for name in TRACKS.names}
-    return pa.table(columns, schema=TRACKS)
+    field = TRACKS.field("resolutions")
+    return new_rows.set_column(TRACKS.get_field_index(field.name), field, pa.array(resolutions, field.type))
 
 
 def relabel_track_rows(rows: pa.Table, catalog: pa.Table) -> pa.Table:

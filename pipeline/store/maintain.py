@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 from pipeline.config import DEFAULT_DEAD_SHARE
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
+from pipeline.schema import KEYS
 from pipeline.storage import join_url, list_files, read_file
 from pipeline.store.joining import TARGET_PART_BYTES
 from pipeline.store.ledger import Actions, build_removal, extract_rows, join_keys, list_table_files, read_rows
 from pipeline.store.parts import Part, write_part
-from pipeline.store.read_parts import LIVE_COLUMNS
 from pipeline.store.rewrite import Rewrite, rewrite_parts
 from pipeline.store.table_commits import vacuum_table
 from pipeline.store.tables import read_columns
@@ -37,7 +37,7 @@ from pipeline.store.writer import StoreWriter
 RunAll = Callable[[Callable[[Rewrite], Part | None], Sequence[Rewrite]], Iterable[Part | None]]
 
 STAGE_S = 60.0  # of rewriting go into one commit: what is lost where it is broken off
-TARGET_LEDGER_BYTES = 16 * 2**20  # a change to one track rewrites its part of the ledger: half a track's features
+TARGET_LEDGER_BYTES = 2 * 2**20  # some 20,000 rows: a change to one track rewrites its part of the ledger
 
 
 def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE, run_all: RunAll = map) -> int:
@@ -60,7 +60,7 @@ def compact_store(writer: StoreWriter, dead_share: float = DEFAULT_DEAD_SHARE, r
     stages = _Stages(writer)
     rewrite = partial(rewrite_parts, store=writer.store, run_id=writer.run_id)
     for recipe, partitions in groupby(list_partitions(writer.frames), itemgetter(0)):
-        live = read_columns(writer.tracks, LIVE_COLUMNS, recipe).sort_by("track_id")
+        live = read_columns(writer.tracks, KEYS, recipe).sort_by("track_id")
         live_keys = join_keys(live)
         for _, resolution in partitions:
             states = inspect_parts(writer.store, writer.frames, recipe, resolution, live_keys)

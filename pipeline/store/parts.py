@@ -26,10 +26,7 @@ ROW_GROUP_VALUES = round(2_500_000 / STORED_BYTES_PER_VALUE)
 MAX_ROWS_PER_GROUP = 1024
 _ROUNDED_AT_ONCE = 2**16  # values whose bits and carries stay in a core's cache
 
-_VECTOR_LEAVES = {
-    "tracks": "embedding.list.element",
-    "frames": "embeddings.list.element.list.element",
-}
+_VECTOR_LEAF = "embeddings.list.element.list.element"  # of ``frames``
 
 
 @dataclass(frozen=True)
@@ -140,9 +137,9 @@ def encode_row_groups(table_name: str, row_groups: Iterable[pa.Table], file: IO[
     """
     schema = _drop_partition_columns(table_name)
     options: dict[str, object] = {}
-    if (leaf := _VECTOR_LEAVES.get(table_name)) is not None:
+    if table_name == "frames":
         scalars = [field.name for field in schema if not pa.types.is_list(field.type)]
-        options = {"use_dictionary": scalars, "use_byte_stream_split": [leaf], "write_statistics": scalars}
+        options = {"use_dictionary": scalars, "use_byte_stream_split": [_VECTOR_LEAF], "write_statistics": scalars}
     with pq.ParquetWriter(
         file, schema, compression="zstd", compression_level=ZSTD_LEVEL, store_schema=False, **options
     ) as writer:
@@ -257,9 +254,6 @@ def _drop_partition_columns(table_name: str) -> pa.Schema:
 
 def _count_values(table_name: str, rows: pa.Table) -> list[int]:
     """Count the float32 values of each row."""
-    if table_name == "tracks":
-        lengths: list[int | None] = pc.list_value_length(rows.column("embedding")).to_pylist()
-        return [length or 0 for length in lengths]
     if table_name == "frames":
         return [len(row.values.flatten()) if row.is_valid else 0 for row in rows.column("embeddings")]
     return [0] * rows.num_rows

@@ -7,7 +7,6 @@ parts and row groups of the tracks asked for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -19,18 +18,17 @@ import pyarrow.compute as pc
 from pipeline.config import RESOLUTIONS
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
-from pipeline.schema import FRAMES, TABLES, TRACKS
+from pipeline.schema import FEATURE_LIST, FRAMES, KEYS, TABLES, TRACKS
 from pipeline.storage import Options
 from pipeline.store.read_parts import (
     FRAME_COLUMNS,
-    LIVE_COLUMNS,
     FrameParts,
     explain_unreadable,
     keep_live,
     open_parts,
     read_tracks_of,
 )
-from pipeline.store.segments import join_rows, match_span, sort_rows, take_rows
+from pipeline.store.segments import MAX_VALUES, find_frames, join_rows, match_span, sort_rows, take_rows
 from pipeline.store.snapshot import choose_recipe, find_versions
 from pipeline.store.tables import open_table, read_columns
 
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
     import polars as pl
-
-_MAX_FRAMES = 2**31 - 1  # of a track: Arrow's lists hold no more
 
 
 class FeatureStore:
@@ -109,7 +105,7 @@ class FeatureStore:
 
         Args:
             track_ids: Which tracks.
-            resolution: Name of a resolution with frames, such as ``16hz``.
+            resolution: Name of a resolution, such as ``16hz``; ``global`` has one vector a track, and no times.
             start_s: Leave out frames that end at or before this time.
             end_s: Leave out frames that begin at or after this time.
             recipe: Recipe id; may be left out where the snapshot has only one.
@@ -122,8 +118,8 @@ class FeatureStore:
             track only the minutes around the span are read.
 
         Raises:
-            UsageError: No such recipe or resolution, the recipe has to be named, a time is not a number, or no run
-                had closed by ``as_of``.
+            UsageError: No such recipe or resolution, the recipe has to be named, a time is not a number or asked
+                of ``global``, or no run had closed by ``as_of``.
             StorageError: Files cannot be read, or a vacuum took those of this snapshot.
         """
         if as_of is not None:
@@ -134,9 +130,9 @@ class FeatureStore:
         track_ids = [str(track_id) for track_id in track_ids]  # they may be Arrow's or NumPy's
         parts = self._list_files("frames", recipe, resolution)
         ledger = self._list_files("tracks", recipe)
-        live = read_tracks_of(self.location, "tracks", ledger, track_ids, [*LIVE_COLUMNS, "resolutions"])
+        live = read_tracks_of(self.location, "tracks", ledger, track_ids, [*KEYS, "resolutions"])
         first, stop = find_frames(frame_rate_hz, start_s, end_s)
-        near = match_span(frame_rate_hz, first, stop)
+        near = None if frame_rate_hz is None else match_span(frame_rate_hz, first, stop)
         rows = keep_live(read_tracks_of(self.location, "frames", parts, track_ids, FRAME_COLUMNS, near), live)
         features = join_rows(sort_rows(rows), first, stop)
         if first > 0 or stop is not None:
@@ -156,12 +152,7 @@ class FeatureStore:
         Returns:
             Track ids, one a row, and float32 of shape (num_vectors, embed_dim), sorted by track id and time.
         """
-        recipe = self._choose_recipe(recipe)
-        if resolution == "global":
-            table = self.tracks(["track_id", "embedding"], pc.field("embedding").is_valid(), recipe)
-            table = take_rows(table, pc.sort_indices(table.column("track_id")))
-            return table.column("track_id").combine_chunks(), _as_matrix(table.column("embedding"))
-        table = self.to_arrow(resolution, recipe)
+        table = self._read_live(resolution, self._choose_recipe(recipe))
         ids = np.repeat(table.column("track_id").to_numpy(), table.column("num_frames").to_numpy())
         return pa.array(ids, pa.string()), _as_matrix(pc.list_flatten(table.column("embeddings")))
 
@@ -171,7 +162,7 @@ class FeatureStore:
         """Stream all live frames of a resolution, some tracks a table and one row a track, in bounded memory.
 
         Args:
-            resolution: Name of a resolution with frames.
+            resolution: Name of a resolution.
             recipe: Recipe id; may be left out where the snapshot has only one.
             shard: Which share of the parts.
             num_shards: How many shares there are.
@@ -184,23 +175,23 @@ class FeatureStore:
         """List the parts of a resolution, with all that is needed to read them elsewhere.
 
         Args:
-            resolution: Name of a resolution with frames.
+            resolution: Name of a resolution.
             recipe: Recipe id; may be left out where the snapshot has only one.
         """
         recipe = self._choose_recipe(recipe)
         self._read_frame_rate(recipe, resolution)
         paths = sorted(self._list_files("frames", recipe, resolution).column("path").to_pylist())
-        live = self.tracks(LIVE_COLUMNS, recipe=recipe).sort_by("track_id")
+        live = self.tracks(KEYS, recipe=recipe).sort_by("track_id")
         return FrameParts(self.location, tuple(paths), live)
 
     def to_arrow(self, resolution: str = "global", recipe: str | None = None) -> pa.Table:
-        """Return one resolution whole: the ledger with the vectors for ``global``, else all live frames."""
+        """Return one resolution whole: all live frames; for ``global`` the ledger, each row with its vector.
+
+        That is a column ``embedding`` (embed_dim,), null of a track that has none.
+        """
         recipe = self._choose_recipe(recipe)
-        if resolution == "global":
-            return self.tracks(recipe=recipe)
-        empty = FRAMES.empty_table().select(list(FRAME_COLUMNS))
-        table = pa.concat_tables([empty, *self.iter_frames(resolution, recipe)])
-        return join_rows(sort_rows(table))
+        rows = self._read_live(resolution, recipe)
+        return _attach_vectors(self.tracks(recipe=recipe), rows) if resolution == "global" else rows
 
     def to_pandas(self, resolution: str = "global", recipe: str | None = None) -> pd.DataFrame:
         """Return one resolution whole as a pandas data frame."""
@@ -221,12 +212,19 @@ class FeatureStore:
     def _choose_recipe(self, recipe: str | None) -> str:
         return choose_recipe(self._list_files("tracks"), recipe, self.location)
 
-    def _read_frame_rate(self, recipe: str, resolution: str) -> float:
+    def _read_frame_rate(self, recipe: str, resolution: str) -> float | None:
         stored = set(self._list_files("frames", recipe).column("partition.resolution").to_pylist())
-        known = {name: RESOLUTIONS[name].frame_rate_hz for name in RESOLUTIONS if name in stored}
-        if frame_rate_hz := known.get(resolution):
-            return frame_rate_hz
-        raise UsageError(f"expected a resolution with frames ({', '.join(known) or 'none'}), found {resolution!r}")
+        if resolution in stored:
+            return RESOLUTIONS[resolution].frame_rate_hz
+        known = ", ".join(name for name in RESOLUTIONS if name in stored) or "none"
+        raise UsageError(f"expected a resolution that is stored ({known}), found {resolution!r}")
+
+    def _read_live(self, resolution: str, recipe: str) -> pa.Table:
+        """Return all live frames of a resolution, a row a track, in ``TRACK_ORDER``."""
+        empty = FRAMES.empty_table().select(list(FRAME_COLUMNS))
+        if resolution == "global" and not self._list_files("frames", recipe, resolution).num_rows:
+            return empty  # it is what is read by default, asked for or not
+        return join_rows(sort_rows(pa.concat_tables([empty, *self.iter_frames(resolution, recipe)])))
 
     def _list_files(self, table_name: str, recipe: str | None = None, resolution: str | None = None) -> pa.Table:
         """List the snapshot's files of a table, of one partition or of all."""
@@ -245,8 +243,21 @@ class FeatureStore:
             return scanner.to_table()
 
 
+def _attach_vectors(ledger: pa.Table, rows: pa.Table) -> pa.Table:
+    """Return ledger rows, sorted by track, with their vectors in rows of ``frames`` at ``global``, or null."""
+    ledger = ledger.sort_by("track_id")
+    vectors = pa.table({"embedding": pc.list_flatten(rows.column("embeddings"))})
+    nothing = pa.table({"embedding": pa.nulls(1, FEATURE_LIST)})
+    place = pc.index_in(ledger.column("track_id"), rows.column("track_id").combine_chunks())
+    vectors = pa.concat_tables([vectors.cast(nothing.schema), nothing])
+    column = take_rows(vectors, pc.fill_null(place, rows.num_rows))["embedding"]
+    if sum(len(chunk.flatten()) for chunk in column.chunks) <= MAX_VALUES:
+        column = column.combine_chunks()  # there is one for each run of neighbours
+    return ledger.append_column("embedding", column)
+
+
 def _list_absent(
-    live: pa.Table, found: pa.Table, resolution: str, frame_rate_hz: float, first_frame: int
+    live: pa.Table, found: pa.Table, resolution: str, frame_rate_hz: float | None, first_frame: int
 ) -> pa.Table:
     """Return a row without frames for each track that has some at the resolution, and none of them in the span."""
     missing = live.filter(pc.invert(pc.is_in(live.column("track_id"), found.column("track_id").combine_chunks())))
@@ -263,23 +274,6 @@ def _list_absent(
         if resolution in row["resolutions"]
     ]
     return pa.Table.from_pylist(rows, schema=found.schema)
-
-
-def find_frames(frame_rate_hz: float, start_s: float | None, end_s: float | None) -> tuple[int, int | None]:
-    """Return the first frame of a span of time and the one after its last; None is the end, however far.
-
-    Raises:
-        UsageError: A time is not a number.
-    """
-    for time_s in (start_s, end_s):
-        if time_s is not None and math.isnan(time_s):
-            raise UsageError(f"expected times in seconds, found {start_s} to {end_s}")
-    # Rounded, because 1.1 s · 50 Hz comes to a little over 55 frames in binary.
-    first, stop = (
-        round(min(max(time_s or 0.0, 0.0) * frame_rate_hz, _MAX_FRAMES), 6) for time_s in (start_s, end_s)
-    )
-    first_frame = math.floor(first)
-    return first_frame, None if end_s is None else max(first_frame, math.ceil(stop))
 
 
 def _as_matrix(vectors: pa.ChunkedArray) -> np.ndarray:

@@ -25,7 +25,6 @@ from pipeline.schema import TABLES
 from pipeline.storage import join_url
 from pipeline.store.segments import join_rows
 
-LIVE_COLUMNS = ("track_id", "content_hash")
 FRAME_COLUMNS = ("track_id", "content_hash", "start_frame", "num_frames", "frame_rate_hz", "embeddings")
 READ_BYTES = 64 * 2**20  # of a part's values that are in memory at once, where it is read from end to end
 MAX_PARTS_AT_ONCE = 8  # read by one call: over S3 a part is mostly waiting

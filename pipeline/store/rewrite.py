@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.location import StoreLocation
-from pipeline.schema import FRAMES, PARTITION_COLUMNS
+from pipeline.schema import FRAMES, KEYS, PARTITION_COLUMNS
 from pipeline.store.joining import DifferentSchemasError, join_parts
 from pipeline.store.ledger import join_keys
 from pipeline.store.parts import Part, cut_row_groups, write_row_groups
-from pipeline.store.read_parts import LIVE_COLUMNS, stream_rows
+from pipeline.store.read_parts import stream_rows
 from pipeline.store.segments import sort_rows
 
 COLUMNS = tuple(name for name in FRAMES.names if name not in PARTITION_COLUMNS["frames"])
@@ -64,10 +64,8 @@ def rewrite_parts(rewrite: Rewrite, store: StoreLocation, run_id: str) -> Part |
             return join_parts(rewrite.parts, url, run_id, store.options)
         except DifferentSchemasError:
             pass  # another tool has compacted the table: its files are read as any others
-    empty = FRAMES.empty_table().select(list(LIVE_COLUMNS))
-    live_keys = [
-        pa.concat_tables([empty, *_stream_live(part, LIVE_COLUMNS, rewrite, store)]) for part in rewrite.parts
-    ]
+    empty = FRAMES.empty_table().select(list(KEYS))
+    live_keys = [pa.concat_tables([empty, *_stream_live(part, KEYS, rewrite, store)]) for part in rewrite.parts]
     ids = [keys.column("track_id") for keys in live_keys if keys.num_rows]
     if not ids:
         return None

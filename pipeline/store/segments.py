@@ -5,18 +5,22 @@ pyarrow holds a row several times while it encodes it, so a row has an end (docs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import UsageError
+
 SEGMENT_S = 300
 """Seconds of a track in one row at most. What is written with more needs another format of the store: readers
 look for a frame no further back than this."""
 
 TRACK_ORDER = [("track_id", "ascending"), ("start_frame", "ascending")]
-_MAX_VALUES = 2**31 - 1  # of a list in Arrow
+MAX_VALUES = 2**31 - 1  # of a list in Arrow
+_MAX_FRAMES = 2**31 - 1  # of a track: Arrow's lists hold no more
 
 
 def count_segment_frames(frame_rate_hz: float) -> int:
@@ -24,10 +28,31 @@ def count_segment_frames(frame_rate_hz: float) -> int:
     return round(SEGMENT_S * frame_rate_hz)
 
 
-def plan_segments(num_frames: int, frame_rate_hz: float) -> list[range]:
-    """Return the frames of each row of a track, in order of time."""
-    length = count_segment_frames(frame_rate_hz)
+def plan_segments(num_frames: int, frame_rate_hz: float | None) -> list[range]:
+    """Return the frames of each row of a track, in order of time; a vector of no rate is a row of its own."""
+    length = 1 if frame_rate_hz is None else count_segment_frames(frame_rate_hz)
     return [range(start, min(start + length, num_frames)) for start in range(0, num_frames, length)]
+
+
+def find_frames(frame_rate_hz: float | None, start_s: float | None, end_s: float | None) -> tuple[int, int | None]:
+    """Return the first frame of a span of time and the one after its last; None is the end, however far.
+
+    Raises:
+        UsageError: A time is not a number, or asked of vectors of whole tracks.
+    """
+    if frame_rate_hz is None:
+        if start_s is None and end_s is None:
+            return 0, None
+        raise UsageError(f"expected no times beside 'global', one vector a track, found {start_s} to {end_s}")
+    for time_s in (start_s, end_s):
+        if time_s is not None and math.isnan(time_s):
+            raise UsageError(f"expected times in seconds, found {start_s} to {end_s}")
+    # Rounded, because 1.1 s · 50 Hz comes to a little over 55 frames in binary.
+    first, stop = (
+        round(min(max(time_s or 0.0, 0.0) * frame_rate_hz, _MAX_FRAMES), 6) for time_s in (start_s, end_s)
+    )
+    first_frame = math.floor(first)
+    return first_frame, None if end_s is None else max(first_frame, math.ceil(stop))
 
 
 def match_span(frame_rate_hz: float, first_frame: int, stop_frame: int | None) -> pc.Expression:
@@ -140,7 +165,7 @@ def _find_runs(rows: pa.Table, starts: np.ndarray, vectors: Sequence[pa.ListArra
             runs
             and keys[index] == keys[index - 1]
             and starts[index] == starts[index - 1] + len(vectors[index - 1])
-            and num_values + own_values <= _MAX_VALUES
+            and num_values + own_values <= MAX_VALUES
         ):
             runs[-1] = range(runs[-1].start, index + 1)
             num_values += own_values

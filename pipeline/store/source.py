@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,14 @@ import pyarrow.compute as pc
 
 from pipeline.config import RESOLUTIONS
 from pipeline.location import StoreLocation
-from pipeline.schema import LABELS, TABLES
+from pipeline.schema import KEYS, LABELS, TABLES
 from pipeline.store.read import FeatureStore
 from pipeline.store.read_parts import explain_unreadable, open_parts
 from pipeline.store.snapshot import NoVectorsError, choose_recipe
 from pipeline.store.tables import open_table, read_columns
 
-KEYS = ("track_id", "content_hash")
 METADATA = (*KEYS, "uri", *LABELS, "duration_s")
-_BATCH_ROWS = {"tracks": 4096, "frames": 32}  # bounds what is decoded at once: 16 MB of global vectors
+_BATCH_TRACKS, _BATCH_ROWS = 4096, 32  # bound what is decoded at once: 16 MB of global vectors, rows of frames
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,10 @@ class Source:
         store: The store.
         recipe: Recipe id.
         definition: The recipe as JSON.
-        resolution: ``global``, or a resolution with frames.
+        resolution: Name of a resolution.
         store_version: Version of ``tracks``.
         frames_version: Version of ``frames``.
-        ledger: ``METADATA`` of the tracks that have vectors, sorted by track_id, and ``file``: the name of the
-            ledger's part that each stands in.
+        ledger: ``METADATA`` of the tracks that have vectors, sorted by track_id.
         parts: Files that hold vectors: path, num_records, min and max of track_id.
     """
 
@@ -66,18 +63,13 @@ class Source:
     ledger: pa.Table
     parts: pa.Table
 
-    @property
-    def table_name(self) -> str:
-        """The table that holds the vectors."""
-        return "frames" if RESOLUTIONS[self.resolution].frame_rate_hz else "tracks"
-
 
 def open_source(store: StoreLocation, resolution: str, recipe: str | None = None) -> Source:
     """Open the published snapshot of a store.
 
     Args:
         store: The store.
-        resolution: ``global``, or a resolution with frames.
+        resolution: Name of a resolution.
         recipe: Recipe id; may be left out where the snapshot has only one.
 
     Raises:
@@ -96,11 +88,9 @@ def open_source(store: StoreLocation, resolution: str, recipe: str | None = None
     definition = dict(zip(*(column.to_pylist() for column in definitions.columns), strict=True)).get(recipe, "")
     ledger_files = files["tracks"].filter(pc.equal(files["tracks"].column("partition.recipe"), recipe))
     ledger = _read_ledger(store, ledger_files, recipe, resolution)
-    parts = ledger_files
-    if RESOLUTIONS[resolution].frame_rate_hz is not None:
-        parts = files["frames"]
-        for name, value in (("recipe", recipe), ("resolution", resolution)):
-            parts = parts.filter(pc.equal(parts.column(f"partition.{name}"), value))
+    parts = files["frames"]
+    for name, value in (("recipe", recipe), ("resolution", resolution)):
+        parts = parts.filter(pc.equal(parts.column(f"partition.{name}"), value))
     parts = parts.select(["path", "num_records", "min.track_id", "max.track_id"]).sort_by("min.track_id")
     return Source(store, recipe, definition, resolution, versions["tracks"], versions["frames"], ledger, parts)
 
@@ -127,28 +117,27 @@ def read_vectors(source: Source, paths: Sequence[str], wanted: pa.Table) -> Iter
 
 
 def _read_part(source: Source, part: dict[str, Any], wanted: pa.Table) -> Iterator[VectorBatch]:
-    """Stream the vectors of the wanted tracks out of one part; of ``frames`` an item is a row, in order."""
-    column = "embeddings" if source.table_name == "frames" else "embedding"
+    """Stream the vectors of the wanted tracks out of one part; an item is a row, in order."""
     ids = wanted.column("track_id").to_pylist()
     few = part["num_records"] is not None and wanted.num_rows < part["num_records"] / 2
-    batches = open_parts(source.store, source.table_name, [part["path"]]).to_batches(
-        columns=[*KEYS, column],
+    batches = open_parts(source.store, "frames", [part["path"]]).to_batches(
+        columns=[*KEYS, "embeddings"],
         filter=pc.field("track_id").isin(wanted.column("track_id").combine_chunks()) if few else None,
-        batch_size=_BATCH_ROWS[source.table_name],
+        batch_size=_BATCH_ROWS if RESOLUTIONS[source.resolution].frame_rate_hz else _BATCH_TRACKS,
         batch_readahead=2,
         fragment_readahead=1,
     )
-    with explain_unreadable(source.store.table_url(source.table_name)):
+    with explain_unreadable(source.store.table_url("frames")):
         for batch in batches:
             if batch.num_rows == 0:
                 continue
             # Only the tracks of the batch's span: to hash a million ids takes longer than to read a batch.
             span = pc.min_max(batch.column("track_id")).as_py()
-            is_wanted = _mark_wanted(batch, _cut_span(wanted, ids, span["min"], span["max"]), column)
+            is_wanted = _mark_wanted(batch, _cut_span(wanted, ids, span["min"], span["max"]))
             rows = batch if is_wanted.true_count == len(is_wanted) else batch.filter(is_wanted)  # a filter copies
             if rows.num_rows:
                 keys = pa.Table.from_batches([rows.select(list(KEYS))])
-                yield _make_batch(keys, rows.column(column), source.table_name)
+                yield _make_batch(keys, rows.column("embeddings"))
 
 
 def _join_tracks(batches: Iterator[VectorBatch]) -> Iterator[VectorBatch]:
@@ -202,20 +191,17 @@ def _cut_span(wanted: pa.Table, ids: list[str], low: str | None, high: str | Non
     return wanted.slice(first, stop - first).select(list(KEYS)).combine_chunks()
 
 
-def _mark_wanted(rows: pa.RecordBatch, wanted: pa.Table, column: str) -> pa.BooleanArray:
+def _mark_wanted(rows: pa.RecordBatch, wanted: pa.Table) -> pa.BooleanArray:
     """Mark the rows that hold vectors of a wanted track's present content."""
     position = pc.index_in(rows.column("track_id"), wanted.column("track_id"))
     content = wanted.column("content_hash").take(position).combine_chunks()
     is_present = pc.fill_null(pc.equal(rows.column("content_hash"), content), False)
-    return pc.and_(is_present, pc.greater(pc.fill_null(pc.list_value_length(rows.column(column)), 0), 0))
+    return pc.and_(is_present, pc.greater(pc.fill_null(pc.list_value_length(rows.column("embeddings")), 0), 0))
 
 
-def _make_batch(keys: pa.Table, column: pa.Array, table_name: str) -> VectorBatch:
-    lengths = np.ones(keys.num_rows, np.int64)
-    if table_name == "frames":
-        lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
-        column = pc.list_flatten(column)
-    values = np.asarray(pc.list_flatten(column), np.float32)
+def _make_batch(keys: pa.Table, embeddings: pa.Array) -> VectorBatch:
+    lengths = pc.list_value_length(embeddings).to_numpy().astype(np.int64)
+    values = np.asarray(pc.list_flatten(pc.list_flatten(embeddings)), np.float32)
     return VectorBatch(keys, lengths, values.reshape(int(lengths.sum()), -1))
 
 
@@ -223,7 +209,7 @@ def _read_ledger(store: StoreLocation, files: pa.Table, recipe: str, resolution:
     """Read what the ledger says of the tracks that have vectors at one resolution."""
     with explain_unreadable(store.table_url("tracks")):
         rows = open_parts(store, "tracks", files.column("path").to_pylist()).to_table(
-            columns=[*METADATA, "resolutions", "__filename"]
+            columns=[*METADATA, "resolutions"]
         )
     stored = rows.column("resolutions").combine_chunks()
     owner = pc.list_parent_indices(stored).to_numpy()
@@ -235,13 +221,8 @@ def _read_ledger(store: StoreLocation, files: pa.Table, recipe: str, resolution:
             f"expected vectors of resolution {resolution} of recipe {recipe} in the store at {store.url}, found "
             f"{held}; embed the catalog with --resolutions {resolution},… first"
         )
-    rows = rows.filter(pa.array(has_it))
-    files_of_rows = rows.column("__filename").combine_chunks().dictionary_encode()
-    names = pa.array([PurePosixPath(path).name for path in files_of_rows.dictionary.to_pylist()], pa.string())
-    rows = rows.append_column("file", names.take(files_of_rows.indices))
-    return rows.select([*METADATA, "file"]).cast(_LEDGER).sort_by("track_id").combine_chunks()
+    rows = rows.filter(pa.array(has_it)).select(list(METADATA))
+    return rows.cast(_LEDGER).sort_by("track_id").combine_chunks()
 
 
-_LEDGER = pa.schema(
-    [*(pa.field(name, TABLES["tracks"].field(name).type) for name in METADATA), ("file", pa.string())]
-)
+_LEDGER = pa.schema([pa.field(name, TABLES["tracks"].field(name).type) for name in METADATA])

@@ -11,7 +11,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.location import StoreLocation
-from pipeline.schema import PARTITION_COLUMNS
+from pipeline.schema import PARTITION_COLUMNS, TABLES
 from pipeline.store.parts import write_part
 from pipeline.store.retry import commit_once, retry_broken
 from pipeline.store.tables import FORMAT_PROPERTY, STORE_FORMAT, describe_store_error, open_table
@@ -154,24 +154,61 @@ def add_missing_columns(table: DeltaTable, schema: pa.Schema, metadata: Mapping[
         _alter(table, partial(table.alter.add_columns, missing), metadata)
 
 
-def declare_format(table: DeltaTable, metadata: Mapping[str, str]) -> None:
+def replace_files(
+    table: DeltaTable,
+    table_name: str,
+    actions: Sequence[AddAction],
+    metadata: Mapping[str, str],
+    transaction: Transaction,
+) -> None:
+    """Let a table of an older format hold other files than it does, with the present columns and no others.
+
+    Args:
+        table: The table at its newest version.
+        table_name: Its key in ``schema.TABLES``.
+        actions: Its files from now on.
+        metadata: Keys and values that the commit carries.
+        transaction: Application transaction.
+
+    Raises:
+        deltalake.exceptions.CommitFailedError: Another writer used the same application transaction, or changed
+            the table's files, since this table object was opened.
+        StorageError: The table cannot be written.
+    """
+    change = partial(
+        table.create_write_transaction,
+        list(actions),
+        mode="overwrite",
+        schema=TABLES[table_name],
+        partition_by=PARTITION_COLUMNS[table_name],
+    )
+    _alter(table, change, metadata, transaction)
+
+
+def declare_format(table: DeltaTable, metadata: Mapping[str, str], transaction: Transaction | None = None) -> None:
     """Say of a table that it has the present format.
 
     Args:
         table: The table at its newest version.
         metadata: Keys and values that the commit carries.
+        transaction: Application transaction.
 
     Raises:
         deltalake.exceptions.CommitFailedError: Another writer committed since this table object was opened.
         StorageError: The table cannot be written.
     """
     properties = {FORMAT_PROPERTY: str(STORE_FORMAT)}
-    _alter(table, partial(table.alter.set_table_properties, properties, False), metadata)
+    _alter(table, partial(table.alter.set_table_properties, properties, False), metadata, transaction)
 
 
-def _alter(table: DeltaTable, change: Callable[..., object], metadata: Mapping[str, str]) -> None:
+def _alter(
+    table: DeltaTable,
+    change: Callable[..., object],
+    metadata: Mapping[str, str],
+    transaction: Transaction | None = None,
+) -> None:
     try:
-        commit_once(table, change, metadata)
+        commit_once(table, change, metadata, transaction)
     except CommitFailedError:
         raise
     except (DeltaError, OSError) as error:

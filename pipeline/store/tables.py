@@ -16,8 +16,8 @@ from pipeline.location import StoreLocation, delta_storage_options
 from pipeline.schema import PARTITION_COLUMNS, TABLES
 from pipeline.store.retry import retry_broken
 
-STORE_FORMAT = 3
-OLDER_FORMATS = (1, 2)  # which `upgrade` brings up to date
+STORE_FORMAT = 4
+OLDER_FORMATS = (1, 2, 3)  # which `upgrade` brings up to date
 MAX_LISTED_IDS = 100  # more make a predicate slower than the rows that it spares
 FORMAT_PROPERTY = "musicfm.storeFormat"
 PUBLISHING_EVENTS = ("close", "maintain", "delete", "drop_recipe")  # commits of the ledger that readers open

@@ -21,7 +21,7 @@ class FrameDataset(IterableDataset[dict[str, Any]]):
 
     Args:
         store: The snapshot to read; pinned, so that all workers and all epochs see the same rows.
-        resolution: Name of a resolution with frames.
+        resolution: Name of a resolution.
         recipe: Recipe id; may be left out where the store has only one.
     """
 

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from pipeline.location import StoreLocation
-from pipeline.schema import FRAMES
+from pipeline.schema import FRAMES, KEYS
 from pipeline.store.ledger import join_keys, list_table_files, read_live_keys
 from pipeline.store.parts import Part
-from pipeline.store.read_parts import LIVE_COLUMNS, stream_rows
+from pipeline.store.read_parts import stream_rows
 from pipeline.store.tables import open_table, read_columns
 
 _NUM_READERS = 8
@@ -116,10 +116,10 @@ def inspect_parts(
     store: StoreLocation, frames: DeltaTable, recipe: str, resolution: str, live: pa.Array
 ) -> list[PartState]:
     """Count the live rows of each part, reading ids and hashes alone; sorted by track id."""
-    empty = FRAMES.empty_table().select(list(LIVE_COLUMNS))
+    empty = FRAMES.empty_table().select(list(KEYS))
 
     def inspect(file: dict[str, Any]) -> PartState:
-        rows = pa.concat_tables([empty, *stream_rows(store, "frames", file["path"], LIVE_COLUMNS, False)])
+        rows = pa.concat_tables([empty, *stream_rows(store, "frames", file["path"], KEYS, False)])
         num_live = pc.sum(pc.is_in(join_keys(rows), live)).as_py() or 0
         return PartState(file, rows.num_rows, num_live)
 

@@ -19,15 +19,13 @@ from deltalake import DeltaTable
 
 from pipeline.errors import StorageError
 from pipeline.location import StoreLocation
-from pipeline.schema import WITHHELD
+from pipeline.schema import KEYS, WITHHELD
 from pipeline.store.ledger import extract_rows
 from pipeline.store.table_commits import append_rows, commit_actions
 from pipeline.store.tables import has_table, open_table, read_columns, refresh
 from pipeline.store.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
-
-KEYS = ("track_id", "content_hash")
 
 
 @dataclass(frozen=True)

@@ -178,11 +178,10 @@ def _plan_frame_rows(done: pa.Table, features: list[_Feature], event_time: datet
     stored, hashes = done.column("stored").to_pylist(), done.column("content_hash").to_pylist()
     for feature in features:
         fact = f"{feature.recipe}/{feature.resolution}@{hashes[feature.row]}"
-        if RESOLUTIONS[feature.resolution].frame_rate_hz is not None and fact not in (stored[feature.row] or ()):
+        if fact not in (stored[feature.row] or ()):
             grouped.setdefault((feature.recipe, feature.resolution), []).append(feature)
     for (recipe, resolution), group in grouped.items():
         rate_hz = RESOLUTIONS[resolution].frame_rate_hz
-        assert rate_hz is not None
         sources = [(feature, frames) for feature in group for frames in plan_segments(feature.shape[0], rate_hz)]
         tracks = done.take([feature.row for feature, _ in sources])
         columns: dict[str, Any] = {
@@ -191,7 +190,7 @@ def _plan_frame_rows(done: pa.Table, features: list[_Feature], event_time: datet
             "start_frame": np.array([frames.start for _, frames in sources], np.int32),
             "event_time": pa.repeat(pa.scalar(event_time, FRAMES.field("event_time").type), len(sources)),
             "num_frames": np.array([len(frames) for _, frames in sources], np.int32),
-            "frame_rate_hz": pa.repeat(rate_hz, len(sources)),
+            "frame_rate_hz": pa.repeat(pa.scalar(rate_hz, pa.float64()), len(sources)),
         }
         facts = pa.table(columns, schema=pa.schema([FRAMES.field(name) for name in columns]))
         yield _FrameRows(recipe, resolution, facts, sources)
@@ -221,27 +220,14 @@ def _build_track_rows(done: pa.Table, features: list[_Feature], event_time: date
     for feature in features:
         by_key.setdefault((feature.row, feature.recipe), []).append(feature)
     rows = done.take(pa.array([row for row, _ in by_key], pa.int64()))
-    vectors = [
-        next((_round_vector(feature) for feature in group if feature.resolution == "global"), None)
-        for group in by_key.values()
-    ]
     columns: dict[str, Any] = {name: rows.column(name) for name in TRACKS.names if name in EMBEDDED.names}
     columns |= {
         "recipe": pa.array([recipe for _, recipe in by_key], pa.string()),
         "resolutions": [[feature.resolution for feature in group] for group in by_key.values()],
-        "embedding": pa.array(vectors, TRACKS.field("embedding").type),
         "event_time": pa.repeat(pa.scalar(event_time, TRACKS.field("event_time").type), len(by_key)),
         "run_id": pa.repeat(run_id, len(by_key)),
     }
     return pa.table({name: columns[name] for name in TRACKS.names}, schema=TRACKS)
-
-
-def _round_vector(feature: _Feature) -> np.ndarray:
-    """Return a global vector."""
-    vectors = np.empty(feature.shape, np.float32)
-    feature.round_into(vectors)
-    vector: np.ndarray = vectors[0]
-    return vector
 
 
 def _build_failure_rows(failed: pa.Table, event_time: datetime, run_id: str) -> pa.Table:

@@ -132,6 +132,13 @@ class StoreWriter:
         self._commit_to("tracks", actions, partial(self._describe_commit, event, metadata or {}), rebuild)
         self._last_sign_s = time.monotonic()
 
+    def claim_next(self, table_name: str) -> Transaction:
+        """Return the claim that a commit to a table carries: of two writers with the same, one fails."""
+        if table_name not in self._claims:  # read off its log once: that means all of it since its checkpoint
+            self._claims[table_name] = self.table(table_name).transaction_version(WRITER_APP_ID) or 0
+        self._claims[table_name] += 1
+        return Transaction(WRITER_APP_ID, self._claims[table_name])
+
     def renew_lease(self) -> None:
         """Say that this writer is alive, where it has committed nothing to the ledger for a third of its lease.
 
@@ -155,7 +162,7 @@ class StoreWriter:
         while True:
             metadata, version = {"run_id": self.run_id, **describe()}, table.version()
             try:
-                commit_actions(table, table_name, actions, metadata, self._next_claim(table, table_name))
+                commit_actions(table, table_name, actions, metadata, self.claim_next(table_name))
                 break
             except CommitFailedError as error:
                 if self.shared is None:
@@ -225,7 +232,7 @@ class StoreWriter:
             metadata = {"run_id": self.run_id, "event": "open", **claim, **_name_frames(named_version)}
             version = self.tracks.version()
             try:
-                commit_actions(self.tracks, "tracks", [], metadata, self._next_claim(self.tracks, "tracks"))
+                commit_actions(self.tracks, "tracks", [], metadata, self.claim_next("tracks"))
             except CommitFailedError as error:
                 if self.shard is None:
                     raise self._overtaken(error) from error
@@ -255,19 +262,12 @@ class StoreWriter:
             return
         metadata, version = {"run_id": self.run_id, "event": "open"}, self.frames.version()
         try:
-            restore_table(self.frames, named_version, metadata, self._next_claim(self.frames, "frames"))
+            restore_table(self.frames, named_version, metadata, self.claim_next("frames"))
         except CommitFailedError as error:
             if self.shared is None:
                 raise self._overtaken(error) from error
             self._let_pass(self.frames, version, error)
             self._claim_frames(named_version)
-
-    def _next_claim(self, table: DeltaTable, table_name: str) -> Transaction:
-        """Return the table's next claim; read off its log once, for that means all of it since its checkpoint."""
-        if table_name not in self._claims:
-            self._claims[table_name] = table.transaction_version(WRITER_APP_ID) or 0
-        self._claims[table_name] += 1
-        return Transaction(WRITER_APP_ID, self._claims[table_name])
 
     def _overtaken(self, error: CommitFailedError | str) -> RunError:
         return RunError(

@@ -50,7 +50,7 @@ def test_the_view_materialises_and_serves_what_the_store_holds(tmp_path: Path) -
     assert first["embedding"][2] is None  # not embedded yet
 
     store = FeatureStore(known.location.url)
-    live = {row["track_id"]: row for row in store.tracks().to_pylist()}
+    live = {row["track_id"]: row for row in store.to_arrow("global").to_pylist()}
     assert second["track_id"] == ["c", "a", "nobody"]
     for position, track_id in enumerate(["c", "a"]):
         assert np.array_equal(second["embedding"][position], live[track_id]["embedding"])

@@ -56,10 +56,12 @@ def test_with_genres_it_probes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     known = KnownStore(StoreLocation(str(tmp_path / "store")))
     contents = {f"track {number:02}": f"content {number}" for number in range(60)}
     known.run(contents, resolutions=("global",), tracks_per_part=60)
+    ((_, features),) = known.features.items()
     table = DeltaTable(known.location.table_url("tracks"))
     table.update(new_values={"genre": "rock"})
     # A genre that the vectors tell: the sign of their first value.
-    table.update(new_values={"genre": "jazz"}, predicate="embedding[1] > 0")
+    named = ", ".join(f"'{track_id}'" for track_id, vectors in features.items() if vectors[0, 0] > 0)
+    table.update(new_values={"genre": "jazz"}, predicate=f"track_id IN ({named})")
     known.run({**contents, "one more": "x"}, resolutions=("global",))
     genres = FeatureStore(known.location.url).tracks(["genre"])["genre"].to_pylist()
     assert min(genres.count("rock"), genres.count("jazz")) >= 10

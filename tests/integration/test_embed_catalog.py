@@ -86,7 +86,7 @@ def test_every_track_has_every_resolution_once(job: Job) -> None:
     assert checked.report["ok"] is True
     num_rows = checked.report["num_frame_rows"]
     assert isinstance(num_rows, dict)
-    assert sorted(num_rows.values()) == [len(ENDINGS) + 1] * 4
+    assert sorted(num_rows.values()) == [len(ENDINGS) + 1] * 5
 
 
 def test_a_second_run_embeds_nothing(job: Job) -> None:
@@ -151,14 +151,25 @@ def test_polars_scans_plain_vectors(job: Job) -> None:
     )
     assert frame.schema["embeddings"] == pl.List(pl.List(pl.Float32))
     assert np.array(frame["embeddings"][0].to_list()).shape == (frame["num_frames"][0], 32)
-    vectors = pl.scan_delta(str(job.store / "tracks")).select("embedding").collect()
-    assert vectors.schema["embedding"] == pl.List(pl.Float32)
-    assert np.stack(vectors["embedding"].to_list()).shape == (len(ENDINGS) + 1, 32)
+    keys = ["recipe", "track_id", "content_hash"]
+    vectors = (
+        pl.scan_delta(str(job.store / "frames"))
+        .filter(pl.col("resolution") == "global")
+        .join(pl.scan_delta(str(job.store / "tracks")).select(keys), on=keys)
+        .select(pl.col("embeddings").list.first())
+        .collect()
+    )
+    assert vectors.schema["embeddings"] == pl.List(pl.Float32)
+    assert np.stack(vectors["embeddings"].to_list()).shape == (len(ENDINGS) + 1, 32)
 
 
 def test_pandas_reads_plain_vectors(job: Job) -> None:
-    tracks = DeltaTable(job.store / "tracks").to_pandas(columns=["track_id", "embedding"])
-    assert np.stack(list(tracks["embedding"])).shape == (len(ENDINGS) + 1, 32)
+    keys = ["recipe", "track_id", "content_hash"]
+    vectors = DeltaTable(job.store / "frames").to_pandas(
+        partitions=[("resolution", "=", "global")], columns=[*keys, "embeddings"]
+    )
+    tracks = DeltaTable(job.store / "tracks").to_pandas(columns=[*keys, "title"]).merge(vectors, on=keys)
+    assert np.stack([track[0] for track in tracks["embeddings"]]).shape == (len(ENDINGS) + 1, 32)
     part = next((job.store / "frames").rglob("resolution=8hz/*.parquet"))
     frames = pd.read_parquet(part)
     first = frames.iloc[0]

@@ -13,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from jobs import embed_fma, embed_msd
+from pipeline.store.read import FeatureStore
 from tests.corpus import encode_clip, load_music
 
 IDS = ("TRAXLZU12903D05F94", "TRBABCD128F1234567")
@@ -110,9 +111,11 @@ def test_each_msd_layout_gives_the_same_tracks(
     assert (report["planned"], report["embedded"], report["failed"]) == (3, 2, 1)
     tracks = read_tracks(tmp_path / "store")
     assert set(tracks) == set(IDS)
-    for track_id, row in tracks.items():
-        assert (row["artist"], row["title"]) == TITLES[track_id]
-        vectors.setdefault(track_id, []).append(np.array(row["embedding"]))
+    ids, stored = FeatureStore(str(tmp_path / "store")).vectors("global")
+    assert ids.to_pylist() == sorted(IDS)
+    for track_id, vector in zip(ids.to_pylist(), stored, strict=True):
+        assert (tracks[track_id]["artist"], tracks[track_id]["title"]) == TITLES[track_id]
+        vectors.setdefault(track_id, []).append(vector)
         np.testing.assert_array_equal(vectors[track_id][-1], vectors[track_id][0])
     failures = DeltaTable(tmp_path / "store" / "failures").to_pyarrow_table().to_pylist()
     assert [(row["track_id"], row["stage"], row["error_type"]) for row in failures] == [

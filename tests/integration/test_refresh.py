@@ -71,7 +71,7 @@ def test_one_changed_one_removed_one_added_of_a_thousand(tmp_path: Path, tiny_ch
     assert maintained.exit_code == 0, maintained.stderr
     assert all(row["num_dead_rows"] == 0 for row in maintained.report["partitions"])
     stored = DeltaTable(f"{store}/frames").to_pyarrow_table(columns=["track_id", "resolution"])
-    assert stored.num_rows == 4 * NUM_TRACKS
+    assert stored.num_rows == 5 * NUM_TRACKS
     assert REMOVED not in stored.column("track_id").to_pylist()
     on_disk = {
         str(path) for path in (tmp_path / "store" / "frames").rglob("*.parquet") if "_delta_log" not in path.parts

@@ -101,16 +101,16 @@ def kill_an_actor() -> bool:
 
 
 def read_features(store: Path) -> dict[tuple[Any, ...], np.ndarray]:
-    """All rows of ``frames`` and of the ledger by their keys, dead ones too; a key that stands twice fails."""
+    """All rows of ``frames``, dead ones too, and of the ledger by their keys; a key that stands twice fails."""
     found: dict[tuple[Any, ...], np.ndarray] = {}
     for row in DeltaTable(store / "frames").to_pyarrow_table().to_pylist():
         key = (row["recipe"], row["resolution"], row["track_id"], row["content_hash"])
         assert key not in found
         found[key] = np.array(row["embeddings"], np.float32)
     for row in DeltaTable(store / "tracks").to_pyarrow_table().to_pylist():
-        key = (row["recipe"], "global", row["track_id"], row["content_hash"], *sorted(row["resolutions"]))
+        key = (row["recipe"], "ledger", row["track_id"], row["content_hash"], *sorted(row["resolutions"]))
         assert key not in found
-        found[key] = np.array(row["embedding"], np.float32)
+        found[key] = np.array(row["num_frames_25hz"])
     return found
 
 
@@ -152,10 +152,10 @@ class Watcher:
     def look(self, snapshot: FeatureStore) -> list[str]:
         ids = snapshot.tracks(["track_id"]).column("track_id").to_pylist()
         problems = [f"{len(ids) - len(set(ids))} duplicates"] if len(ids) != len(set(ids)) else []
-        for resolution in [name for name in DEFAULT_RESOLUTIONS if name != "global"]:
+        for resolution in DEFAULT_RESOLUTIONS:
             if not ids:
                 continue
-            frames = snapshot.to_arrow(resolution).to_pylist()
+            frames = snapshot.frames(ids, resolution).to_pylist()
             if sorted(row["track_id"] for row in frames) != sorted(ids):
                 problems.append(f"version {snapshot.version}: {resolution} is not one row of each of {ids}")
             (recipe,) = {key[0] for key in self.undisturbed}

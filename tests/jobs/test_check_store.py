@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 
 from jobs.check_store import main
 from pipeline.location import StoreLocation
-from pipeline.schema import TRACKS
+from pipeline.schema import PARTITION_COLUMNS, TABLES
 from pipeline.store.parts import write_part
 from pipeline.store.table_commits import commit_actions
 from pipeline.store.tables import FORMAT_PROPERTY, open_table
@@ -34,7 +35,7 @@ def test_a_sound_store_gives_its_figures(known: KnownStore, capfd: pytest.Captur
     recipe = make_recipe().recipe_id
     assert (report["ok"], report["problems"]) == (True, [])
     assert report["num_tracks"] == {recipe: 2}
-    assert report["num_frame_rows"] == {f"{recipe}/8hz": 2}
+    assert report["num_frame_rows"] == {f"{recipe}/8hz": 2, f"{recipe}/global": 2}
     assert (report["num_dead_rows"], report["num_failures"]) == (0, 1)
     assert report["last_run"]["planned"] == 3
     assert set(report["size_bytes"]) == {"tracks", "frames", "failures", "recipes", "withheld"}
@@ -59,16 +60,24 @@ def test_problems_are_listed_and_the_exit_code_says_so(
 
 
 def test_vectors_are_looked_at_only_when_told_to(known: KnownStore, capfd: pytest.CaptureFixture[str]) -> None:
-    tracks = open_table(known.location, "tracks")
-    row = tracks.to_pyarrow_table().to_pylist()[0] | {"track_id": "x", "resolutions": ["global"]}
-    rows = pa.Table.from_pylist([row | {"embedding": [1.0, np.nan]}], schema=TRACKS)
-    url = known.location.table_url("tracks")
-    part = write_part(rows, "tracks", url, {"recipe": row["recipe"]}, "stranger")
-    commit_actions(tracks, "tracks", [part.as_add_action()], {})
+    recipe = make_recipe().recipe_id
+    keys = {"recipe": recipe, "track_id": "x", "content_hash": "x 1"}
+    frames = {"start_frame": 0, "num_frames": 1, "embeddings": [[1.0, np.nan]]}
+    commit_row(known, "frames", {**keys, **frames, "resolution": "global"})
+    commit_row(known, "tracks", {**keys, "resolutions": ["global"]})
     assert main(["--store", known.location.url]) == 0
     assert main(["--store", known.location.url, "--deep"]) == 1
     (problem,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("problem: ")]
-    assert problem.endswith("global of x is not a vector of finite values")
+    assert problem.endswith("global of x is not a whole matrix of finite values")
+
+
+def commit_row(known: KnownStore, table_name: str, row: dict[str, Any]) -> None:
+    """Commit a row to a table; one of the ledger names the newest ``frames``."""
+    url, schema = known.location.table_url(table_name), TABLES[table_name]
+    partition = {name: row[name] for name in PARTITION_COLUMNS[table_name]}
+    part = write_part(pa.Table.from_pylist([row], schema=schema), table_name, url, partition, "stranger")
+    metadata = {"frames_version": str(open_table(known.location, "frames").version())}
+    commit_actions(open_table(known.location, table_name), table_name, [part.as_add_action()], metadata)
 
 
 @pytest.mark.parametrize(

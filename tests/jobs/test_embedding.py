@@ -179,7 +179,7 @@ def test_a_store_of_a_newer_format_is_left_alone(extra: list[str], place: Place,
     create_tables(location)
     open_table(location, "tracks").alter.set_table_properties({FORMAT_PROPERTY: "9"}, False)
     before = list_tree(place.store)
-    assert_refused(call([*place.arguments(), *extra]), "has format 9", "writes format 3", "another --store")
+    assert_refused(call([*place.arguments(), *extra]), "has format 9", "writes format 4", "another --store")
     assert list_tree(place.store) == before
 
 

@@ -35,7 +35,7 @@ def test_a_report_weighs_each_partition_and_writes_nothing(
     partitions = last_line(capsys)["partitions"]
     assert isinstance(partitions, list)
     assert [(p["recipe"], p["resolution"], p["num_parts"], p["num_rows"]) for p in partitions] == [
-        (recipe, "8hz", 2, 2) for recipe in sorted((R4, R7))
+        (recipe, resolution, 2, 2) for recipe in sorted((R4, R7)) for resolution in ("8hz", "global")
     ]
     for partition in partitions:
         assert partition["bytes_per_value"] == pytest.approx(
@@ -47,10 +47,10 @@ def test_a_report_weighs_each_partition_and_writes_nothing(
 def test_compaction_drops_and_vacuums_as_told(store: StoreLocation, capsys: pytest.CaptureFixture[str]) -> None:
     assert maintain_store.main(["--store", store.url, "--drop-recipe", R4, "--vacuum", "0"]) == 0
     line = last_line(capsys)
-    assert line["parts_replaced"] == 2
+    assert line["parts_replaced"] == 4
     assert {recipe for recipe, *_ in list_frames(store)} == {R7}
     left = [path for path in (Path(store.url) / "frames").rglob("*.parquet") if "_delta_log" not in path.parts]
-    assert len(left) == 1
+    assert len(left) == 2  # resolutions
 
 
 @pytest.mark.ray
@@ -61,9 +61,9 @@ def test_much_is_rewritten_in_tasks(
     before = list_frames(store)
     monkeypatch.setattr(maintain_store, "MIN_SHARED_BYTES", 0)
     assert maintain_store.main(["--store", store.url]) == 0
-    assert last_line(capsys)["parts_replaced"] == 4
+    assert last_line(capsys)["parts_replaced"] == 8
     assert list_frames(store) == before
-    assert len(open_table(store, "frames").file_uris()) == 2
+    assert len(open_table(store, "frames").file_uris()) == 4  # recipes and resolutions
     assert not check_store(store, deep=True).problems
 
 

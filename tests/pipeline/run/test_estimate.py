@@ -41,7 +41,7 @@ TRIAL = Trial(
     window_s=30.0,
     model_core_s=0.2,
     write_core_s=0.02,
-    bytes_out={"8hz": 100.0, "50hz": 300.0},
+    bytes_out={"8hz": 100.0, "50hz": 300.0, "global": 7.0},
     device="cpu",
     machine="a processor",
 )
@@ -58,9 +58,9 @@ def test_figures_are_the_trial_times_the_audio() -> None:
     audio_s = 90 * 10.0
     assert found.audio_s == pytest.approx(audio_s)
     assert found.bytes_read == 50_000
-    ledger = 90 * 2 * (LEDGER_ROW_BYTES + 1.8 * 64)
-    assert found.bytes_written == pytest.approx(audio_s * 400 + ledger, rel=1e-3)
-    assert found.bytes_by_resolution == {"8hz": 90_000, "50hz": 270_000, "global": round(ledger)}
+    vectors, ledger = 90 * 2 * 1.8 * 64, 90 * 2 * LEDGER_ROW_BYTES
+    assert found.bytes_written == pytest.approx(audio_s * 400 + vectors + ledger, rel=1e-3)
+    assert found.bytes_by_resolution == {"8hz": 90_000, "50hz": 270_000, "global": round(vectors)}
     assert found.model_s == pytest.approx(audio_s * 0.1)
     assert found.core_hours == pytest.approx(audio_s * 0.23 / 3600)
     assert found.gpu_hours == 0.0

@@ -75,7 +75,7 @@ def read_all(store: StoreLocation, recipe: str = R7) -> dict[str, tuple[list[lis
     """Return frames and global vector of each track of the ledger."""
     reader = FeatureStore(store.url)
     found = {}
-    for row in reader.tracks(["track_id", "embedding"], recipe=recipe).to_pylist():
+    for row in reader.to_arrow("global", recipe).to_pylist():
         frames = reader.frames([row["track_id"]], "8hz", recipe=recipe).column("embeddings")[0].as_py()
         found[row["track_id"]] = (frames, row["embedding"])
     return found

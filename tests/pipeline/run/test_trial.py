@@ -49,7 +49,7 @@ def test_a_trial_tells_lengths_sizes_and_windows_of_what_it_took(tmp_path: Path,
     assert found.audio_s_per_file == pytest.approx(35.0)
     assert found.window_s == pytest.approx(70.0 / 3)
     assert found.bytes_in_per_file == pytest.approx(np.mean([path.stat().st_size for path in audio.iterdir()]))
-    assert set(found.bytes_out) == {"50hz", "16hz", "8hz", "0.5hz"}
+    assert set(found.bytes_out) == {"50hz", "16hz", "8hz", "0.5hz", "global"}
     assert min(found.decode_core_s, found.model_s, found.write_core_s) > 0
     assert not (tmp_path / "store").exists()
 

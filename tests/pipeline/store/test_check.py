@@ -91,14 +91,10 @@ def test_a_sound_store_has_no_problems(known: KnownStore, deep: bool) -> None:
     report = check_store(known.location, deep)
     assert report.problems == []
     assert report.num_tracks == {SEVEN.recipe_id: 8, FOUR.recipe_id: 8}
-    expected = {
-        f"{recipe}/{resolution}": len(tracks)
-        for (recipe, resolution), tracks in known.features.items()
-        if resolution != "global"
-    }
+    expected = {f"{recipe}/{resolution}": len(tracks) for (recipe, resolution), tracks in known.features.items()}
     assert expected[f"{SEVEN.recipe_id}/0.5hz"] == 7  # the second run changed b and did not ask for it
     assert report.num_frame_rows == expected
-    assert report.num_dead_rows == 2  # b as it was, at the two resolutions of the first run
+    assert report.num_dead_rows == 3  # b as it was, at the three resolutions of the first run
     assert report.num_failures == 2  # one bad file, two recipes
     assert report.last_run is not None
     assert (report.last_run["planned"], report.last_run["embedded"], report.last_run["failed"]) == (9, 8, 1)
@@ -217,7 +213,7 @@ def test_missing_frames_are_found(known: KnownStore) -> None:
     add_rows(known, "tracks", change(row, track_id="ghost"))
     assert list_problems(known, deep=True) == [
         f"frames: 1 tracks of {SEVEN.recipe_id} lack their {resolution} rows, such as ['ghost']"
-        for resolution in ("16hz", "8hz", "0.5hz")
+        for resolution in ("16hz", "8hz", "0.5hz", "global")
     ]
 
 
@@ -263,22 +259,25 @@ def test_a_matrix_that_is_none_is_found_by_a_deep_check(
 @pytest.mark.parametrize("embedding", [None, [], [*VECTOR[1:], np.nan], [*VECTOR[1:], None]])
 def test_a_broken_global_vector_is_found_by_a_deep_check(known: KnownStore, embedding: list[Any] | None) -> None:
     row = read_rows(known, "tracks", recipe=FOUR.recipe_id, track_id="c")
-    add_rows(known, "tracks", change(row, track_id="x", resolutions=["global"], embedding=embedding))
+    frames = read_rows(known, "frames", recipe=FOUR.recipe_id, resolution="global", track_id="c")
+    add_rows(known, "frames", change(frames, track_id="x", embeddings=[embedding]))
+    add_rows(known, "tracks", change(row, track_id="x", resolutions=["global"]))
     assert list_problems(known) == []
-    expected = f"tracks: {FOUR.recipe_id}/global of x is not a vector of finite values"
+    expected = f"frames: {FOUR.recipe_id}/global of x is not a whole matrix of finite values"
     assert list_problems(known, deep=True) == [expected]
 
 
 def test_vectors_of_another_length_are_found_by_a_deep_check(known: KnownStore) -> None:
     row = read_rows(known, "tracks", recipe=FOUR.recipe_id, track_id="c")
-    frames = read_rows(known, "frames", recipe=FOUR.recipe_id, resolution="8hz", track_id="c")
-    wide = {"resolutions": ["8hz", "global"], "embedding": [*VECTOR, 1.0]}
-    add_rows(known, "frames", change(frames, track_id="x", num_frames=1, embeddings=[[*VECTOR, 1.0]]))
-    add_rows(known, "tracks", change(row, track_id="x", **wide))
+    resolutions = ["8hz", "global"]
+    for resolution in resolutions:
+        frames = read_rows(known, "frames", recipe=FOUR.recipe_id, resolution=resolution, track_id="c")
+        add_rows(known, "frames", change(frames, track_id="x", num_frames=1, embeddings=[[*VECTOR, 1.0]]))
+    add_rows(known, "tracks", change(row, track_id="x", resolutions=resolutions))
     problems = list_problems(known, deep=True)
     assert len(problems) == 2
-    for problem, name in zip(problems, ("frames", "tracks"), strict=True):
-        assert problem.startswith(f"{name}: {FOUR.recipe_id}/")
+    for problem, resolution in zip(problems, resolutions, strict=True):
+        assert problem.startswith(f"frames: {FOUR.recipe_id}/{resolution}")
         assert re.search(r"expected vectors of one length, found 5 of [a-h], 6 of x$", problem)
 
 
@@ -322,7 +321,7 @@ def remove_table(location: StoreLocation) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (raise_format, StoreFormatError, "has format 9, this version reads and writes format 3"),
+        (raise_format, StoreFormatError, "has format 9, this version reads and writes format 4"),
         (remove_table, StorageError, "no feature store at .*expected a Delta table at .*/recipes, found none"),
     ],
 )

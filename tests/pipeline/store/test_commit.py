@@ -155,15 +155,22 @@ def leave_unnamed_frames(store: StoreLocation, catalog: Catalog) -> None:
         committer.commit()
 
 
+def list_ids_of_both(store: StoreLocation) -> list[str]:
+    """List the tracks of ``frames`` at 8 Hz, which must be those of the global vectors."""
+    ids = {name: [row[2] for row in list_frames(store) if row[1] == name] for name in ("8hz", "global")}
+    assert ids["8hz"] == ids["global"]
+    return ids["8hz"]
+
+
 def test_frames_that_no_ledger_names_are_taken_back_by_the_next_run(store: StoreLocation) -> None:
     run(store, sound("a"))
     leave_unnamed_frames(store, sound("b", "c"))
-    assert len(list_frames(store)) == 3
+    assert list_ids_of_both(store) == ["a", "b", "c"]
     committer = open_run(store, "run2")
-    assert [row[2] for row in list_frames(store)] == ["a"]
+    assert list_ids_of_both(store) == ["a"]
     committer.close()
     run(store, sound("a", "b", "c"), run_id="run3")
-    assert [row[2] for row in list_frames(store)] == ["a", "b", "c"]
+    assert list_ids_of_both(store) == ["a", "b", "c"]
     assert_every_ledger_version_has_its_frames(store)
 
 
@@ -171,7 +178,7 @@ def test_a_run_that_dies_at_once_takes_nothing_back_that_is_named(store: StoreLo
     run(store, sound("a"))
     for number in range(3):
         open_run(store, f"dead{number}")
-    assert [row[2] for row in list_frames(store)] == ["a"]
+    assert list_ids_of_both(store) == ["a"]
 
 
 @pytest.mark.parametrize("killed_before", [False, True])
@@ -186,10 +193,10 @@ def test_a_compaction_by_another_tool_loses_nothing(store: StoreLocation, killed
     num_files = len(open_table(store, "frames").file_uris())
     committer = run(store, catalog | sound("g"), run_id="last")
     assert (committer.counts.embedded, committer.counts.unchanged) == (1, 4)
-    assert [row[2] for row in list_frames(store)] == ["a", "b", "c", "d", "g"]
+    assert list_ids_of_both(store) == ["a", "b", "c", "d", "g"]
     assert set(list_ledger(store)) == {(R7, track_id) for track_id in "abcdg"}
     if not killed_before:
-        assert len(open_table(store, "frames").file_uris()) == num_files + 1, "the compaction itself stays"
+        assert len(open_table(store, "frames").file_uris()) == num_files + 2, "the compaction itself stays"
 
 
 def test_a_result_that_arrives_twice_counts_once(store: StoreLocation) -> None:
@@ -204,7 +211,7 @@ def test_a_result_that_arrives_twice_counts_once(store: StoreLocation) -> None:
     assert (committer.counts.embedded, committer.counts.failed) == (2, 1)
     assert committer.counts.failures_by_reason == {"truncated": 1}
     committer.close()
-    assert len(list_frames(store)) == 2
+    assert list_ids_of_both(store) == ["a", "b"]
     assert len(read_store(store, "failures")) == 1
 
 
@@ -216,7 +223,7 @@ def test_a_result_that_overlaps_is_left_out_whole_and_its_new_tracks_stay_open(s
     assert committer.done == {"a", "b"}
     assert committer.accept(write_result(store, catalog, "run1", "c")).num_tracks == 1
     committer.close()
-    assert [row[2] for row in list_frames(store)] == ["a", "b", "c"]
+    assert list_ids_of_both(store) == ["a", "b", "c"]
 
 
 PENDING = {
@@ -245,7 +252,7 @@ def test_an_older_run_ends_when_a_newer_one_begins(
     with pytest.raises(RunError, match="another run has written to the store"):
         older.close()
     newer.close()
-    assert [row[2] for row in list_frames(store)] == ["a", "b", "d"]
+    assert list_ids_of_both(store) == ["a", "b", "d"]
     assert set(list_ledger(store)) == {(R7, "a"), (R7, "b"), (R7, "d")}
     assert read_store(store, "failures") == []
     assert_every_ledger_version_has_its_frames(store)
@@ -268,7 +275,7 @@ def test_a_run_overtaken_between_its_two_commits_leaves_no_frames(
         older.commit()
     newer[0].accept(write_result(store, sound("b", "c"), "newer", "b", "c"))
     newer[0].close()
-    assert [row[2] for row in list_frames(store)] == ["b", "c"]
+    assert list_ids_of_both(store) == ["b", "c"]
     assert_every_ledger_version_has_its_frames(store)
 
 
@@ -279,7 +286,7 @@ def test_what_an_older_run_had_committed_is_kept(store: StoreLocation) -> None:
     older.commit()
     committer = run(store, catalog, run_id="newer")
     assert (committer.counts.embedded, committer.counts.unchanged) == (1, 1)
-    assert [row[2] for row in list_frames(store)] == ["a", "b"]
+    assert list_ids_of_both(store) == ["a", "b"]
 
 
 def test_closing_publishes_the_counts_and_the_recipes(store: StoreLocation) -> None:
@@ -371,7 +378,7 @@ def test_results_that_are_joined_are_stored_as_if_they_were_not(order: list[int]
         check_features(FeatureStore(folder), known)
         assert not check_store(known.location, deep=True).problems
         files = pa.table(open_table(known.location, "frames").get_add_actions(flatten=True))
-        assert files.num_rows < 2 * len(order)  # resolutions and blocks
+        assert files.num_rows < 3 * len(order)  # resolutions and blocks
         on_disk = {str(path.relative_to(f"{folder}/frames")) for path in Path(folder, "frames").rglob("part-*")}
         assert on_disk == set(files.column("path").to_pylist()), "what was joined is gone"
 
@@ -386,7 +393,7 @@ def test_a_run_killed_between_joining_and_committing_loses_and_doubles_nothing(s
     with pytest.raises(KilledError):
         committer.commit()
     assert run(store, catalog, run_id="next").counts.embedded == 4
-    assert [row[2] for row in list_frames(store)] == [*"abcd"]
+    assert list_ids_of_both(store) == [*"abcd"]
     assert not check_store(store, deep=True).problems
 
 
@@ -402,8 +409,8 @@ def test_parts_that_cannot_be_joined_are_committed_as_they_are(store: StoreLocat
     with pytest.raises(StorageError):
         committer.join_pending(fail)
     committer.close()
-    assert len(open_table(store, "frames").file_uris()) == 2
-    assert [row[2] for row in list_frames(store)] == [*"abcd"]
+    assert len(open_table(store, "frames").file_uris()) == 2 * 2  # blocks and resolutions
+    assert list_ids_of_both(store) == [*"abcd"]
 
 
 def check_features(store: FeatureStore, known: KnownStore) -> None:
@@ -412,7 +419,7 @@ def check_features(store: FeatureStore, known: KnownStore) -> None:
     for track_id, expected in known.features[recipe, "16hz"].items():
         (found,) = store.frames([track_id], "16hz").column("embeddings").to_pylist()
         np.testing.assert_array_equal(np.array(found, np.float32), expected)
-    rows = store.tracks(["track_id", "embedding"]).to_pylist()
+    rows = store.to_arrow("global").to_pylist()
     assert {row["track_id"]: row["embedding"] for row in rows} == {
         track_id: vector[0].tolist() for track_id, vector in known.features[recipe, "global"].items()
     }

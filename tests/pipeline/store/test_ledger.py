@@ -32,7 +32,7 @@ IDS = ["Z", "a", "b", "c", "é", "ü/1", "ü/2", "日本"]
 
 def build_track(track_id: str, recipe: str = "r1", **others: Any) -> Row:
     row = {"recipe": recipe, "track_id": track_id, "uri": f"/{track_id}", "size_bytes": 1, "content_hash": "h"}
-    return row | {"resolutions": ["8hz"], "embedding": [0.5, 0.25]} | others
+    return row | {"resolutions": ["8hz"]} | others
 
 
 def add_part(store: StoreLocation, table_name: str, rows: list[Row], table: DeltaTable) -> str:
@@ -209,12 +209,9 @@ track_rows = st.dictionaries(
 )
 
 
-def build_track_rows(by_id: dict[str, Row], seed: float) -> list[Row]:
-    """Complete drawn rows; the vector is there when `global` is."""
-    return [
-        build_track(track_id, **row, embedding=[seed, seed] if "global" in row["resolutions"] else None)
-        for track_id, row in by_id.items()
-    ]
+def build_track_rows(by_id: dict[str, Row]) -> list[Row]:
+    """Complete drawn rows."""
+    return [build_track(track_id, **row) for track_id, row in by_id.items()]
 
 
 @settings(deadline=None)
@@ -222,7 +219,7 @@ def build_track_rows(by_id: dict[str, Row], seed: float) -> list[Row]:
 def test_a_new_row_keeps_what_was_held_of_the_same_content_and_nothing_of_another(
     new: dict[str, Row], old: dict[str, Row]
 ) -> None:
-    new_rows, old_rows = build_track_rows(new, 1.0), build_track_rows(old, 2.0)
+    new_rows, old_rows = build_track_rows(new), build_track_rows(old)
     merged = merge_track_rows(
         pa.Table.from_pylist(new_rows, schema=TRACKS), pa.Table.from_pylist(old_rows, schema=TRACKS)
     )
@@ -230,15 +227,12 @@ def test_a_new_row_keeps_what_was_held_of_the_same_content_and_nothing_of_anothe
     old_by_id = {row["track_id"]: row for row in old_rows}
     for row, found in zip(new_rows, merged.to_pylist(), strict=True):
         before = old_by_id.get(row["track_id"])
-        resolutions, embedding = list(row["resolutions"]), row["embedding"]
+        resolutions = list(row["resolutions"])
         if before is not None and before["content_hash"] == row["content_hash"]:
             resolutions = sorted({*before["resolutions"], *resolutions})
-            embedding = embedding or before["embedding"]
         assert sorted(found["resolutions"]) == sorted(resolutions)
-        assert found["embedding"] == embedding
-        others = {"resolutions", "embedding"}
-        assert {name: found[name] for name in TRACKS.names if name not in others} == {
-            name: row.get(name) for name in TRACKS.names if name not in others
+        assert {name: found[name] for name in TRACKS.names if name != "resolutions"} == {
+            name: row.get(name) for name in TRACKS.names if name != "resolutions"
         }
 
 

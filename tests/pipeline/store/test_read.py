@@ -213,6 +213,46 @@ def test_every_library_gets_the_same_rows(resolution: str, known: KnownStore, st
         assert_same(sorted(found, key=lambda pair: pair[0]), expected)
 
 
+def test_global_vectors_are_read_by_id_as_frames_are(known: KnownStore, store: FeatureStore) -> None:
+    expected = known.features[SEVEN.recipe_id, "global"]
+    last, *_, first = sorted(expected, reverse=True)
+    rows = store.frames([last, first, "nobody"], "global", recipe=SEVEN.recipe_id)
+    assert_same(as_matrices(rows), [(last, expected[last]), (first, expected[first])])
+    assert set(rows.column("num_frames").to_pylist()) == {1}
+    assert set(rows.column("frame_rate_hz").to_pylist()) == {None}
+
+
+def test_tracks_without_a_global_vector_stay_in_the_table(tmp_path: Path) -> None:
+    known = KnownStore(StoreLocation(str(tmp_path / "store")))
+    known.run({"a": "a 1", "d": "d 1", "b": "b 1"})
+    known.run({"c": "c 1", "e": "e 1", "a": "a 2"}, resolutions=["16hz"])
+    store = FeatureStore(known.location.url)
+    table = store.to_arrow("global")
+    assert table.column_names == [*TRACKS.names, "embedding"]
+    expected = {
+        track_id: vectors[0].tolist() for track_id, vectors in known.features[SEVEN.recipe_id, "global"].items()
+    }
+    found = dict(zip(table.column("track_id").to_pylist(), table.column("embedding").to_pylist(), strict=True))
+    assert list(found) == [*"abcde"]
+    assert found == {track_id: expected.get(track_id) for track_id in "abcde"}
+    assert {track_id for track_id in found if found[track_id] is None} == {"a", "c", "e"}
+    assert store.vectors()[0].to_pylist() == ["b", "d"]
+
+
+def test_where_no_track_has_a_global_vector_the_table_is_there_all_the_same(tmp_path: Path) -> None:
+    known = KnownStore(StoreLocation(str(tmp_path / "store")))
+    known.run({"b": "b 1", "a": "a 1"}, resolutions=["16hz"])
+    store = FeatureStore(known.location.url)
+    table = store.to_arrow()
+    assert table.select(["track_id", "embedding"]).to_pylist() == [
+        {"track_id": "a", "embedding": None},
+        {"track_id": "b", "embedding": None},
+    ]
+    ids, vectors = store.vectors()
+    assert (len(ids), vectors.shape) == (0, (0, 0))
+    assert store.to_pandas().shape == (2, len(TRACKS) + 1)
+
+
 def test_the_ledger_can_be_filtered(known: KnownStore, store: FeatureStore) -> None:
     assert store.tracks().schema.names == TRACKS.names
     held = {(recipe, track_id) for recipe, tracks in known.contents.items() for track_id in tracks}
@@ -376,7 +416,7 @@ def test_content_that_comes_back_is_read_once(tmp_path: Path) -> None:
         (lambda s: s.tracks(recipe="r"), f"{FOUR.recipe_id}, {SEVEN.recipe_id}.*found r$"),
         (lambda s: s.vectors(), "no recipe named"),
         (lambda s: s.frames(["a"], "17hz", recipe=SEVEN.recipe_id), r"50hz, 16hz, 8hz, 0\.5hz.*found '17hz'"),
-        (lambda s: s.frames(["a"], "global", recipe=SEVEN.recipe_id), "50hz.*found 'global'"),
+        (lambda s: s.frames(["a"], "global", 1.0, recipe=SEVEN.recipe_id), "no times beside 'global'.*found 1.0"),
         (lambda s: s.frames(["a"], "25hz", recipe=SEVEN.recipe_id), "50hz.*found '25hz'"),  # nobody stored it
         (lambda s: s.vectors("25hz", SEVEN.recipe_id), "50hz.*found '25hz'"),
         (lambda s: next(s.iter_frames("25hz", SEVEN.recipe_id)), "50hz.*found '25hz'"),
@@ -410,5 +450,5 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
     known = KnownStore(StoreLocation(str(tmp_path / "store")))
     known.run(FIRST)
     open_table(known.location, "tracks").alter.set_table_properties({FORMAT_PROPERTY: "9"}, False)
-    with pytest.raises(StoreFormatError, match="has format 9, this version reads and writes format 3"):
+    with pytest.raises(StoreFormatError, match="has format 9, this version reads and writes format 4"):
         FeatureStore(known.location.url)

@@ -20,8 +20,8 @@ from pipeline.schema import FRAMES
 from pipeline.store.check import check_store
 from pipeline.store.export import iter_tracks
 from pipeline.store.maintain import compact_store, delete_tracks
-from pipeline.store.read import FeatureStore, find_frames
-from pipeline.store.segments import cut_rows, join_rows, plan_segments
+from pipeline.store.read import FeatureStore
+from pipeline.store.segments import cut_rows, find_frames, join_rows, plan_segments
 from pipeline.store.source import open_source, read_vectors
 from pipeline.store.torch_dataset import FrameDataset
 from pipeline.store.writer import StoreWriter

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
-from pipeline.store.source import KEYS, open_source, read_vectors
+from pipeline.store.source import open_source, read_vectors
 from tests.stores import KnownStore, make_recipe
 
 CATALOG = {f"track{number:02d}": f"content {number}" for number in range(9)}
@@ -36,15 +36,6 @@ def test_vectors_come_with_their_tracks_and_only_living_ones(known: KnownStore, 
         assert np.array_equal(found[track_id], features)
 
 
-def test_the_ledger_names_the_part_that_each_track_stands_in(known: KnownStore) -> None:
-    source = open_source(known.location, "global")
-    for row in source.ledger.to_pylist():
-        path = next(path for path in source.parts.column("path").to_pylist() if path.endswith(row["file"]))
-        wanted = source.ledger.filter(source.ledger.column("track_id").to_numpy() == row["track_id"])
-        batches = list(read_vectors(source, [path], wanted.select(list(KEYS))))
-        assert [batch.keys.column("track_id").to_pylist() for batch in batches] == [[row["track_id"]]]
-
-
 def test_parts_without_wanted_tracks_are_not_opened(known: KnownStore) -> None:
     source = open_source(known.location, "0.5hz")
     for path in source.parts.column("path").to_pylist():
@@ -56,7 +47,6 @@ def test_a_source_says_which_snapshot_and_recipe_it_is(known: KnownStore) -> Non
     source = open_source(known.location, "0.5hz", RECIPE)
     assert source.recipe == RECIPE
     assert source.definition == make_recipe().definition
-    assert source.table_name == "frames"
     assert source.ledger.column("track_id").to_pylist() == sorted(CATALOG)
     assert source.store_version > 0
 

@@ -53,7 +53,7 @@ def test_tables_have_the_schema_and_the_partitions_that_are_written_down(store: 
     assert {field.name: field.type for field in found} == {field.name: field.type for field in TABLES[name]}
     assert table.metadata().partition_columns == PARTITION_COLUMNS[name]
     assert table.metadata().configuration == {
-        FORMAT_PROPERTY: "3",
+        FORMAT_PROPERTY: "4",
         "delta.checkpointInterval": "10",
         "delta.enableExpiredLogCleanup": "false",
         **({"delta.dataSkippingStatsColumns": "track_id"} if name != "recipes" else {}),
@@ -237,8 +237,8 @@ def test_restoring_loses_to_a_writer_who_was_faster(store: StoreLocation) -> Non
 
 def test_columns_are_read_as_asked_with_the_types_of_the_schema(store: StoreLocation) -> None:
     rows = [
-        {"recipe": "r1", "track_id": "a", "resolutions": ["8hz", "global"], "embedding": [0.5], "size_bytes": 3},
-        {"recipe": "r1", "track_id": "b", "resolutions": [], "embedding": None, "size_bytes": None},
+        {"recipe": "r1", "track_id": "a", "resolutions": ["8hz", "global"], "rms": 0.5, "size_bytes": 3},
+        {"recipe": "r1", "track_id": "b", "resolutions": [], "rms": None, "size_bytes": None},
     ]
     table = open_table(store, "tracks")
     parts = []
@@ -247,7 +247,7 @@ def test_columns_are_read_as_asked_with_the_types_of_the_schema(store: StoreLoca
         parts.append(write_part(part_rows, "tracks", store.table_url("tracks"), {"recipe": recipe}, "run1"))
     commit_actions(table, "tracks", [part.as_add_action() for part in parts], {})
 
-    columns = ["resolutions", "track_id", "embedding", "size_bytes", "recipe"]
+    columns = ["resolutions", "track_id", "rms", "size_bytes", "recipe"]
     found = read_columns(table, columns, "r1")
     assert found.column_names == columns
     assert [field.type for field in found.schema] == [TRACKS.field(name).type for name in columns]

@@ -49,9 +49,11 @@ def copy(known: KnownStore, names: dict[str, str]) -> list[Part]:
 
 def assert_copied(known: KnownStore, names: dict[str, str]) -> None:
     reader = FeatureStore(known.location.url)
-    for resolution in ("16hz", "0.5hz"):
+    for resolution in ("16hz", "0.5hz", "global"):
         expected = known.features[RECIPE, resolution]
-        for row in reader.to_arrow(resolution).to_pylist():
+        rows = reader.frames([*CONTENTS, *names], resolution).to_pylist()
+        assert len(rows) == len(CONTENTS) + len(names)
+        for row in rows:
             source = names.get(row["track_id"], row["track_id"])
             np.testing.assert_array_equal(np.array(row["embeddings"], np.float32), expected[source])
 
@@ -60,7 +62,7 @@ def assert_copied(known: KnownStore, names: dict[str, str]) -> None:
 def test_many_small_parts_become_one_of_each_resolution(known: KnownStore, order: int) -> None:
     names = dict(zip([f"x/{old}" for old in CONTENTS][::order], CONTENTS, strict=True))
     parts = copy(known, names)
-    assert sorted(part.resolution or "" for part in parts) == ["0.5hz", "16hz"]
+    assert sorted(part.resolution or "" for part in parts) == ["0.5hz", "16hz", "global"]
     assert {(part.min_track_id, part.max_track_id) for part in parts} == {(min(names), max(names))}
     assert_copied(known, names)
 

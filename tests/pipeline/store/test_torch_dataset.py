@@ -71,5 +71,5 @@ def test_a_mistake_is_told_before_any_worker_starts(known: KnownStore) -> None:
     store = FeatureStore(known.location.url)
     with pytest.raises(UsageError, match=f"{FOUR.recipe_id}, {SEVEN.recipe_id}"):
         FrameDataset(store, "16hz")
-    with pytest.raises(UsageError, match=r"\(16hz\), found '8hz'"):
+    with pytest.raises(UsageError, match=r"\(16hz, global\), found '8hz'"):
         FrameDataset(store, "8hz", FOUR.recipe_id)

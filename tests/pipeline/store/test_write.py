@@ -72,7 +72,7 @@ TRACK_IDS = ["z", "a", "Ünü/ with space", "m"]
 
 def test_each_recipe_and_resolution_has_one_part_of_nested_lists_sorted_by_track(tmp_path: Path) -> None:
     written = write(tmp_path, [build_done_row(track_id, *WANTED) for track_id in TRACK_IDS])
-    assert set(written["stored"]) == {("r1", "16hz"), ("r1", "0.5hz"), ("r2", "16hz")}
+    assert set(written["stored"]) == {("r1", "16hz"), ("r1", "0.5hz"), ("r1", "global"), ("r2", "16hz")}
     assert list_files(tmp_path / "frames") == {part["path"] for part in written["parts"].values()}
     lengths = set()
     for (recipe, resolution), table in written["stored"].items():
@@ -101,6 +101,7 @@ def test_frames_are_pooled_and_rounded_to_each_resolution_that_is_wanted_of_them
     wanted = [f"r1/{name}" for name in (*rates_hz, "global")] + ["r2/16hz"]
     item = {"wanted": wanted, "frame_rate_hz": 25.0, "num_frames": len(frames), "values": frames.ravel()}
     written = write(tmp_path, [build_row("a", wanted, features=[item])])
+    vectors = written["stored"].pop(("r1", "global")).to_pylist()
     for (recipe, name), table in written["stored"].items():
         num_bins = round(num_seconds * rates_hz[name])
         expected = F.adaptive_avg_pool1d(torch.from_numpy(frames.T), num_bins).numpy().T
@@ -116,9 +117,11 @@ def test_frames_are_pooled_and_rounded_to_each_resolution_that_is_wanted_of_them
         if recipe == "r1":
             assert not np.any(found.view(np.uint32) & (2**13 - 1)), "of 23 mantissa bits 10 are kept"
     assert set(written["stored"]) == {*(("r1", name) for name in rates_hz), ("r2", "16hz")}
-    vectors = {row["recipe"]: row["embedding"] for row in written["tracks"].to_pylist()}
-    np.testing.assert_allclose(vectors["r1"], frames.astype(np.float64).mean(axis=0), rtol=2**-11, atol=1e-6)
-    assert vectors["r2"] is None
+    (row,) = vectors
+    assert (row["start_frame"], row["num_frames"], row["frame_rate_hz"]) == (0, 1, None)
+    (vector,) = row["embeddings"]
+    np.testing.assert_allclose(vector, frames.astype(np.float64).mean(axis=0), rtol=2**-11, atol=1e-6)
+    assert not np.any(np.array(vector, np.float32).view(np.uint32) & (2**13 - 1))
 
 
 def test_a_part_tells_where_it_lies_and_whose_rows_it_holds(tmp_path: Path) -> None:
@@ -130,7 +133,7 @@ def test_a_part_tells_where_it_lies_and_whose_rows_it_holds(tmp_path: Path) -> N
         assert (part["min_track_id"], part["max_track_id"]) == (min(TRACK_IDS), max(TRACK_IDS))
 
 
-def test_the_ledger_has_a_row_for_each_recipe_with_a_vector_where_global_was_wanted(tmp_path: Path) -> None:
+def test_the_ledger_has_a_row_for_each_recipe_that_lists_what_was_wanted(tmp_path: Path) -> None:
     tracks = write(tmp_path, [build_done_row(track_id, *WANTED) for track_id in TRACK_IDS])["tracks"].to_pylist()
     by_key = {(row["recipe"], row["track_id"]): row for row in tracks}
     assert set(by_key) == {(recipe, track_id) for recipe in ("r1", "r2") for track_id in TRACK_IDS}
@@ -139,21 +142,7 @@ def test_the_ledger_has_a_row_for_each_recipe_with_a_vector_where_global_was_wan
         assert (row["uri"], row["title"]) == (f"/{track_id}.mp3", track_id.upper())
         assert (row["codec"], row["num_channels"], row["duration_s"]) == ("mp3", 2, 1.5)
         assert (row["content_hash"], row["run_id"]) == (f"hash of {track_id}", "run1")
-        if recipe == "r2":
-            assert row["resolutions"] == ["16hz"]
-            assert row["embedding"] is None
-        else:
-            assert row["resolutions"] == ["16hz", "0.5hz", "global"]
-            (expected,) = round_to_half(fake_features(f"hash of {track_id}", "r1/global"))
-            assert row["embedding"] == expected.tolist()
-            assert len(row["embedding"]) == EMBED_DIM
-
-
-def test_a_global_vector_alone_makes_no_part(tmp_path: Path) -> None:
-    written = write(tmp_path, [build_done_row("a", "r1/global")])
-    assert written["parts"] == {}
-    assert written["tracks"].column("resolutions").to_pylist() == [["global"]]
-    assert not (tmp_path / "frames").exists()
+        assert row["resolutions"] == (["16hz"] if recipe == "r2" else ["16hz", "0.5hz", "global"])
 
 
 def test_every_row_of_a_batch_has_exactly_one_outcome(tmp_path: Path) -> None:
@@ -176,12 +165,11 @@ def test_every_row_of_a_batch_has_exactly_one_outcome(tmp_path: Path) -> None:
 
 def test_what_frames_has_already_is_not_written_twice_but_stands_in_the_ledger(tmp_path: Path) -> None:
     row = build_done_row("a", "r1/16hz", "r1/8hz", "r1/global")
-    row["stored"] = ["r1/16hz@hash of a", "r1/8hz@another hash", "r2/8hz@hash of a"]
+    row["stored"] = ["r1/16hz@hash of a", "r1/global@hash of a", "r1/8hz@another hash", "r2/8hz@hash of a"]
     written = write(tmp_path, [row])
     assert set(written["parts"]) == {("r1", "8hz")}
     (track,) = written["tracks"].to_pylist()
     assert track["resolutions"] == ["16hz", "8hz", "global"]
-    assert track["embedding"] is not None
 
 
 def test_a_failure_says_which_file_it_was_and_why(tmp_path: Path) -> None:
