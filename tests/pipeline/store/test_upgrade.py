@@ -147,6 +147,7 @@ def test_broken_off_between_any_two_commits_it_does_what_is_left(
     assert check_store(old, deep=True).problems == []
 
 
+@pytest.mark.slow
 def test_killed_after_any_commit_while_its_lease_runs_out_it_doubles_nothing(
     old: StoreLocation, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
