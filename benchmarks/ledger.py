@@ -28,16 +28,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.vector_rows import build_vector_rows
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
 from pipeline.run.prepare import plan_against_store
-from pipeline.schema import CATALOG, TRACKS
+from pipeline.schema import CATALOG, FEATURE_LIST, TRACKS
 from pipeline.store.commit import RunCommitter
 from pipeline.store.maintain import TARGET_LEDGER_BYTES
 from pipeline.store.parts import Part, round_mantissa, write_part
 from pipeline.store.read import FeatureStore
 from pipeline.store.tables import create_tables
+from pipeline.store.upgrade import build_vector_rows
 from pipeline.store.writer import StoreWriter
 
 ROWS_PER_PART = 50_000
@@ -160,9 +160,10 @@ def write_vectors(
     store: StoreLocation, ledger: pa.Table, embed_dim: int, random: np.random.Generator, run_id: str
 ) -> Part:
     """Write global vectors of ledger rows, noise as real ones are to a codec."""
-    vectors = round_mantissa(random.standard_normal((ledger.num_rows, embed_dim), np.float32), 10)
+    values = round_mantissa(random.standard_normal(ledger.num_rows * embed_dim, np.float32), 10)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(values), embed_dim).cast(FEATURE_LIST)
     partition = {"recipe": RECIPE, "resolution": "global"}
-    return write_part(build_vector_rows(ledger, vectors), "frames", store.table_url("frames"), partition, run_id)
+    return write_part(build_vector_rows(ledger, lists), "frames", store.table_url("frames"), partition, run_id)
 
 
 def build_random_rows(catalog: pa.Table, random: np.random.Generator) -> pa.Table:

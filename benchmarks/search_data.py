@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmarks.vector_rows import build_vector_rows
 from pipeline.config import Recipe
 from pipeline.location import StoreLocation
-from pipeline.schema import RECIPES, TRACKS
+from pipeline.schema import FEATURE_LIST, RECIPES, TRACKS
 from pipeline.store.ledger import Actions, extract_rows
 from pipeline.store.parts import write_part
 from pipeline.store.table_commits import append_rows
 from pipeline.store.tables import create_tables
+from pipeline.store.upgrade import build_vector_rows
 from pipeline.store.writer import StoreWriter
 
 Matrix = npt.NDArray[np.float32]
@@ -123,7 +123,9 @@ def _write_tracks(writer: StoreWriter, numbers: npt.NDArray[np.int64], vectors: 
     Values keep ten mantissa bits, as a run stores them.
     """
     rows = make_ledger(numbers, writer.run_id)
-    frames = build_vector_rows(rows, vectors.astype(np.float16).astype(np.float32))
+    values = pa.array(vectors.astype(np.float16).astype(np.float32).ravel())
+    lists = pa.FixedSizeListArray.from_arrays(values, vectors.shape[1]).cast(FEATURE_LIST)
+    frames = build_vector_rows(rows, lists)
     recipe = {"recipe": RECIPE.recipe_id}
     actions: Actions = [
         write_part(table, name, writer.store.table_url(name), partition, writer.run_id).as_add_action()

@@ -95,13 +95,11 @@ def sample_vectors(
         for file in list_table_files(frames, "frames", recipe)
         if file["partition.resolution"] == "global" and (run_id is None or f"part-{run_id}-" in file["path"])
     ]
-    found = _sample_rows(store, "frames", files, (*KEYS, "embeddings"), max_rows)
-    nothing = np.empty((0, 0), np.float32), pa.schema([TRACKS.field(name) for name in NAME_COLUMNS]).empty_table()
-    if not files:
-        return nothing
     parts = list_table_files(open_table(store, "tracks", version), "tracks", recipe)
-    if not parts:
+    nothing = np.empty((0, 0), np.float32), pa.schema([TRACKS.field(name) for name in NAME_COLUMNS]).empty_table()
+    if not files or not parts:
         return nothing
+    found = _sample_rows(store, "frames", files, (*KEYS, "embeddings"), max_rows)
     ids, columns = found.column("track_id").to_pylist(), [*NAME_COLUMNS, "content_hash"]
     ledger = read_tracks_of(store, "tracks", pa.Table.from_pylist(parts), ids, columns)
     found = keep_live(found, ledger)

@@ -43,19 +43,14 @@ def commit_actions(
             application transaction, since this table object was opened.
         StorageError: The table cannot be written.
     """
-    try:
-        commit = partial(
-            table.create_write_transaction,
-            list(actions),
-            mode="append",
-            schema=table.schema(),
-            partition_by=PARTITION_COLUMNS[table_name],
-        )
-        commit_once(table, commit, metadata, transaction)
-    except CommitFailedError:
-        raise
-    except (DeltaError, OSError) as error:
-        raise describe_store_error(table.table_uri, error) from error
+    change = partial(
+        table.create_write_transaction,
+        list(actions),
+        mode="append",
+        schema=table.schema(),
+        partition_by=PARTITION_COLUMNS[table_name],
+    )
+    _commit(table, change, metadata, transaction)
     return table.version()
 
 
@@ -105,12 +100,7 @@ def restore_table(
         deltalake.exceptions.CommitFailedError: Another writer committed since this table object was opened.
         StorageError: The table cannot be written, or files of that version are gone.
     """
-    try:
-        commit_once(table, partial(table.restore, version), metadata, transaction)
-    except CommitFailedError:
-        raise
-    except (DeltaError, OSError) as error:
-        raise describe_store_error(table.table_uri, error) from error
+    _commit(table, partial(table.restore, version), metadata, transaction)
 
 
 def vacuum_table(table: DeltaTable, retention_hours: int) -> list[str]:
@@ -151,7 +141,7 @@ def add_missing_columns(table: DeltaTable, schema: pa.Schema, metadata: Mapping[
     known = {field.name for field in table.schema().fields}
     missing = [field for field in wanted.fields if field.name not in known]
     if missing:
-        _alter(table, partial(table.alter.add_columns, missing), metadata)
+        _commit(table, partial(table.alter.add_columns, missing), metadata)
 
 
 def replace_files(
@@ -182,7 +172,7 @@ def replace_files(
         schema=TABLES[table_name],
         partition_by=PARTITION_COLUMNS[table_name],
     )
-    _alter(table, change, metadata, transaction)
+    _commit(table, change, metadata, transaction)
 
 
 def declare_format(table: DeltaTable, metadata: Mapping[str, str], transaction: Transaction | None = None) -> None:
@@ -198,10 +188,10 @@ def declare_format(table: DeltaTable, metadata: Mapping[str, str], transaction: 
         StorageError: The table cannot be written.
     """
     properties = {FORMAT_PROPERTY: str(STORE_FORMAT)}
-    _alter(table, partial(table.alter.set_table_properties, properties, False), metadata, transaction)
+    _commit(table, partial(table.alter.set_table_properties, properties, False), metadata, transaction)
 
 
-def _alter(
+def _commit(
     table: DeltaTable,
     change: Callable[..., object],
     metadata: Mapping[str, str],

@@ -125,23 +125,33 @@ def _move_vectors(writer: StoreWriter) -> Actions:
         if rows.num_rows == 0:
             continue
         partition = {"recipe": file["partition.recipe"], "resolution": "global"}
-        columns = {
-            **{name: pa.repeat(value, rows.num_rows) for name, value in partition.items()},
-            **{name: rows.column(name) for name in ("track_id", "content_hash", "event_time")},
-            "start_frame": pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows),
-            "num_frames": pa.repeat(pa.scalar(1, pa.int32()), rows.num_rows),
-            "frame_rate_hz": pa.nulls(rows.num_rows, pa.float64()),
-            "embeddings": pa.ListArray.from_arrays(
-                pa.array(range(rows.num_rows + 1), pa.int32()), rows.column("embedding").combine_chunks()
-            ),
-        }
-        frames = pa.table({name: columns[name] for name in FRAMES.names}).cast(FRAMES)
+        rows = rows.append_column("recipe", pa.repeat(partition["recipe"], rows.num_rows))
+        frames = build_vector_rows(rows, rows.column("embedding").combine_chunks())
         url, options = writer.store.table_url("frames"), writer.store.options
         actions.append(write_part(frames, "frames", url, partition, writer.run_id, options).as_add_action())
     if actions:
         written = list_table_files(writer.frames, "frames")
         actions += [build_removal("frames", file) for file in written if file["partition.resolution"] == "global"]
     return actions
+
+
+def build_vector_rows(ledger: pa.Table, vectors: pa.ListArray) -> pa.Table:
+    """Return the rows of ``frames`` at ``global`` that go with rows of the ledger.
+
+    Args:
+        ledger: recipe, track_id, content_hash and event_time, as in ``schema.TRACKS``.
+        vectors: Of each row, (embed_dim,), as it is stored.
+    """
+    size = ledger.num_rows
+    columns = {
+        **{name: ledger.column(name) for name in ("recipe", "track_id", "content_hash", "event_time")},
+        "resolution": pa.repeat("global", size),
+        "start_frame": pa.repeat(pa.scalar(0, pa.int32()), size),
+        "num_frames": pa.repeat(pa.scalar(1, pa.int32()), size),
+        "frame_rate_hz": pa.nulls(size, pa.float64()),
+        "embeddings": pa.ListArray.from_arrays(pa.array(range(size + 1), pa.int32()), vectors),
+    }
+    return pa.table({name: columns[name] for name in FRAMES.names}).cast(FRAMES)
 
 
 def _write_ledger_anew(writer: StoreWriter) -> list[AddAction]:
