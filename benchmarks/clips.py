@@ -57,12 +57,17 @@ def write_thousands(folder: Path, num_clips: int, seconds: float = CLIP_S) -> No
 
 @functools.lru_cache(maxsize=len(_SOURCES))
 def _encode_packets(source: int, seconds: float) -> list[bytes]:
-    encoded, clip = io.BytesIO(), cut_clip(source, seconds)[:, None]
+    packets = encode_packets(cut_clip(source, seconds)[:, None], PREVIEW_RATE_HZ, 64_000)
+    return packets[: int(seconds * PREVIEW_RATE_HZ / _PACKET_SAMPLES)]  # the encoder's delay would make it longer
+
+
+def encode_packets(waveform: NDArray[np.float32], sample_rate: int, bit_rate: int) -> list[bytes]:
+    """Return the mp3 packets of a waveform, (num_samples, num_channels), none of which needs another."""
+    encoded = io.BytesIO()
     options, codec_options = {"write_xing": "0", "id3v2_version": "0"}, {"reservoir": "0"}
     encode_with_ffmpeg(
-        encoded, clip, PREVIEW_RATE_HZ, "libmp3lame", 64_000, options, "mp3", codec_options=codec_options
+        encoded, waveform, sample_rate, "libmp3lame", bit_rate, options, "mp3", codec_options=codec_options
     )
     encoded.seek(0)
     with av.open(encoded, "r") as container:
-        packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
-    return packets[: int(seconds * PREVIEW_RATE_HZ / _PACKET_SAMPLES)]  # the encoder's delay would make it longer
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]

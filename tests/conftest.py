@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Ray, S3 and the stages are imported where a test asks for them: the model's tests need PyTorch alone.
 
 
+SLOW_TEST_TIMEOUT_S = 1200
+
 # The same examples every time, and no time limit for each: a machine's first call of anything may be slow.
 # For others: `pytest --hypothesis-profile=default --hypothesis-seed=N`.
 settings.register_profile("same", deadline=None, derandomize=True)
@@ -25,6 +27,13 @@ settings.load_profile("same")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipGuard())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Slow tests get time for machines a third as fast as those they were written on.
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TEST_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session", autouse=True)

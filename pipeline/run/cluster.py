@@ -19,6 +19,10 @@ from pipeline.run.placement import WORKER_ENVIRONMENT
 if TYPE_CHECKING:  # it takes a second to import, in which Ray may start already
     import ray.data
 
+# A Ray on one machine has no use for its autoscaler. Of the two versions the newer one ends when it is told to;
+# the older asks processes that have ended first, and every command's end waits a second for it.
+_START_ENVIRONMENT = {**WORKER_ENVIRONMENT, "RAY_enable_autoscaler_v2": "1"}
+
 # What Ray says at its start: "authentication" that local connections need a token, which it makes and uses by
 # itself; "worker" that a thread cannot have its SIGTERM. And in a run: "progress" that its bars are off;
 # "exceptions" that a pass which was ended on purpose is a fault of Ray's (what is one becomes a RunError).
@@ -62,7 +66,7 @@ def start_ray() -> None:
         _num_asked += 1
         ended_by = signal.getsignal(signal.SIGTERM)
         if not ray.is_initialized():
-            with _hush(_START_LEVELS), _set_environment(WORKER_ENVIRONMENT):
+            with _hush(_START_LEVELS), _set_environment(_START_ENVIRONMENT):
                 try:
                     ray.init(configure_logging=False, log_to_driver=False, include_dashboard=False)
                 except Exception as error:  # Ray raises exceptions of every kind there, bare ones among them
