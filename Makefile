@@ -30,7 +30,7 @@ test-ray: setup ## run those of Ray that are not long (ten minutes)
 test-slow: setup ## run the others: a browser, runs broken on purpose, clusters of several nodes, S3 with faults (most of an hour)
 	$(BIN)/python -m pytest -m slow
 
-torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (half an hour)
+torture: setup ## break runs at twenty random moments, and compare with an undisturbed one (five to fifteen minutes)
 	TORTURE_KILLS=20 $(BIN)/python -m pytest -s -m 'slow or ray' tests/integration/test_torture.py
 
 fuzz: setup ## damage 10,000 sound files and hold what is decoded against FFmpeg (an hour; FUZZ="--files 500 --seed 3")

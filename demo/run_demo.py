@@ -91,8 +91,8 @@ def open_store() -> duckdb.DuckDBPyConnection:
 
 def show_tables() -> None:
     """Print each table's rows and bytes on disk."""
-    print("The store: four Delta Lake tables")
-    for name in ("tracks", "frames", "failures", "recipes"):
+    print("The store's tables, in Delta Lake")
+    for name in ("tracks", "frames", "failures", "recipes", "withheld"):
         table = DeltaTable(STORE / name)
         num_bytes = sum(path.stat().st_size for path in (STORE / name).rglob("*.parquet"))
         print(f"  {name:<9} {table.count():>4} rows  {num_bytes / 1e6:6.2f} MB  version {table.version()}")

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
 
 def build_parser(program: str | None = None) -> OneLineParser:
     """Build the command's parser."""
-    parser = OneLineParser(program, __doc__, "--store ~/features --track caves -k 5")
+    parser = OneLineParser(program, __doc__, "--store ~/features --track caves.mp3 -k 5")
     parser.add_argument("--store", required=True, metavar="URL", help="feature store with an index")
     query = parser.add_group("the query (one of --track and --audio)")
     one = query.add_exclusive_group()

@@ -11,7 +11,8 @@ Names are loaded when they are asked for: who only catches ``UsageError`` does n
 
 One room a folder, each standing on those before it: the base (``config errors schema storage location
 local_files logs``), then ``catalog``, ``decode``, ``embed``, ``store``, ``report``, ``run``, ``index``,
-``search``, ``service``; ``probing`` stands on ``catalog`` and ``store``.
+``search``, ``service``; ``probing`` stands on ``catalog`` and ``store``, ``training`` on
+``embed``, ``run`` and ``probing``.
 """
 
 from importlib import import_module

@@ -123,7 +123,7 @@ class KnownStore:
     ) -> None:
         for recipe in recipes:
             held = self.contents.setdefault(recipe, {})
-            for track_id in set(held) | set(contents):
+            for track_id in sorted(set(held) | set(contents)):
                 content = contents.get(track_id)
                 if content == BAD or (content is None and not prune):
                     continue

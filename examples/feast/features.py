@@ -1,8 +1,8 @@
-"""Feast feature views over the store's tables ``tracks`` and ``predictions``.
+"""Feast feature views over the store's tracks with their global vectors, and over its predictions.
 
-A row of ``tracks`` is a recipe and a track, so both are entities: several recipes are served side by side. Feast
-reads the table's live rows from the Parquet copy that ``serve_tracks.py`` makes: of Delta Lake tables it reads
-only what DuckDB's extension reads, which has to be downloaded.
+A row is a recipe and a track, so both are entities: several recipes are served side by side. Feast reads the live
+rows of ``tracks``, joined with their vectors in ``frames``, from the Parquet copy that ``serve_tracks.py`` makes:
+of Delta Lake tables it reads only what DuckDB's extension reads, which has to be downloaded.
 
 Of ``predictions`` a row here is a head and a track, with all that the head says of it.
 """

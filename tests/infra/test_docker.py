@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "infra" / "docker"
 BIN = Path(sys.executable).parent
 KINDS = ("cpu", "gpu")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = _SETTINGS["project"]
+INSTALLED = _SETTINGS["tool"]["setuptools"]["packages"]["find"]["include"]  # patterns of packages' dotted names
 CONSTRAINTS = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
 )
@@ -106,12 +109,17 @@ def test_what_is_copied_is_there_and_not_ignored(kind: str) -> None:
     }
     assert sources == kept
     assert all((ROOT / source).exists() for source in sources)
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"][
-        "include"
-    ]
-    packages = {pattern.rstrip("*") for pattern in patterns}
+    packages = {pattern.rstrip("*") for pattern in INSTALLED}
     assert packages
     assert sources >= packages
+
+
+def test_every_folder_with_code_is_installed() -> None:
+    packages = {pattern.rstrip("*") for pattern in INSTALLED}
+    folders = {file.parent.relative_to(ROOT) for package in packages for file in (ROOT / package).rglob("*.py")}
+    names = {".".join(folder.parts) for folder in folders}
+    assert {"musicfm_model.cpu", "pipeline.store", "jobs"} <= names
+    assert not {name for name in names if not any(fnmatchcase(name, pattern) for pattern in INSTALLED)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
