@@ -26,6 +26,13 @@ from pipeline.logs import start_logging
 
 logger = logging.getLogger(__name__)
 
+EXTRAS = {
+    **dict.fromkeys(("duckdb", "faiss"), "search"),
+    **dict.fromkeys(("fastapi", "multipart", "python_multipart", "starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(("jams", "mir_eval", "scipy", "sklearn"), "probe"),
+}
+"""The extra of the project that brings a package which commands import only where they need it."""
+
 
 class FlagGroup:
     """Flags under one heading of ``--help``, or flags that exclude each other.
@@ -176,6 +183,13 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
     except FeatureStoreError as error:
         print(f"{parser.prog}: broke off: {error}", file=sys.stderr)
         return EXIT_OPEN_BOOKS
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        needed = f"this needs more packages: pip install 'music-feature-store[{extra}]' ({error})"
+        print(f"{parser.prog}: error: {needed}", file=sys.stderr)
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print(
             f"{parser.prog}: interrupted; what was committed is kept: run the same command again", file=sys.stderr

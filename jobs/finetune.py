@@ -21,7 +21,7 @@ from jobs.arguments import (
     run_or_explain,
     whole_number,
 )
-from jobs.probe import TASKS, needing_probing
+from jobs.probe import TASKS
 from jobs.program import run_script
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     flags = parser.parse_args(arguments)
 
     def run() -> int:
-        with parser.loading("PyTorch and Ray"), needing_probing():
+        with parser.loading("PyTorch and Ray"):
             from pipeline.catalog.load import load_catalog
             from pipeline.probing.reading import read_annotations
             from pipeline.storage import absolute_url

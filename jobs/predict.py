@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from jobs.arguments import OneLineParser, add_storage_option, run_or_explain
-from jobs.probe import needing_probing
 from jobs.program import run_script
 
 
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     start_s = time.monotonic()
 
     def run() -> int:
-        with parser.loading("PyTorch"), needing_probing():
+        with parser.loading("PyTorch"):
             from pipeline.location import StoreLocation
             from pipeline.probing.heads import load_head
             from pipeline.probing.predict import predict

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs.arguments import OneLineParser, add_storage_option, add_switch, run_or_explain, whole_number
 from jobs.program import run_script
 from pipeline.config import RESOLUTIONS
-from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.probing.probe import ProbeResult
@@ -26,11 +24,12 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     flags = parser.parse_args(arguments)
 
     def run() -> int:
-        with parser.loading("PyTorch and the metrics"), needing_probing():
+        with parser.loading("PyTorch and the metrics"):
             from pipeline.location import StoreLocation
             from pipeline.probing.heads import save_head
             from pipeline.probing.probe import ProbeSettings, run_probe
             from pipeline.probing.reading import read_annotations
+            from pipeline.storage import absolute_url
 
         annotations = read_annotations(flags.annotations, flags.task, dict(flags.annotations_option))
         settings = ProbeSettings(
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
             tuple(flags.recipe),
             flags.head,
             flags.seed,
-            flags.scratch,
+            flags.scratch and absolute_url(flags.scratch),  # workers have working directories of their own
             flags.dbn,
         )
         if flags.num_workers:
@@ -116,17 +115,6 @@ def tell(result: ProbeResult, line: dict[str, object]) -> None:
         print(f"{name:<16} " + " ".join(f"{column:<24}" for column in columns).rstrip())
     for name, value in (result.dbn_metrics or {}).items():
         print(f"{name + ', DBN':<16} {value.value:>7.3f}  {value.low:.3f}–{value.high:.3f}")
-
-
-@contextmanager
-def needing_probing() -> Iterator[None]:
-    """Say how to install what probing needs beside the rest, where an import in the block misses it."""
-    try:
-        yield
-    except ImportError as error:
-        raise UsageError(
-            f"this needs more packages: pip install 'music-feature-store[probe]' ({error})"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import pyarrow.fs
 
@@ -36,12 +37,17 @@ class StoreLocation:
     """A feature store's URL and how to reach it.
 
     Args:
-        url: Folder or bucket prefix that holds the tables.
+        url: Folder or bucket prefix that holds the tables; a relative one is made absolute, for tasks and workers
+            have working directories of their own.
         options: File system options; never logged.
     """
 
     url: str
     options: Options | None = None
+
+    def __post_init__(self) -> None:
+        """Make the URL mean the same everywhere."""
+        object.__setattr__(self, "url", absolute_url(self.url))
 
     def __repr__(self) -> str:
         """Show the URL alone: the options may hold a secret."""
@@ -49,7 +55,7 @@ class StoreLocation:
 
     def table_url(self, table_name: str) -> str:
         """Return the URL of one table."""
-        return join_url(absolute_url(self.url), table_name)
+        return join_url(self.url, table_name)
 
     def check_writable(self) -> None:
         """See whether parts can be written here, and commits be exclusive, before anything is computed.
@@ -57,7 +63,7 @@ class StoreLocation:
         Raises:
             StorageError: Nothing can be written, or the object store overwrites what it was told not to.
         """
-        probe = join_url(absolute_url(self.url), f"_probe-{uuid.uuid4().hex}")
+        probe = join_url(self.url, f"_probe-{uuid.uuid4().hex}")
         if not honours_exclusive_writes(probe, self.options):
             raise StorageError(
                 f"the object store at {self.url} ignores conditional writes (If-None-Match): two writers could "
@@ -114,12 +120,19 @@ def open_arrow_filesystem(url: str, options: Options | None = None) -> tuple[pya
             endpoint_override=endpoint,
             region=settings.get("AWS_REGION") or os.environ.get("AWS_REGION"),
             retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
+            proxy_options=_find_proxy(endpoint or "https://s3.amazonaws.com"),
         )
         return native, url.split("://", 1)[1]
     fs, path = open_filesystem(url, options)
     if is_local(fs):
         return pyarrow.fs.LocalFileSystem(), path
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
+
+
+def _find_proxy(endpoint: str) -> str | None:
+    """Return the proxy that the environment names for an endpoint; Arrow, unlike the others, does not look."""
+    parts = urlsplit(endpoint)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def delta_storage_options(options: Options | None = None) -> dict[str, str]:

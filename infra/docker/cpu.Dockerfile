@@ -4,13 +4,15 @@ FROM python:3.11.14-slim-bookworm
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
-# wget: KubeRay's health probes; rsync, ssh and below boto3: `ray up`, and the autoscaler on its head.
+# wget: KubeRay's health probes; rsync, ssh, tmux and below boto3: `ray up`, `ray exec --tmux`, and the autoscaler.
+# profile.d: `ray up` runs its commands in login shells, which forget the PATH below.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends openssh-client rsync wget \
+    && apt-get install --yes --no-install-recommends openssh-client rsync tmux wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --gid users --create-home --shell /bin/bash ray \
-    && python -m venv /opt/venv
+    && python -m venv /opt/venv \
+    && echo "export PATH=/opt/venv/bin:\$PATH" > /etc/profile.d/venv.sh
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
@@ -28,7 +30,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt \
     --extra-index-url https://download.pytorch.org/whl/cpu torch==2.11.0+cpu torchaudio==2.11.0+cpu
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-print(*project['dependencies'], *extras['search'], *extras['serve'], 'boto3', sep='\n')" > requirements.txt \
+print(*project['dependencies'], *extras['search'], *extras['serve'], *extras['probe'], 'boto3', sep='\n')" > requirements.txt \
     && pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 COPY LICENSE README.md ./

@@ -6,12 +6,14 @@ FROM python:3.11.14-slim-bookworm
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # wget: KubeRay's health probes; rsync and ssh: `ray up`.
+# profile.d: `ray up` runs its commands in login shells, which forget the PATH below.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openssh-client rsync wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --gid users --create-home --shell /bin/bash ray \
-    && python -m venv /opt/venv
+    && python -m venv /opt/venv \
+    && echo "export PATH=/opt/venv/bin:\$PATH" > /etc/profile.d/venv.sh
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
@@ -31,7 +33,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt \
     torch==2.11.0 torchaudio==2.11.0
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-print(*project['dependencies'], *extras['search'], *extras['serve'], sep='\n')" > requirements.txt \
+print(*project['dependencies'], *extras['search'], *extras['serve'], *extras['probe'], sep='\n')" > requirements.txt \
     && pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 COPY LICENSE README.md ./

@@ -237,7 +237,8 @@ def load_rows(rows: pa.Table, options: Options | None = None) -> pa.Table:
     """Make a catalog of rows that a program has at hand; as for a manifest, paths from the working directory.
 
     Args:
-        rows: Any table of Arrow with a column ``uri`` (or ``url``, ``path``, ``file``).
+        rows: Any table of Arrow with a column ``uri`` (or ``url``, ``path``, ``file``); without a column
+            ``track_id``, ids are the URIs as they are given.
         options: File system options.
 
     Raises:
@@ -245,7 +246,7 @@ def load_rows(rows: pa.Table, options: Options | None = None) -> pa.Table:
         StorageError: The folder of the files may not be listed.
     """
     name = "the table"
-    return _complete_manifest(convert_rows(rows, name), name, absolute_url("."), options)
+    return _complete_manifest(convert_rows(rows, name), name, "", options)
 
 
 def _load_manifest(url: str, options: Options | None) -> pa.Table:

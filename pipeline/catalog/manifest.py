@@ -69,6 +69,8 @@ def read_manifest(url: str, options: Options | None = None) -> pa.Table:
 def convert_rows(rows: pa.Table, name: str) -> pa.Table:
     """Return rows that a program has at hand as ``read_manifest`` returns a file's.
 
+    Where they name no ids, a track's id is its URI as it is given: it must not hang on the working directory.
+
     Args:
         rows: With a column of ``URI_COLUMNS``; relative paths are taken from the working directory.
         name: What to call the rows in errors.
@@ -78,12 +80,18 @@ def convert_rows(rows: pa.Table, name: str) -> pa.Table:
     """
     if not rows.num_rows:
         raise CatalogError(f"expected tracks in {name}, found not one row")
-    return _convert_columns(rows, _choose_columns(rows.column_names, name), name, os.getcwd())
+    spelling = _choose_columns(rows.column_names, name)
+    table = _convert_columns(rows, spelling, name, os.getcwd())
+    if "track_id" in table.column_names:
+        return table
+    given = _convert(rows[spelling["uri"]], "uri", name).to_pylist()
+    ids = [uri if uri is None or _is_absolute(uri) else posixpath.normpath(uri) for uri in given]
+    return table.append_column("track_id", pa.array(ids, pa.string()))
 
 
 def _convert_columns(table: pa.Table, spelling: Mapping[str, str], name: str, folder: str) -> pa.Table:
     columns = {column: _convert(table[given], column, name) for column, given in spelling.items()}
-    uris = [None if uri is None else _make_absolute(uri, folder) for uri in columns["uri"].to_pylist()]
+    uris = [None if uri is None else make_absolute(uri, folder) for uri in columns["uri"].to_pylist()]
     return pa.table({**columns, "uri": pa.array(uris, pa.string())})
 
 
@@ -157,8 +165,13 @@ def _convert(column: pa.ChunkedArray, name: str, url: str) -> pa.ChunkedArray:
         raise CatalogError(f"expected {expected} in column {name} of {url}, found {found}") from error
 
 
-def _make_absolute(uri: str, folder: str) -> str:
-    if "://" in uri or uri.startswith("/"):
+def _is_absolute(uri: str) -> bool:
+    return "://" in uri or uri.startswith("/")
+
+
+def make_absolute(uri: str, folder: str) -> str:
+    """Return a file's URL or path, which may be relative to a folder, as one that is not."""
+    if _is_absolute(uri):
         return uri
     scheme, separator, path = folder.rpartition("://")
     return scheme + separator + posixpath.normpath(f"{path}/{uri}")

@@ -181,8 +181,14 @@ def _verify(location: IndexLocation, file: IndexFile, path: str) -> None:
 
 def _cache_folder(cache: str | None) -> Path:
     """Return the cache's folder, and forget what nobody opened for a while."""
-    folder = Path(cache or DEFAULT_INDEX_CACHE).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = Path(cache or DEFAULT_INDEX_CACHE).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # there is no home at all
+        raise StorageError(
+            f"cannot keep files of indexes in {cache or DEFAULT_INDEX_CACHE}: {error}; name a folder that can be "
+            "written with --cache"
+        ) from error
     oldest_s = time.time() - CACHE_DAYS * 86400
     for entry in os.scandir(folder):
         with suppress(OSError):

@@ -179,7 +179,7 @@ class VectorIndex:
             )  # one pass over the mapped file
             # Not by BLAS, which would wake its threads for so little.
             cosines = np.minimum(np.einsum("ij,j->i", self.vectors_at(candidate_rows), query), 1)
-            best = _largest(cosines, k)
+            best = _find_best(cosines, self.track_of(candidate_rows), k)
             scores[position, : len(best)], rows[position, : len(best)] = cosines[best], candidate_rows[best]
         return scores, rows
 
@@ -288,7 +288,8 @@ def mark_rows(owners: pa.Table, num_rows: int) -> Mask:
     return np.cumsum(edges[:-1], dtype=np.int8).astype(np.bool_)
 
 
-def _largest(values: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp]:
-    """Return the positions of the k largest values, descending."""
-    best = np.argpartition(-values, k)[:k] if len(values) > k else np.arange(len(values))
-    return best[np.argsort(-values[best], kind="stable")]
+def _find_best(scores: npt.NDArray[np.float32], tracks: Rows, k: int) -> npt.NDArray[np.intp]:
+    """Return the positions of the k largest scores, descending; of equal ones (copies) in order of tracks."""
+    least = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
+    best = np.flatnonzero(scores >= least)
+    return best[np.lexsort((tracks[best], -scores[best]))][:k]

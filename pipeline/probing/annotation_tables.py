@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Mapping
 
 from pipeline.catalog.delimited import read_delimited
+from pipeline.catalog.manifest import make_absolute
 from pipeline.errors import UsageError
 from pipeline.probing.annotations import (
     SPAN_TASKS,
@@ -16,7 +18,7 @@ from pipeline.probing.annotations import (
     read_label,
 )
 from pipeline.probing.splits import read_split
-from pipeline.storage import Options, read_file
+from pipeline.storage import Options, absolute_url, read_file
 
 SPAN_COLUMNS = ("start_s", "end_s", "label")
 BEAT_COLUMNS = ("time_s", "beat")
@@ -26,8 +28,9 @@ Row = Mapping[str, str]
 def read_table(url: str, task: str, options: Options | None = None) -> Annotations:
     """Read annotations of a CSV file, or of a tab-separated one (``.tsv``).
 
-    Columns: ``track_id`` or ``uri``, then ``label`` (one row a label), or ``start_s,end_s,label``, or
-    ``time_s,beat``; ``split`` where the splits are given. Rows that stand twice count once.
+    Columns: ``track_id`` or ``uri`` (relative ones lie beside the file, as in a manifest), then ``label`` (one row
+    a label), or ``start_s,end_s,label``, or ``time_s,beat``; ``split`` where the splits are given. Rows that stand
+    twice count once.
 
     Args:
         url: The file.
@@ -52,9 +55,12 @@ def read_table(url: str, task: str, options: Options | None = None) -> Annotatio
         )
     annotations = Annotations(task, by, source=url)
     kept = [by, *columns, *(["split"] if "split" in names else [])]
+    folder = posixpath.dirname(absolute_url(url))  # as for manifests
     rows_by_track: dict[str, list[tuple[int, Row]]] = {}
     for number, row in enumerate(table.select(kept).to_pylist(), 1):
         name = row[by].strip()
+        if name and by == "uri":
+            name = make_absolute(name, folder)
         if name:
             rows_by_track.setdefault(name, []).append((number, row))
         else:

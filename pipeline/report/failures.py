@@ -35,16 +35,16 @@ def list_failures(
     """
     table = open_table(store, "failures")
     keys = read_columns(table, ["track_id", "run_id", "recipe"]).to_pylist()
-    known = {
-        row["track_id"]: row["run_id"] != run_id for row in keys if recipes is None or row["recipe"] in recipes
-    }
-    chosen = sorted(known, key=lambda track_id: (run_id is not None and known[track_id], track_id))[:limit]
+    chosen_keys = [row for row in keys if recipes is None or row["recipe"] in recipes]
+    own = {row["track_id"] for row in chosen_keys if row["run_id"] == run_id}
+    known = {row["track_id"] for row in chosen_keys}
+    chosen = sorted(known, key=lambda track_id: (run_id is not None and track_id not in own, track_id))[:limit]
     if not chosen:
         return []
     rows = read_columns(table, list(COLUMNS), track_ids=chosen)
     position = {track_id: number for number, track_id in enumerate(chosen)}
     described: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows.to_pylist():
+    for row in rows.sort_by([("event_time", "descending"), ("recipe", "ascending")]).to_pylist():
         if row["track_id"] in position and (recipes is None or row["recipe"] in recipes):
             described.setdefault((row["track_id"], row["error_type"]), _describe(row))
     return sorted(described.values(), key=lambda row: position[row["track_id"]])

@@ -70,14 +70,18 @@ def start_ray() -> None:
                 try:
                     ray.init(configure_logging=False, log_to_driver=False, include_dashboard=False)
                 except Exception as error:  # Ray raises exceptions of every kind there, bare ones among them
-                    raise RunError(
-                        f"Ray did not start: {' '.join(str(error).split())[:300]}; see that the machine has "
-                        "time and memory to spare, and that RAY_ADDRESS, where it is set, is right"
-                    ) from error
+                    said = " ".join(str(error).split())[:300]
+                    raise RunError(f"Ray did not start: {said}; {_advise(error)}") from error
         if threading.current_thread() is threading.main_thread() and ended_by is not None:
             # Ray put its own in its place, in Python or, where it was started in a thread, below it: that one
             # prints a stack and aborts the process three seconds later, whatever it is at.
             signal.signal(signal.SIGTERM, ended_by)
+
+
+def _advise(error: Exception) -> str:
+    if "/.ray" in str(error):  # where Ray keeps the token that it makes for local connections
+        return "let HOME name a folder that can be written, or set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    return "see that the machine has time and memory to spare, and that RAY_ADDRESS, where it is set, is right"
 
 
 def start_ray_early() -> Callable[[], None]:

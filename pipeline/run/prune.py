@@ -45,7 +45,7 @@ def describe_refusal(plan: Plan, limit: PruneLimit, moved_ids: Collection[str] =
     """Say how many tracks would have been deleted, of which folders, and how to insist."""
     num_leaving = plan.num_departed - len(moved_ids)
     roots = list_roots(plan.departed_tracks, moved_ids)
-    named = ", ".join(f"{root} ({number:,})" for root, number in roots.most_common(NUM_NAMED_ROOTS))
+    named = ", ".join(f"{root} ({number:,})" for root, number in _list_largest(roots))
     more = f" and {len(roots) - NUM_NAMED_ROOTS} other folders" if len(roots) > NUM_NAMED_ROOTS else ""
     allowed = f"{limit.share:.0%} of them" if limit.number is None else f"{limit.number:,}"
     return (
@@ -62,6 +62,11 @@ def list_roots(tracks: pa.Table, without: Collection[str]) -> Counter[str]:
         if track_id not in without:
             roots["no file" if uri is None else _find_root(track_id, uri)] += 1
     return roots
+
+
+def _list_largest(roots: Counter[str]) -> list[tuple[str, int]]:
+    """Return the folders to name and their counts; of equal ones the first by name."""
+    return sorted(roots.items(), key=lambda item: (-item[1], item[0]))[:NUM_NAMED_ROOTS]
 
 
 def _find_root(track_id: str, uri: str) -> str:

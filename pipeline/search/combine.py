@@ -46,8 +46,8 @@ def search_tracks(
             f"expected one track to look for moments by, found {len(track_ids) + len(minus)}; several are "
             "compared as wholes: --resolution global"
         )
-    for track_id in set(track_ids) & set(minus):
-        raise UsageError(f"expected tracks to be either looked for or left out, found {track_id!r} in both lists")
+    if both := [track_id for track_id in track_ids if track_id in minus]:
+        raise UsageError(f"expected tracks to be either looked for or left out, found {both[0]!r} in both lists")
     positions = [searcher.find_shown(track_id) for track_id in dict.fromkeys(track_ids)]
     others = [searcher.find_shown(track_id) for track_id in dict.fromkeys(minus)]
     query = mean_vector(searcher, positions)

@@ -42,6 +42,8 @@ class Replica:
 
     def __init__(self, settings: ServiceSettings) -> None:
         torch.set_num_threads(settings.num_threads)
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # made on the node of the command alone
+            os.makedirs(folder, exist_ok=True)
         self.state = ServiceState(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

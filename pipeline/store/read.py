@@ -180,7 +180,9 @@ class FeatureStore:
         """
         recipe = self._choose_recipe(recipe)
         self._read_frame_rate(recipe, resolution)
-        paths = sorted(self._list_files("frames", recipe, resolution).column("path").to_pylist())
+        files = self._list_files("frames", recipe, resolution)
+        order = [("min.track_id", "ascending"), ("path", "ascending")]  # not of file names alone: they are random
+        paths = files.sort_by(order).column("path").to_pylist()
         live = self.tracks(KEYS, recipe=recipe).sort_by("track_id")
         return FrameParts(self.location, tuple(paths), live)
 

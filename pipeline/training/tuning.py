@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -158,7 +159,11 @@ def reserve_rows(num_rows: int, embed_dim: int) -> np.memmap[Any, np.dtype[np.fl
     try:
         with tempfile.TemporaryFile(prefix="musicfm-features-") as file:
             # A file without room behind it would end the process where a row is written.
-            os.posix_fallocate(file.fileno(), 0, num_rows * embed_dim * 4)
+            num_bytes = num_rows * embed_dim * 4
+            if sys.platform == "darwin":  # which has no such call
+                file.truncate(num_bytes)
+            else:
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
             return np.memmap(file, np.float32, "r+", shape=(num_rows, embed_dim))
     except OSError as error:
         raise RunError(

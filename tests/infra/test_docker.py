@@ -129,7 +129,7 @@ def test_the_requirements_are_those_of_the_project(kind: str) -> None:
     code = script[1].replace("\\\n", "").replace("\\\\", "\\")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     extras = PROJECT["optional-dependencies"]
-    expected = [*PROJECT["dependencies"], *extras["search"], *extras["serve"]]
+    expected = [*PROJECT["dependencies"], *extras["search"], *extras["serve"], *extras["probe"]]
     assert done.stdout.splitlines() == expected + (["boto3"] if kind == "cpu" else [])
 
 

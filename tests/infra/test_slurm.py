@@ -102,6 +102,7 @@ def test_it_starts_ray_on_all_nodes_and_the_command_on_one(
     lines = done.stdout.splitlines()
     separator = lines.index("--")
     assert lines[:separator] == [
+        "--cpus-per-task=64",
         *("ray", "symmetric-run", "--address", "node7:6379", "--min-nodes", "2"),
         *("--num-cpus", "64", "--num-gpus", num_gpus),
     ]

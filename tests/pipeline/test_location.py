@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pyarrow.fs
 import pytest
 
@@ -36,3 +39,37 @@ def test_arrow_reads_local_files_and_s3_natively_and_the_rest_through_fsspec() -
     fs, path = open_arrow_filesystem("memory://bucket/a")
     assert isinstance(fs, pyarrow.fs.PyFileSystem)
     assert path == "/bucket/a"
+
+
+def test_a_relative_location_means_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    location = StoreLocation("features")
+    monkeypatch.chdir("/")
+    assert location.table_url("tracks") == f"{tmp_path}/features/tracks"
+    assert StoreLocation("s3://bucket/features").url == "s3://bucket/features"
+
+
+@pytest.mark.parametrize(
+    ("environment", "endpoint", "proxy"),
+    [
+        ({}, "https://s3.amazonaws.com", None),
+        ({"https_proxy": "http://proxy:3128"}, "https://s3.amazonaws.com", "http://proxy:3128"),
+        ({"https_proxy": "http://proxy:3128"}, "http://127.0.0.1:8333", None),
+        ({"http_proxy": "http://proxy:3128"}, "http://minio:9000", "http://proxy:3128"),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "minio"}, "http://minio:9000", None),
+    ],
+)
+def test_arrow_is_told_of_the_proxy_that_the_others_find_by_themselves(
+    environment: dict[str, str], endpoint: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(pyarrow.fs, "S3FileSystem", lambda **settings: told.update(settings))
+    open_arrow_filesystem("s3://bucket/features", {"endpoint_url": endpoint})
+    assert told["proxy_options"] == proxy

@@ -214,6 +214,19 @@ def test_rows_at_hand_are_taken_as_a_manifests(tmp_path: Path, monkeypatch: pyte
     assert [row["size_bytes"] for row in found] == [5, 5, None]
 
 
+def test_ids_of_rows_at_hand_are_their_uris_wherever_the_program_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_files(tmp_path, "sub/a.wav")
+    whole = str(tmp_path / "sub/a.wav")
+    for folder in ("/", tmp_path, tmp_path / "sub"):
+        monkeypatch.chdir(folder)
+        assert load_rows(pa.table({"uri": [whole]}))["track_id"].to_pylist() == [whole]
+    monkeypatch.chdir(tmp_path)
+    found = load_rows(pa.table({"uri": ["./sub/a.wav"]})).to_pylist()
+    assert [(row["track_id"], row["uri"]) for row in found] == [("sub/a.wav", whole)]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

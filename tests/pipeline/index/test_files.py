@@ -106,3 +106,12 @@ def test_an_object_store_that_refuses_is_named_without_its_secret(s3_server: S3S
     with pytest.raises(StorageError, match="refused/indexes/recipe/global") as caught:
         put(location, tmp_path, str(tmp_path / "cache"))
     assert "wrong-secret" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_what_to_do(remote: IndexLocation, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(StorageError, match="name a folder that can be written with --cache"),
+        working_folder(remote, str(tmp_path / "file" / "cache")),
+    ):
+        pass

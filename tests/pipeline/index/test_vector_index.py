@@ -86,6 +86,18 @@ def test_a_filter_returns_k_wherever_there_are_k(
     assert allowed[index.track_of(rows)].all()
 
 
+@KINDS
+def test_copies_come_in_the_order_of_their_ids_however_many_are_asked_for(tmp_path: Path, kind: str) -> None:
+    tracks = draw_tracks(300, embed_dim=16)
+    copies = [7, 40, 41, 99, 150, 222, 250, 299]
+    for number in copies:
+        tracks[number] = tracks[copies[0]]
+    index = make_index(tmp_path, tracks, kind)
+    for k in range(1, 10):
+        _, rows = index.search(tracks[7], k)
+        assert rows[0].tolist()[:8] == copies[:k]
+
+
 def test_scans_of_many_dead_rows_and_of_few_find_the_same(tmp_path: Path) -> None:
     tracks = draw_tracks(200)
     few = make_index(tmp_path / "few", tracks, dead=range(5))
