@@ -8,8 +8,11 @@ from __future__ import annotations
 import gc
 import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 EXIT_OPEN_BOOKS = 1
@@ -19,8 +22,9 @@ EXIT_INTERRUPTED = 130  # as shells count a SIGINT
 EXIT_NO_READER = 141  # as shells count a SIGPIPE
 
 # By default Python looks for garbage after every 700 new objects. Modules make hundreds of thousands, all of which
-# stay: of the eleven seconds of the smallest run one went into looking through them.
+# stay: of the eleven seconds of the smallest run one went into looking through them. Later, garbage may hold much.
 _COLLECT_AFTER_OBJECTS = 200_000
+_LOADING_S = 15.0
 
 
 def run_script(main: Callable[[Sequence[str] | None, str | None], int]) -> NoReturn:
@@ -36,7 +40,7 @@ def run_program(program: str, work: Callable[[], int]) -> NoReturn:
         program: The process's name, for messages.
         work: Returns the exit code, or raises SystemExit as ``argparse`` does.
     """
-    gc.set_threshold(_COLLECT_AFTER_OBJECTS, *gc.get_threshold()[1:])
+    _put_collections_off()
     try:
         try:
             code = work()
@@ -59,6 +63,15 @@ def run_program(program: str, work: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
+def _put_collections_off() -> None:
+    """Look for garbage less often while modules are loaded."""
+    usual = gc.get_threshold()
+    gc.set_threshold(_COLLECT_AFTER_OBJECTS, *usual[1:])
+    end = threading.Timer(_LOADING_S, gc.set_threshold, usual)
+    end.daemon = True
+    end.start()
+
+
 def _end_ray() -> None:
     """End the Ray that the work left running, or leave the cluster that it joined.
 
@@ -67,7 +80,10 @@ def _end_ray() -> None:
     ray = sys.modules.get("ray")
     is_initialized = getattr(ray, "is_initialized", None)  # it may still be amid its import, in a thread
     if ray is not None and is_initialized is not None and is_initialized():
-        ray.shutdown()
+        for number in (signal.SIGINT, signal.SIGTERM):  # the work is done, and how it ended is said
+            signal.signal(number, signal.SIG_IGN)
+        with suppress(Exception):  # such as that the cluster is gone
+            ray.shutdown()
 
 
 def _drop_output_without_reader() -> bool:

@@ -113,16 +113,20 @@ def open_arrow_filesystem(url: str, options: Options | None = None) -> tuple[pya
     if url.startswith(("s3://", "s3a://")):
         settings = delta_storage_options(options)
         endpoint = settings.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL")
+        region = settings.get("AWS_REGION") or os.environ.get("AWS_REGION")
+        path = url.split("://", 1)[1]
         native = pyarrow.fs.S3FileSystem(
             access_key=settings.get("AWS_ACCESS_KEY_ID"),
             secret_key=settings.get("AWS_SECRET_ACCESS_KEY"),
             session_token=settings.get("AWS_SESSION_TOKEN"),
             endpoint_override=endpoint,
-            region=settings.get("AWS_REGION") or os.environ.get("AWS_REGION"),
+            region=region,
             retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
-            proxy_options=_find_proxy(endpoint or "https://s3.amazonaws.com"),
+            proxy_options=_find_proxy(
+                endpoint or f"https://{path.partition('/')[0]}.s3.{region or 'us-east-1'}.amazonaws.com"
+            ),
         )
-        return native, url.split("://", 1)[1]
+        return native, path
     fs, path = open_filesystem(url, options)
     if is_local(fs):
         return pyarrow.fs.LocalFileSystem(), path
@@ -132,7 +136,11 @@ def open_arrow_filesystem(url: str, options: Options | None = None) -> tuple[pya
 def _find_proxy(endpoint: str) -> str | None:
     """Return the proxy that the environment names for an endpoint; Arrow, unlike the others, does not look."""
     parts = urlsplit(endpoint)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    proxy = getproxies().get(parts.scheme)
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy.lstrip('/')}"
+    return proxy if urlsplit(proxy).scheme in ("http", "https") else None  # Arrow speaks no other
 
 
 def delta_storage_options(options: Options | None = None) -> dict[str, str]:

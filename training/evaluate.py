@@ -62,13 +62,14 @@ def main() -> int:
 
 
 def embed(excerpts_path: Path, name: str, checkpoint: str | None, excerpts: dict[str, Array]) -> dict[str, Array]:
-    """Return a model's features by "<layer>.<part>", from the file beside the excerpts where there is one.
+    """Return a model's features by "<layer>.<part>", from the file beside the excerpts if it is newer than both.
 
     Parts are ``reference``, ``background`` and the queries: (N, 2 * width) mean and deviation over time; and
     ``frames_train`` and ``frames_held_out``: (N, T, width) float16 at 25 Hz.
     """
     cache = excerpts_path.with_name(f"{excerpts_path.stem}.{name}.npz")
-    if cache.exists():
+    made_from = [excerpts_path, *([] if checkpoint is None else [Path(checkpoint)])]
+    if cache.exists() and cache.stat().st_mtime > max(path.stat().st_mtime for path in made_from):
         return dict(np.load(cache))
     frames_of = open_log_mel() if checkpoint is None else open_model(checkpoint)  # type: ignore[no-untyped-call]
     features: dict[str, list[Array]] = {}

@@ -184,6 +184,8 @@ def _cache_folder(cache: str | None) -> Path:
     try:
         folder = Path(cache or DEFAULT_INDEX_CACHE).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} may not be read and written")
     except (OSError, RuntimeError) as error:  # there is no home at all
         raise StorageError(
             f"cannot keep files of indexes in {cache or DEFAULT_INDEX_CACHE}: {error}; name a folder that can be "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import posixpath
 from collections.abc import Mapping
 
@@ -60,7 +61,7 @@ def read_table(url: str, task: str, options: Options | None = None) -> Annotatio
     for number, row in enumerate(table.select(kept).to_pylist(), 1):
         name = row[by].strip()
         if name and by == "uri":
-            name = make_absolute(name, folder)
+            name = make_absolute(os.path.expanduser(name), folder)
         if name:
             rows_by_track.setdefault(name, []).append((number, row))
         else:

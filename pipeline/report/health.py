@@ -92,7 +92,8 @@ def find_clusters(vectors: Matrix) -> dict[str, Any]:
         num_compared, score (from which cosine on a pair counts), num_clusters, num_members, and clusters: the
         rows of the largest ones.
     """
-    sample = vectors[:MAX_COMPARED].astype(np.float32)
+    places = np.linspace(0, len(vectors) - 1, min(len(vectors), MAX_COMPARED)).astype(np.int64)
+    sample = vectors[places].astype(np.float32)
     none: dict[str, Any] = {
         "num_compared": len(sample),
         "score": None,
@@ -119,7 +120,8 @@ def find_clusters(vectors: Matrix) -> dict[str, Any]:
     groups: dict[int, list[int]] = {}
     for row in range(len(unit)):
         groups.setdefault(find(row), []).append(row)
-    clusters = sorted((rows for rows in groups.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows))
+    clusters = [places[rows].tolist() for rows in groups.values() if len(rows) > 1]
+    clusters.sort(key=lambda rows: (-len(rows), rows))
     return {
         "num_compared": len(unit),
         "score": score,

@@ -71,4 +71,4 @@ def _list_largest(roots: Counter[str]) -> list[tuple[str, int]]:
 
 def _find_root(track_id: str, uri: str) -> str:
     root = uri.removesuffix(track_id)
-    return (root if root != uri else posixpath.dirname(uri)).rstrip("/") or "/"
+    return (root if root not in ("", uri) else posixpath.dirname(uri)).rstrip("/") or "/"

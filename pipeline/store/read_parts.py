@@ -40,7 +40,7 @@ class FrameParts:
 
     Args:
         location: The store.
-        paths: Parts, relative to ``frames``, sorted.
+        paths: Parts, relative to ``frames``, in the order of their first tracks.
         live: track_id and content_hash of the ledger's rows, sorted by track_id.
     """
 

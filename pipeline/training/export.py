@@ -40,5 +40,5 @@ def write_stats(path: Path, mean: float, std: float) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """Write a file that is whole at every moment, though several workers may write it at once."""
     part = path.with_name(f"{path.name}.{uuid4().hex}")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -1,5 +1,6 @@
 """Commands as processes: their first words, and how they end when something cuts them short."""
 
+import gc
 import json
 import logging
 import os
@@ -139,3 +140,38 @@ def test_the_first_words_are_a_record_where_the_log_is_for_programs(
     finally:
         logger.setLevel(level)
     assert json.loads(capsys.readouterr().err)["message"] == "loading something"
+
+
+def test_what_ends_ray_at_last_changes_no_outcome() -> None:
+    script = """
+import os, signal, sys, types
+from jobs.program import run_program
+
+def shut_down():
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("shut down")
+    raise ConnectionError("the cluster is gone")
+
+def work():
+    sys.modules["ray"] = types.SimpleNamespace(is_initialized=lambda: True, shutdown=shut_down)
+    return 3
+
+run_program("musicfm", work)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "shut down\n", "")
+
+
+def test_garbage_is_looked_for_as_usual_once_modules_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = gc.get_threshold()
+    monkeypatch.setattr("jobs.program._LOADING_S", 0.05)
+
+    def work() -> int:
+        assert gc.get_threshold()[0] == 200_000
+        return 0
+
+    assert end_with(work) == 0
+    deadline_s = time.monotonic() + 10
+    while gc.get_threshold() != usual and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert gc.get_threshold() == usual

@@ -59,17 +59,22 @@ def test_a_relative_location_means_the_same_from_everywhere(
         ({"https_proxy": "http://proxy:3128"}, "http://127.0.0.1:8333", None),
         ({"http_proxy": "http://proxy:3128"}, "http://minio:9000", "http://proxy:3128"),
         ({"http_proxy": "http://proxy:3128", "no_proxy": "minio"}, "http://minio:9000", None),
+        ({"https_proxy": "proxy:3128"}, None, "http://proxy:3128"),
+        ({"https_proxy": "socks5://proxy:1080"}, None, None),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": ".s3.eu-west-1.amazonaws.com"}, None, None),
     ],
 )
 def test_arrow_is_told_of_the_proxy_that_the_others_find_by_themselves(
-    environment: dict[str, str], endpoint: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], endpoint: str | None, proxy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     told: dict[str, Any] = {}
     monkeypatch.setattr(pyarrow.fs, "S3FileSystem", lambda **settings: told.update(settings))
-    open_arrow_filesystem("s3://bucket/features", {"endpoint_url": endpoint})
+    open_arrow_filesystem("s3://bucket/features", {"endpoint_url": endpoint} if endpoint else None)
     assert told["proxy_options"] == proxy

@@ -195,9 +195,10 @@ def test_tables_in_the_contracts_form(tmp_path: Path) -> None:
     found = read_annotations(write_csv(tmp_path / "beats.csv", ("uri", "time_s", "beat"), rows), "beat")
     assert (found.by, found.tracks) == ("uri", {"file:///a.mp3": Annotation(beats=BEATS)})
     assert found.left_out == {"rows without a time": ["row 4"]}
-    beside = [("sub/a.mp3", 0.5, 1), ("../b.mp3", 0.5, 1), ("/c.mp3", 0.5, 1)]
+    beside = [("sub/a.mp3", 0.5, 1), ("../b.mp3", 0.5, 1), ("/c.mp3", 0.5, 1), ("~/d.mp3", 0.5, 1)]
     found = read_annotations(write_csv(tmp_path / "beside.csv", ("uri", "time_s", "beat"), beside), "beat")
-    assert list(found.tracks) == [f"{tmp_path}/sub/a.mp3", f"{tmp_path.parent}/b.mp3", "/c.mp3"]
+    files = [tmp_path / "sub/a.mp3", tmp_path.parent / "b.mp3", Path("/c.mp3"), Path.home() / "d.mp3"]
+    assert list(found.tracks) == [str(file) for file in files]
     url = write_csv(tmp_path / "keys.csv", ("track_id", "label"), [("a", "Eb:min"), ("b", "dorian")])
     assert read_annotations(url, "key").tracks == {"a": Annotation(("D# minor",))}
 

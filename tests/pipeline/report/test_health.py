@@ -61,6 +61,14 @@ def test_too_few_to_compare_are_no_clusters() -> None:
     assert find_clusters(np.ones((2, 4), np.float32))["num_clusters"] == 0
 
 
+def test_of_a_large_catalog_the_last_tracks_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.report.health.MAX_COMPARED", 50)
+    vectors = np.random.default_rng(0).standard_normal((99, 32)).astype(np.float32)
+    vectors[98] = vectors[4] = vectors[0]
+    found = find_clusters(vectors)
+    assert (found["num_compared"], found["clusters"]) == (50, [[0, 4, 98]])
+
+
 def test_drift_is_measured_in_standard_deviations() -> None:
     before = (RNG.normal(size=(3000, 8)) * 2.0 + 1.0).astype(np.float32)
     same = measure_drift((RNG.normal(size=(3000, 8)) * 2.0 + 1.0).astype(np.float32), before)
