@@ -170,8 +170,8 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
         log_format: ``text`` for people or ``json`` for programs.
 
     Returns:
-        What ``run`` returns, 2 for a mistake in the call, 1 for work that broke off, 130 where it was interrupted
-        (SIGINT, SIGTERM).
+        What ``run`` returns, 2 for a mistake in the call or a missing extra, 1 for work that broke off, 130 where
+        it was interrupted (SIGINT, SIGTERM).
     """
     start_logging(log_format)
     take_interruptions()

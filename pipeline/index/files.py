@@ -22,7 +22,7 @@ from pipeline.config import DEFAULT_INDEX_CACHE
 from pipeline.errors import StorageError
 from pipeline.location import StoreLocation
 from pipeline.schema import CATALOG, LABELS
-from pipeline.storage import absolute_url, is_local, join_url, open_filesystem, remove_file
+from pipeline.storage import is_local, join_url, open_filesystem, remove_file
 
 CACHE_DAYS = 14  # a cached file that nobody opened for so long is removed
 _HASH_BLOCK_BYTES = 2**22
@@ -63,7 +63,7 @@ class IndexLocation:
     @property
     def url(self) -> str:
         """The index's folder or bucket prefix."""
-        return join_url(absolute_url(self.store.url), "indexes", self.recipe, self.resolution)
+        return join_url(self.store.url, "indexes", self.recipe, self.resolution)
 
     @property
     def local_folder(self) -> str | None:

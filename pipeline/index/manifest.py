@@ -26,7 +26,7 @@ from pipeline.errors import RunError, StorageError, UsageError
 from pipeline.index.files import IndexFile, IndexLocation, describe_error, remove_files
 from pipeline.index.space import Distance
 from pipeline.location import StoreLocation
-from pipeline.storage import absolute_url, join_url, list_files, open_filesystem, read_file, remove_file
+from pipeline.storage import join_url, list_files, open_filesystem, read_file, remove_file
 from pipeline.store.tables import has_tables
 
 INDEX_FORMAT = 2
@@ -127,7 +127,7 @@ class IndexManifest:
 def list_indexes(store: StoreLocation) -> list[IndexLocation]:
     """Return where the indexes of a store lie, by recipe and resolution."""
     try:
-        listed = list_files(join_url(absolute_url(store.url), "indexes"), store.options)
+        listed = list_files(join_url(store.url, "indexes"), store.options)
         paths = [path.split("/") for path in listed.column("path").to_pylist()]
     except StorageError:
         paths = []  # nothing there yet; a store that cannot be reached says so when it is read

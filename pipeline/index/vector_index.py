@@ -179,9 +179,15 @@ class VectorIndex:
             )  # one pass over the mapped file
             # Not by BLAS, which would wake its threads for so little.
             cosines = np.minimum(np.einsum("ij,j->i", self.vectors_at(candidate_rows), query), 1)
-            best = _find_best(cosines, self.track_of(candidate_rows), k)
+            best = self._find_best(cosines, candidate_rows, k)
             scores[position, : len(best)], rows[position, : len(best)] = cosines[best], candidate_rows[best]
         return scores, rows
+
+    def _find_best(self, scores: npt.NDArray[np.float32], rows: Rows, k: int) -> npt.NDArray[np.intp]:
+        """Return the positions of the k largest scores, descending; of equal ones (copies) in order of tracks."""
+        least = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
+        best = np.flatnonzero(scores >= least)
+        return best[np.lexsort((self.track_of(rows[best]), -scores[best]))][:k]
 
     def vectors_at(self, rows: Rows) -> Matrix:
         """Return stored unit vectors, float32 of shape (len(rows), embed_dim)."""
@@ -286,10 +292,3 @@ def mark_rows(owners: pa.Table, num_rows: int) -> Mask:
     edges[first] += 1
     edges[first + length] -= 1
     return np.cumsum(edges[:-1], dtype=np.int8).astype(np.bool_)
-
-
-def _find_best(scores: npt.NDArray[np.float32], tracks: Rows, k: int) -> npt.NDArray[np.intp]:
-    """Return the positions of the k largest scores, descending; of equal ones (copies) in order of tracks."""
-    least = np.partition(scores, -k)[-k] if len(scores) > k else -np.inf
-    best = np.flatnonzero(scores >= least)
-    return best[np.lexsort((tracks[best], -scores[best]))][:k]

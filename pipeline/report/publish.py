@@ -26,7 +26,7 @@ from pipeline.report.page import build_page
 from pipeline.report.plan_file import FOLDER, read_plan
 from pipeline.report.predictions import describe_predictions
 from pipeline.report.sample import Sample, sample_tracks, sample_vectors, summarise_failures
-from pipeline.storage import absolute_url, join_url, list_files, read_file, remove_file, write_file
+from pipeline.storage import join_url, list_files, read_file, remove_file, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def gather_facts(run: RunFacts) -> dict[str, Any]:
     counts = dict(run.counts)
     facts: dict[str, Any] = {
         "run_id": run.run_id,
-        "store": absolute_url(run.store.url),
+        "store": run.store.url,
         "written_time": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipes": dict(run.recipes),
         "store_version": run.version,

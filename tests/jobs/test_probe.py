@@ -126,6 +126,7 @@ def test_tiny_classes_are_no_mistake(
     rows = [(name, place if place < 20 else "x") for place, name in enumerate(known.contents[RECIPE])]
     line, _ = run(capsys, known, write_csv(tmp_path / "labels.csv", ("track_id", "label"), rows))
     assert (line["num_labels"], line["num_train"], line["num_test"]) == (21, 33, 3)
+    assert 0 <= line["metrics"]["accuracy"]["value"] < 1
 
 
 def test_mistakes_are_one_line(known: KnownStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
