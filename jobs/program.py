@@ -5,6 +5,7 @@ Imports next to nothing: until it has, ^C would end in a traceback.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import select
@@ -60,7 +61,7 @@ def run_program(program: str, work: Callable[[], int]) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     _end_ray()
-    sys.exit(code)
+    _leave(code)
 
 
 def _put_collections_off() -> None:
@@ -84,6 +85,20 @@ def _end_ray() -> None:
             signal.signal(number, signal.SIG_IGN)
         with suppress(Exception):  # such as that the cluster is gone
             ray.shutdown()
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process as Python does, in the same order, but leave the modules whole.
+
+    Taking those of PyTorch and Ray apart takes up to half a second, for memory that the system takes back at once.
+    Python's own ``multiprocessing`` ends its processes in this way.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are not daemons
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads any more; closed
+            stream.flush()
+    os._exit(code)
 
 
 def _drop_output_without_reader() -> bool:

@@ -1,18 +1,23 @@
 """The start of a run: what it needs before it can plan is gathered at once, and said from the first moment.
 
 Nothing here is slow to import: PyTorch and Ray, which take seconds, are loaded in threads while the catalog is
-listed. Whoever interrupts a start interrupts the wait for them, never an import.
+listed. Whoever interrupts a start interrupts the wait for them, never an import. On few CPUs their order decides:
+all waits for Ray's processes, which start one after the other, so they come before what this process itself loads.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +37,13 @@ logger = logging.getLogger(__name__)
 
 LEAVE_TIMEOUT_S = 10.0  # a process that ends amid an import in a thread may be aborted by what is imported
 
+# Imports take Python's lock from the thread that starts Ray, which would need half a second more for its part.
+_HEAD_START_S = 0.3
+_DECISION_TIMEOUT_S = 1.0  # a long listing of the catalog is no reason to load nothing meanwhile
+
+# Ray asks once a second whether its node is up: whether it is within the first depends on who has the CPUs then.
+_NICENESS = 15  # as Ray gives its workers
+
 Result = TypeVar("Result")
 
 
@@ -47,7 +59,7 @@ def start_run(load_catalog: Callable[[], pa.Table], settings: RunSettings) -> Ru
         FeatureStoreError: As ``run.embed_catalog``.
     """
     watch = RunWatch()
-    with _gather(load_catalog, settings, watch) as (catalog, checkpoint):
+    with _gather(load_catalog, settings, watch, "pipeline.run.run") as (catalog, checkpoint):
         from pipeline.run.run import embed_catalog
 
         return copy_context().run(embed_catalog, catalog, settings, checkpoint, watch)  # it sets the log's run id
@@ -61,7 +73,7 @@ def start_preview(
 ) -> RunReport:
     """Say what ``start_run`` would come to, without writing anything; arguments as ``preview.preview_catalog``."""
     watch = RunWatch()
-    with _gather(load_catalog, settings, watch) as (catalog, checkpoint):
+    with _gather(load_catalog, settings, watch, "pipeline.run.preview") as (catalog, checkpoint):
         from pipeline.run.preview import preview_catalog
 
         say(f"trying some of {catalog.num_rows:,} tracks")
@@ -70,16 +82,17 @@ def start_preview(
 
 @contextmanager
 def _gather(
-    load_catalog: Callable[[], pa.Table], settings: RunSettings, watch: RunWatch
+    load_catalog: Callable[[], pa.Table], settings: RunSettings, watch: RunWatch, module: str
 ) -> Iterator[tuple[pa.Table, Checkpoint]]:
     """List the catalog while the checkpoint is loaded, and Ray started where there surely is work for it.
 
-    A mistake in the call ends the Ray that was started in vain.
+    A mistake in the call ends the Ray that was started in vain. The module is loaded by then.
     """
     watch.enter("listing the catalog")
     is_listed: Future[bool] = Future()
-    checkpoint = call_aside(partial(_load_model, settings))
-    end_ray = call_aside(partial(_start_early, settings, is_listed))
+    starts_ray: Future[bool] = Future()
+    checkpoint = call_aside(partial(_load_model, settings, module, starts_ray))
+    end_ray = call_aside(partial(_start_early, settings, is_listed, starts_ray))
     asked: list[Future[Any]] = [checkpoint, end_ray]
     try:
         catalog = load_catalog()
@@ -98,32 +111,54 @@ def _gather(
         raise
 
 
-def _load_model(settings: RunSettings) -> Checkpoint:
+def _load_model(settings: RunSettings, module: str, starts_ray: Future[bool]) -> Checkpoint:
     import ray as ray  # before PyTorch: what Ray starts needs seconds, and has them while PyTorch loads
+
+    with suppress(TimeoutError):
+        if starts_ray.result(_DECISION_TIMEOUT_S):
+            time.sleep(_HEAD_START_S)
+    call_aside(partial(_load_behind_others, module)).result()
 
     from pipeline.run.prepare import load_model
 
     return load_model(settings)
 
 
-def _start_early(settings: RunSettings, is_listed: Future[bool]) -> Callable[[], None]:
+def _load_behind_others(module: str) -> None:
+    """Import a module with what CPUs have to spare; the thread cannot be as quick as others again."""
+    if sys.platform == "linux":  # elsewhere all threads of a process are one another's equals
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    import_module(module)
+
+
+def _start_early(settings: RunSettings, is_listed: Future[bool], starts_ray: Future[bool]) -> Callable[[], None]:
     """Start Ray and its workers' imports ahead of the plan, unless the store may turn out to have all tracks.
 
     What fails here fails again, and is told, where the run comes to it.
 
+    Args:
+        settings: Of the run.
+        is_listed: Will say whether there is a catalog.
+        starts_ray: Is told whether Ray is about to be started.
+
     Returns:
         Ends that Ray where nobody has use for it.
     """
-    from pipeline.run.cluster import start_ray_early, warm_workers
-    from pipeline.store.tables import has_tables
-
     try:
+        import ray
+
+        from pipeline.run.cluster import start_ray_early, warm_workers
+        from pipeline.store.tables import has_tables
+
         if is_listed.result() and seems_loadable(settings.checkpoint) and not has_tables(settings.store):
+            starts_ray.set_result(not ray.is_initialized())
             end = start_ray_early()
             warm_workers()
             return end
     except Exception as error:
         logger.debug("Ray was not started ahead: %s", error)
+    if not starts_ray.done():
+        starts_ray.set_result(False)
     return lambda: None
 
 

@@ -21,8 +21,10 @@ SEARCH = ["--store", "store", "--track", "caves"]
 
 
 def end_with(work: object) -> object:
-    with pytest.raises(SystemExit) as caught:
-        run_program("musicfm", work)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.program._leave", sys.exit)  # this process goes on
+        with pytest.raises(SystemExit) as caught:
+            run_program("musicfm", work)  # type: ignore[arg-type]
     return caught.value.code
 
 
@@ -106,6 +108,26 @@ def test_an_early_interruption_is_one_line(
 def test_a_process_ends_with_the_code_of_its_work(code: int) -> None:
     assert end_with(lambda: code) == code
     assert end_with(lambda: sys.exit(code)) == code
+
+
+def test_all_that_was_begun_is_done_before_a_process_ends() -> None:
+    script = """
+import atexit, sys, threading, time
+from jobs.program import run_program
+
+def work():
+    atexit.register(lambda: print("at exit"))
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    print("o" * 100_000)
+    print("e" * 100_000, file=sys.stderr)
+    return 3
+
+run_program("musicfm", work)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stdout == "o" * 100_000 + "\nthread\nat exit\n"
+    assert done.stderr == "e" * 100_000 + "\n"
 
 
 def test_a_function_call_says_nothing_and_leaves_signals_alone(capsys: pytest.CaptureFixture[str]) -> None:

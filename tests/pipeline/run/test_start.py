@@ -1,5 +1,9 @@
+import os
+import sys
 import threading
 import time
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +15,13 @@ from pipeline.config import RunSettings
 from pipeline.errors import CatalogError, CheckpointError
 from pipeline.location import StoreLocation
 from pipeline.run.cluster import start_ray_early
-from pipeline.run.start import call_aside, seems_loadable, start_run
+from pipeline.run.start import (
+    _load_behind_others,
+    _start_early,
+    call_aside,
+    seems_loadable,
+    start_run,
+)
 from pipeline.schema import CATALOG
 from tests.corpus import encode_clip, load_music
 from tests.processes import run_command
@@ -96,3 +106,30 @@ def test_a_call_aside_does_not_hold_the_caller() -> None:
     future = call_aside(lambda: time.sleep(0.5))
     assert time.monotonic() - began_s < 0.4
     future.result(5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_a_module_is_loaded_behind_others_by_a_thread_that_alone_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "says_how_nice.py").write_text(
+        "import os, threading\nNICENESS = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    call_aside(partial(_load_behind_others, "says_how_nice")).result(10)
+    assert sys.modules["says_how_nice"].NICENESS == 15
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    with pytest.raises(ModuleNotFoundError, match="is_not_there"):
+        call_aside(partial(_load_behind_others, "is_not_there")).result(10)
+
+
+@pytest.mark.parametrize(("is_listed", "checkpoint"), [(False, "msd"), (True, "missing.pt")])
+def test_nobody_waits_for_a_ray_that_is_not_started(is_listed: bool, checkpoint: str, tmp_path: Path) -> None:
+    listed: Future[bool] = Future()
+    listed.set_result(is_listed)
+    starts_ray: Future[bool] = Future()
+    was_up = ray.is_initialized()
+    _start_early(RunSettings(StoreLocation(str(tmp_path / "store")), checkpoint), listed, starts_ray)()
+    assert starts_ray.result(0) is False
+    assert ray.is_initialized() == was_up
