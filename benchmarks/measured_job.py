@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ import ray
 from ray._private import internal_api
 
 from jobs.embed_catalog import main
+from jobs.program import run_program
 
 
 def main_measured(arguments: list[str]) -> int:
@@ -66,6 +66,4 @@ def _is_descendant(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    exit_code = main_measured(sys.argv[1:])
-    gc.freeze()  # as the job itself does at its end
-    sys.exit(exit_code)
+    run_program("embed_catalog.py", lambda: main_measured(sys.argv[1:]))

@@ -197,6 +197,28 @@ def run_or_explain(parser: OneLineParser, run: Callable[[], int], log_format: st
         return EXIT_INTERRUPTED
 
 
+def readable_by(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return a check of a flag's text by what reads it later."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return check
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read comma-separated layer numbers."""
+    try:
+        layers = tuple(dict.fromkeys(int(item) for item in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 7 or 4,7,12; found {text!r}") from None
+    return layers
+
+
 def parse_resolutions(text: str) -> tuple[str, ...]:
     """Read comma-separated names of resolutions."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))

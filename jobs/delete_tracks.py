@@ -1,4 +1,8 @@
-"""Take tracks down for good: no run brings them back. With --vacuum they leave older versions' files as well."""
+"""Take tracks down for good: no run brings them back. With --vacuum they leave older versions' files as well.
+
+Searches no longer return them. Indexes, the table neighbors and exports still hold them until they are made again:
+musicfm index --rebuild for each resolution, then musicfm neighbors, and musicfm export into a new folder.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,11 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     """Run the command and return its exit code."""
     parser = build_embed_parser(program, __doc__, "--audio ~/Music --store ~/features --checkpoint msd")
     parser.add_argument(
-        "--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket, manifest or mirdata:NAME"
+        "--audio",
+        required=True,
+        metavar="URL_OR_MANIFEST",
+        help="folder, bucket or file; a Parquet, CSV or TSV manifest; tar, zip or Parquet shards; inventory:URL; "
+        "mirdata:NAME",
     )
     return run_embed_command(parser, load, arguments)
 

@@ -19,7 +19,12 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     """Run the command and return its exit code."""
     parser = build_embed_parser(program, __doc__, EXAMPLE, default_checkpoint="msd")
     parser.add_argument("--audio", required=True, metavar="ROOT", help="folder, bucket or manifest of the clips")
-    parser.add_argument("--tracks", metavar="URL", help="unique_tracks.txt: artist and title of each track")
+    parser.add_argument(
+        "--tracks",
+        metavar="URL",
+        help="unique_tracks.txt: artist and title of each track. Without --split its ids join the catalog, and "
+        "fail where they have no audio. If left out, one in or beside ROOT only describes",
+    )
     parser.add_argument("--split", metavar="URL", help="list of ids that selects tracks: MSD50, CALS, ECALS")
     return run_embed_command(parser, load, arguments)
 

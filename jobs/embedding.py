@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -14,14 +13,24 @@ from jobs.arguments import (
     OneLineParser,
     add_storage_option,
     add_switch,
+    parse_layers,
     parse_resolutions,
     positive_number,
+    readable_by,
     run_or_explain,
     whole_number,
 )
 from jobs.configuration import describe_flags
 from jobs.program import EXIT_NOT_PRUNED, EXIT_OPEN_BOOKS
-from pipeline.config import DEFAULT_RESOLUTIONS, PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings, Shard
+from pipeline.config import (
+    DEFAULT_RESOLUTIONS,
+    PRECISIONS,
+    RESOLUTIONS,
+    PruneLimit,
+    RunSettings,
+    Shard,
+    check_catalog_name,
+)
 from pipeline.run.start import start_preview, start_run
 
 if TYPE_CHECKING:
@@ -54,37 +63,7 @@ def build_embed_parser(
     parser.add_argument(
         "--mantissa-bits", type=whole_number(1, 23), default=10, help="kept of each stored float32"
     )
-    run = parser.add_group("the run")
-    run.add_argument("--limit", type=whole_number(1), metavar="N", help="only the catalog's first N tracks, by id")
-    add_switch(run, "--dry-run", "say what would be done, write nothing")
-    run.add_argument(
-        "--catalog", type=catalog_name, metavar="NAME", help="goes before ids, for several folders in one store"
-    )
-    add_switch(run, "--prune", "take tracks out that left the catalog")
-    run.add_argument(
-        "--prune-limit",
-        type=readable_by(PruneLimit.parse),
-        default="10%",
-        metavar="SHARE_OR_NUMBER",
-        help="where more would leave, none does (the catalog may be the wrong one), and the exit code is "
-        f"{EXIT_NOT_PRUNED}",
-    )
-    run.add_argument(
-        "--shard",
-        type=readable_by(Shard.parse),
-        metavar="I/N",
-        help="one of N drivers that share the run: each embeds its part of the catalog, wherever it runs",
-    )
-    add_switch(run, "--retry-failures", "try known-bad files again")
-    run.add_argument("--num-gpus", type=whole_number(1), metavar="N", help="an autoscaler adds what is missing")
-    run.add_argument("--max-duration-s", type=positive_number, default=7200.0, help="longer tracks fail")
-    run.add_argument(
-        "--commit-interval-s", type=positive_number, default=60.0, help="at least, between commits of a run"
-    )
-    run.add_argument(
-        "--stall-timeout-s", type=positive_number, default=3600.0, help="give up after such a silence"
-    )
-    run.add_argument("--log-format", choices=("text", "json"), default="text", help="of standard error")
+    _add_run_arguments(parser)
     storage = parser.add_group("storage (credentials come from the standard places, such as AWS_*)")
     add_storage_option(storage, "--storage-option", "the store")
     add_storage_option(storage, "--audio-option", "the audio")
@@ -110,6 +89,48 @@ def add_model_arguments(parser: OneLineParser, default_checkpoint: str | None) -
     model.add_argument("--attention", choices=("sdpa", "eager", "flash"), default="sdpa", help="back end")
     model.add_argument("--device", choices=("cuda", "cpu"), help="by default what the cluster has")
     model.add_argument("--batch-size", type=whole_number(1), metavar="N", help="windows in one call of the model")
+
+
+def _add_run_arguments(parser: OneLineParser) -> None:
+    run = parser.add_group("the run")
+    run.add_argument("--limit", type=whole_number(1), metavar="N", help="only the catalog's first N tracks, by id")
+    add_switch(run, "--dry-run", "say what would be done, write nothing")
+    run.add_argument(
+        "--catalog",
+        type=readable_by(check_catalog_name),
+        metavar="NAME",
+        help="goes before ids, for several folders in one store",
+    )
+    add_switch(run, "--prune", "take out what left the catalog: of the store's tracks, or of those of its NAME")
+    run.add_argument(
+        "--prune-limit",
+        type=readable_by(PruneLimit.parse),
+        default="10%",
+        metavar="SHARE_OR_NUMBER",
+        help="where more would leave, none does (the catalog may be the wrong one), and the exit code is "
+        f"{EXIT_NOT_PRUNED}",
+    )
+    run.add_argument(
+        "--shard",
+        type=readable_by(Shard.parse),
+        metavar="I/N",
+        help="one of N drivers that share the run: each embeds its part of the catalog, wherever it runs",
+    )
+    add_switch(run, "--retry-failures", "try known-bad files again")
+    run.add_argument(
+        "--num-gpus",
+        type=whole_number(1),
+        metavar="N",
+        help="GPUs to use, by default those that are there; with more, an autoscaler adds nodes",
+    )
+    run.add_argument("--max-duration-s", type=positive_number, default=7200.0, help="longer tracks fail")
+    run.add_argument(
+        "--commit-interval-s", type=positive_number, default=60.0, help="at least, between commits of a run"
+    )
+    run.add_argument(
+        "--stall-timeout-s", type=positive_number, default=3600.0, help="give up after such a silence"
+    )
+    run.add_argument("--log-format", choices=("text", "json"), default="text", help="of standard error")
 
 
 def run_embed_command(
@@ -139,8 +160,6 @@ def run_embed_command(
         load = partial(load_limited, load_catalog, flags)
         report = (start_preview if flags.dry_run else start_run)(load, settings)
         print_report(report, flags.store, flags.dry_run)
-        if parser.is_program:  # the collector would look through what torch and Ray built up for a second
-            gc.freeze()
         return choose_exit_code(report)
 
     return run_or_explain(parser, run, flags.log_format)
@@ -154,31 +173,8 @@ def choose_exit_code(report: RunReport) -> int:
 
 
 def load_limited(load_catalog: Callable[[argparse.Namespace], pa.Table], flags: argparse.Namespace) -> pa.Table:
-    """Return the catalog, cut where ``--limit`` says, its ids behind the name that ``--catalog`` gives."""
-    from pipeline.catalog.load import name_catalog
-
-    catalog = load_catalog(flags).slice(0, flags.limit)
-    return catalog if flags.catalog is None else name_catalog(catalog, flags.catalog)
-
-
-def catalog_name(text: str) -> str:
-    """Read a name that may stand before ids."""
-    if not text or text != text.strip("/ ") or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"expected a name without / or blank at its ends, found {text!r}")
-    return text
-
-
-def readable_by(parse: Callable[[str], object]) -> Callable[[str], str]:
-    """Return a check of a flag's text by what reads it later."""
-
-    def check(text: str) -> str:
-        try:
-            parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return text
-
-    return check
+    """Return the catalog, cut where ``--limit`` says."""
+    return load_catalog(flags).slice(0, flags.limit)
 
 
 def print_report(report: RunReport, store: str, dry_run: bool) -> None:
@@ -253,15 +249,6 @@ def summarise_report(report: RunReport, store: str, dry_run: bool) -> dict[str, 
     }
 
 
-def parse_layers(text: str) -> tuple[int, ...]:
-    """Read comma-separated layer numbers."""
-    try:
-        layers = tuple(dict.fromkeys(int(item) for item in text.split(",")))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers such as 7 or 4,7,12; found {text!r}") from None
-    return layers
-
-
 def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object] | None = None) -> RunSettings:
     """Turn parsed flags into settings.
 
@@ -289,6 +276,7 @@ def read_settings(flags: argparse.Namespace, configuration: Mapping[str, object]
         commit_interval_s=flags.commit_interval_s,
         stall_timeout_s=flags.stall_timeout_s,
         retry_failures=flags.retry_failures,
+        catalog=flags.catalog,
         prune=flags.prune,
         prune_limit=PruneLimit.parse(flags.prune_limit),
         shard=Shard.parse(flags.shard) if flags.shard else None,

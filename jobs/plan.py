@@ -1,7 +1,8 @@
 """Plan a run before paying for it: what it would read, write, take and cost, and where it would be held up.
 
-Some of the files are tried on this machine, or on the cluster that Ray joins. The plan is kept in the store as
-``reports/plan.json``, so that the run's report can put prediction beside fact; nothing else is written.
+Some of the files are tried on this machine, or on the cluster that Ray joins. Without --gpu the plan is kept in
+the store as reports/plan.json: where the run comes next, its report puts prediction beside fact. Nothing else is
+written.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     example = "--audio ~/Music --store ~/features --checkpoint msd --price-core-hour 0.05"
     parser = build_embed_parser(program, __doc__, example)
     parser.add_argument(
-        "--audio", required=True, metavar="URL_OR_MANIFEST", help="folder, bucket, manifest or mirdata:NAME"
+        "--audio",
+        required=True,
+        metavar="URL_OR_MANIFEST",
+        help="folder, bucket or file; a Parquet, CSV or TSV manifest; tar, zip or Parquet shards; inventory:URL; "
+        "mirdata:NAME",
     )
     plan = parser.add_group("the plan")
     plan.add_argument("--gpu", choices=tuple(GPU_TFLOPS), help="reckon with one of these, not with what is here")

@@ -62,7 +62,11 @@ def build_parser(program: str | None) -> OneLineParser:
     parser.add_argument("--audio", required=True, metavar="URL_OR_MANIFEST", help="what to train on")
     parser.add_argument("--held-out", metavar="URL_OR_MANIFEST", help="what to measure on, none of it trained on")
     parser.add_argument(
-        "--held-out-share", type=positive_number, default=0.05, metavar="X", help="of artists, without --held-out"
+        "--held-out-share",
+        type=positive_number,
+        default=0.05,
+        metavar="X",
+        help="without --held-out: of the artists that the catalog names, and of tracks without one",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="corpus, states, checkpoint: every node sees it"

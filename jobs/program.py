@@ -21,6 +21,7 @@ EXIT_USAGE = 2
 EXIT_NOT_PRUNED = 3
 EXIT_INTERRUPTED = 130  # as shells count a SIGINT
 EXIT_NO_READER = 141  # as shells count a SIGPIPE
+EXIT_OUTPUT_LOST = 120  # as Python has it
 
 # By default Python looks for garbage after every 700 new objects. Modules make hundreds of thousands, all of which
 # stay: of the eleven seconds of the smallest run one went into looking through them. Later, garbage may hold much.
@@ -46,8 +47,9 @@ def run_program(program: str, work: Callable[[], int]) -> NoReturn:
         try:
             code = work()
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        sys.stdout.flush()
+            code = _read_code(end)
+        if sys.stdout is not None:  # as it is where a scheduler closed it
+            sys.stdout.flush()
     except KeyboardInterrupt:  # so early that the command does not see to it itself
         print(f"{program}: interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
@@ -87,17 +89,36 @@ def _end_ray() -> None:
             ray.shutdown()
 
 
+def _read_code(end: SystemExit) -> int:
+    """Return the exit code that Python gives a process which ends so; a message is told, as Python would."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
+
+
 def _leave(code: int) -> NoReturn:
-    """End the process as Python does, in the same order, but leave the modules whole.
+    """End the process as Python does, in the same order, but leave its modules whole.
 
     Taking those of PyTorch and Ray apart takes up to half a second, for memory that the system takes back at once.
-    Python's own ``multiprocessing`` ends its processes in this way.
     """
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are not daemons
+    if hasattr(sys, "ps1") or sys.flags.interactive or sys.gettrace() or sys.getprofile():
+        sys.exit(code)  # somebody goes on in this process: a shell, a notebook, a debugger, a profiler
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are not daemons
+    except KeyboardInterrupt:
+        pass  # the work is done: its code stands
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads any more; closed
-            stream.flush()
+        try:
+            if stream is not None:
+                stream.flush()
+        except (BrokenPipeError, ValueError):  # nobody reads any more; it was closed
+            pass
+        except OSError:
+            code = code or EXIT_OUTPUT_LOST
     os._exit(code)
 
 

@@ -192,6 +192,17 @@ class Shard:
         return cls(int(number), int(of))
 
 
+def check_catalog_name(name: str) -> str:
+    """Return a name that may stand before the ids of a catalog's tracks.
+
+    Raises:
+        ValueError: It may not: with a slash in it one catalog's name could be the beginning of another's.
+    """
+    if not isinstance(name, str) or not name or name != name.strip() or "/" in name or not name.isprintable():
+        raise ValueError(f"expected a name without / and without blanks at its ends, found {name!r}")
+    return name
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What a run computes, from where, to where, and on what.
@@ -214,7 +225,9 @@ class RunSettings:
         commit_interval_s: Seconds between commits while the run goes on, at the least.
         stall_timeout_s: Without any result for so long, the run ends.
         retry_failures: Try files again that failed before and have not changed.
-        prune: Take tracks out of the ledger that the catalog no longer has.
+        catalog: Name that goes before the ids of the catalog's tracks, for several catalogs in one store.
+        prune: Take tracks out of the ledger that the catalog no longer has; where it has a name, of those alone
+            whose ids stand behind it.
         prune_limit: How many of them at most; more, and all stay.
         shard: Which driver of a run that several share; None of a run of its own.
         configuration: The command's flags as they were in effect, without secrets: kept with the run.
@@ -237,6 +250,7 @@ class RunSettings:
     commit_interval_s: float = 60.0
     stall_timeout_s: float = 3600.0
     retry_failures: bool = False
+    catalog: str | None = None
     prune: bool = False
     prune_limit: PruneLimit = PruneLimit()
     shard: Shard | None = None

@@ -201,7 +201,7 @@ def name_catalog(catalog: pa.Table, name: str) -> pa.Table:
 
     Args:
         catalog: Rows of ``CATALOG``.
-        name: Without a slash at its ends.
+        name: As ``config.check_catalog_name`` allows it.
     """
     track_ids = pc.binary_join_element_wise(name, catalog["track_id"], "/")
     return catalog.set_column(0, CATALOG.field("track_id"), track_ids)

@@ -85,7 +85,15 @@ def plan_run(
 ) -> Plan:
     """Compare the catalog with what the store holds of the run's recipes, as settings say."""
     return plan_against_store(
-        catalog, settings.store, list(recipes), settings.resolutions, settings.retry_failures, exists, ids, version
+        catalog,
+        settings.store,
+        list(recipes),
+        settings.resolutions,
+        settings.retry_failures,
+        exists,
+        ids,
+        version,
+        settings.catalog,
     )
 
 
@@ -104,6 +112,7 @@ def plan_against_store(
     exists: bool = True,
     ids: IdRange | None = None,
     version: int | None = None,
+    name: str | None = None,
 ) -> Plan:
     """Read what a store holds and compare a catalog with it.
 
@@ -116,6 +125,7 @@ def plan_against_store(
         exists: Whether there is a store to read.
         ids: Plan these tracks alone, of the catalog as of the store.
         version: Of ``tracks``; by default the newest.
+        name: Stands before the catalog's ids: what other ids the store holds are other catalogs', and none left.
 
     Raises:
         StorageError: The store cannot be read.
@@ -126,7 +136,7 @@ def plan_against_store(
     taken_down = pa.array(sorted(withheld.ids), pa.string())
     open_catalog = filter_rows(catalog, lambda rows: pc.invert(pc.is_in(rows["track_id"], taken_down)))
     if exists:
-        plan = _compare(open_catalog, store, recipes, resolutions, retry_failures, ids, version)
+        plan = _compare(open_catalog, store, recipes, resolutions, retry_failures, ids, version, name)
     else:
         ledger, failures = _empty_table("tracks", LEDGER_COLUMNS), _empty_table("failures", FAILURE_COLUMNS)
         nothing = dict.fromkeys(recipes, ledger), dict.fromkeys(recipes, failures)
@@ -143,6 +153,7 @@ def _compare(
     retry_failures: bool,
     ids: IdRange,
     version: int | None,
+    name: str | None,
 ) -> Plan:
     tables = {name: open_table(store, name) for name in ("failures", "frames")}
     tracks = open_table(store, "tracks", version)
@@ -150,8 +161,8 @@ def _compare(
     failures = {recipe: read_columns(tables["failures"], FAILURE_COLUMNS, recipe) for recipe in recipes}
     plan = plan_tracks(
         catalog,
-        {recipe: ids.select(ledger) for recipe, ledger in ledgers.items()},
-        {recipe: ids.select(rows) for recipe, rows in failures.items()},
+        {recipe: _select_named(ids.select(ledger), name) for recipe, ledger in ledgers.items()},
+        {recipe: _select_named(ids.select(rows), name) for recipe, rows in failures.items()},
         resolutions,
         retry_failures,
         list_sources(list(ledgers.values()), resolutions),
@@ -161,6 +172,12 @@ def _compare(
     planned = plan.to_process.column("track_id").to_pylist()
     facts = {recipe: read_columns(tables["frames"], FACT_KEYS, recipe, planned) for recipe in recipes}
     return replace(plan, to_process=add_stored_facts(plan.to_process, facts))
+
+
+def _select_named(rows: pa.Table, name: str | None) -> pa.Table:
+    if name is None:
+        return rows
+    return filter_rows(rows, lambda some: pc.starts_with(some["track_id"], f"{name}/"))
 
 
 def _empty_table(name: str, columns: Sequence[str]) -> pa.Table:

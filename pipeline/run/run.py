@@ -115,6 +115,8 @@ def embed_catalog(
     except (RunError, KeyboardInterrupt) as error:
         with suppress(FeatureStoreError):
             committer.commit()  # results that were accepted since the last commit
+            if settings.shard is None:
+                committer.writer.commit_ledger([], "stop")
             reason = str(error) or "it was interrupted"
             publish_report(gather_run(committer, settings, watch, base_version, broke_off=reason))
         raise

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from pipeline.config import PRECISIONS, RESOLUTIONS, PruneLimit, RunSettings, Shard, WindowPolicy
+from pipeline.config import (
+    PRECISIONS,
+    RESOLUTIONS,
+    PruneLimit,
+    RunSettings,
+    Shard,
+    WindowPolicy,
+    check_catalog_name,
+)
 from pipeline.errors import UsageError
 from pipeline.location import StoreLocation
 
@@ -90,6 +98,11 @@ def check_settings(settings: RunSettings) -> None:
         raise UsageError(f"prune_limit: expected a text such as '25%' or '300', found {settings.prune_limit!r}")
     if settings.shard is not None and not isinstance(settings.shard, Shard):
         raise UsageError(f"shard: expected a text such as '2/4', found {settings.shard!r}")
+    if settings.catalog is not None:
+        try:
+            check_catalog_name(settings.catalog)
+        except ValueError as error:
+            raise UsageError(f"catalog: {error}") from error
     if settings.num_gpus and settings.device == "cpu":
         raise UsageError("num_gpus with device='cpu': nothing would use them; give one of them")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.config import RunSettings
-from pipeline.errors import StorageError, UsageError
+from pipeline.errors import CatalogError, StorageError, UsageError
 from pipeline.logs import say
 from pipeline.run.watch import RunWatch
 
@@ -87,16 +87,26 @@ def _gather(
 ) -> Iterator[tuple[pa.Table, Checkpoint]]:
     """List the catalog while the checkpoint is loaded, and Ray started where there surely is work for it.
 
-    A mistake in the call ends the Ray that was started in vain. The module is loaded by then.
+    A mistake in the call ends the Ray that was started in vain.
+
+    Args:
+        load_catalog: As ``start_run`` takes it.
+        settings: Of the run.
+        watch: Is told what goes on.
+        module: What the run needs besides; it is loaded by the time that the checkpoint is.
     """
     watch.enter("listing the catalog")
     is_listed: Future[bool] = Future()
     starts_ray: Future[bool] = Future()
-    checkpoint = call_aside(partial(_load_model, settings, module, starts_ray))
+    checkpoint = call_aside(partial(_load_model, settings, module, is_listed, starts_ray))
     end_ray = call_aside(partial(_start_early, settings, is_listed, starts_ray))
     asked: list[Future[Any]] = [checkpoint, end_ray]
     try:
         catalog = load_catalog()
+        if settings.catalog is not None:
+            from pipeline.catalog.load import name_catalog
+
+            catalog = name_catalog(catalog, settings.catalog)
         is_listed.set_result(True)
         watch.enter(
             "loading the checkpoint",
@@ -112,13 +122,21 @@ def _gather(
         raise
 
 
-def _load_model(settings: RunSettings, module: str, starts_ray: Future[bool]) -> Checkpoint:
+def _load_model(
+    settings: RunSettings, module: str, is_listed: Future[bool], starts_ray: Future[bool]
+) -> Checkpoint:
     import ray as ray  # before PyTorch: what Ray starts needs seconds, and has them while PyTorch loads
 
-    with suppress(TimeoutError):
-        if starts_ray.result(_DECISION_TIMEOUT_S):
-            time.sleep(_HEAD_START_S)
-            call_aside(partial(_load_behind_others, module)).result()
+    try:
+        is_begun = starts_ray.result(_DECISION_TIMEOUT_S)
+    except TimeoutError:
+        is_begun = False
+    if is_listed.done() and not is_listed.result():
+        raise CatalogError("there is no catalog to load a model for")  # what is wrong with it is told elsewhere
+    if is_begun:
+        time.sleep(_HEAD_START_S)
+        call_aside(partial(_load_behind_others, module)).result()
+    import_module(module)
 
     from pipeline.run.prepare import load_model
 
@@ -126,9 +144,11 @@ def _load_model(settings: RunSettings, module: str, starts_ray: Future[bool]) ->
 
 
 def _load_behind_others(module: str) -> None:
-    """Import a module with what CPUs have to spare; the thread cannot be as quick as others again."""
-    if sys.platform == "linux":  # elsewhere all threads of a process are one another's equals
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    """Import a module with what CPUs have to spare; this thread and those that it starts never get more again."""
+    if sys.platform == "linux":  # elsewhere a niceness is the whole process's
+        thread = threading.get_native_id()
+        with suppress(OSError):  # some sandboxes forbid it
+            os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
     import_module(module)
 
 
@@ -140,27 +160,39 @@ def _start_early(settings: RunSettings, is_listed: Future[bool], starts_ray: Fut
     Args:
         settings: Of the run.
         is_listed: Will say whether there is a catalog.
-        starts_ray: Is told whether Ray is about to be started.
+        starts_ray: Is told whether processes of Ray's are about to be started on this machine.
 
     Returns:
         Ends that Ray where nobody has use for it.
     """
+    end = None
     try:
-        import ray
-
         from pipeline.run.cluster import start_ray_early, warm_workers
         from pipeline.store.tables import has_tables
 
+        if not _may_start(settings):
+            starts_ray.set_result(False)
         if is_listed.result() and seems_loadable(settings.checkpoint) and not has_tables(settings.store):
-            starts_ray.set_result(not ray.is_initialized())
+            if not starts_ray.done():
+                starts_ray.set_result(True)
             end = start_ray_early()
             warm_workers()
-            return end
     except Exception as error:
         logger.debug("Ray was not started ahead: %s", error)
     if not starts_ray.done():
         starts_ray.set_result(False)
-    return lambda: None
+    return end or (lambda: None)
+
+
+def _may_start(settings: RunSettings) -> bool:
+    """Say what can be said without the catalog or a network: whether a run may start Ray's processes here."""
+    import ray
+
+    from pipeline.store.tables import has_tables
+
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS") or not seems_loadable(settings.checkpoint):
+        return False
+    return "://" in settings.store.url or not has_tables(settings.store)
 
 
 def seems_loadable(checkpoint: str) -> bool:

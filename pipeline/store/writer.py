@@ -73,7 +73,7 @@ class StoreWriter:
         self._last_sign_s = time.monotonic()
         self.tracks = open_table(store, "tracks", formats=formats)
         named_version = self._claim_ledger(first_ids, recipes)
-        # Opened only now: what an older run adds to them from here on can no longer get into the ledger.
+        # Opened only now: what an older run adds to them can no longer get into the ledger.
         self.frames = open_table(store, "frames", formats=formats)
         self._claim_frames(named_version)
         self.failures = open_table(store, "failures", formats=formats)
@@ -120,8 +120,8 @@ class StoreWriter:
 
         Args:
             actions: Files to add and to remove; may be empty.
-            event: What the commit does; one of ``tables.PUBLISHING_EVENTS`` publishes. Of a shared run only the
-                last "close" does.
+            event: What the commit does; one of ``tables.PUBLISHING_EVENTS`` publishes, of a shared run the last
+                "close". After "stop" nobody waits for this writer, on whatever machine.
             metadata: Further keys and values that the commit carries.
             rebuild: As ``commit`` takes it.
 
@@ -175,7 +175,8 @@ class StoreWriter:
     def _describe_commit(self, event: str, metadata: Mapping[str, str]) -> dict[str, str]:
         """Return what a commit of the ledger says."""
         if self.shared is None or self.shard is None:
-            writer = {} if event in PUBLISHING_EVENTS else {"writer": json.dumps(describe_process())}
+            has_ended = event in (*PUBLISHING_EVENTS, "stop")
+            writer = {} if has_ended else {"writer": json.dumps(describe_process())}
             return {"event": event, **metadata, **writer, **_name_frames(self.frames.version())}
         counts = json.loads(metadata["counts"]) if event == "close" else None
         self.shared = self._read_shared().enter(self.shard.number, self.run_id, counts)

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from jobs import embed_catalog, embed_fma, embed_msd
-from jobs.arguments import parse_resolutions
-from jobs.embedding import build_embed_parser, choose_exit_code, parse_layers, print_report, run_embed_command
-from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS
+from jobs.arguments import parse_layers, parse_resolutions
+from jobs.embedding import build_embed_parser, choose_exit_code, print_report, run_embed_command
+from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS, RunSettings
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
 from pipeline.run.run import RunReport
@@ -63,12 +64,17 @@ class Result:
 Call = Callable[..., Result]
 
 
+def start_nothing(settings: RunSettings, is_listed: Future[bool], starts_ray: Future[bool]) -> Callable[[], None]:
+    starts_ray.set_result(False)
+    return lambda: None
+
+
 @pytest.fixture
 def call(
     capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Call:
     if request.node.get_closest_marker("ray") is None:  # Ray would start ahead, in vain
-        monkeypatch.setattr("pipeline.run.start._start_early", lambda *_: lambda: None)
+        monkeypatch.setattr("pipeline.run.start._start_early", start_nothing)
 
     def run(arguments: Sequence[str], command: Command = embed_catalog.main) -> Result:
         capfd.readouterr()

@@ -4,9 +4,11 @@ import gc
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -110,24 +112,84 @@ def test_a_process_ends_with_the_code_of_its_work(code: int) -> None:
     assert end_with(lambda: sys.exit(code)) == code
 
 
-def test_all_that_was_begun_is_done_before_a_process_ends() -> None:
-    script = """
-import atexit, sys, threading, time
+def run_as_program(work: str, shell: str = "{python}", before: str = "") -> "subprocess.CompletedProcess[str]":
+    script = f"""
+import atexit, os, signal, sys, threading, time
 from jobs.program import run_program
 
+{before}
 def work():
-    atexit.register(lambda: print("at exit"))
-    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
-    print("o" * 100_000)
-    print("e" * 100_000, file=sys.stderr)
-    return 3
+{textwrap.indent(textwrap.dedent(work), "    ")}
 
 run_program("musicfm", work)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = shell.format(python=f"{sys.executable} -c {shlex.quote(script)}")
+    return subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_all_that_was_begun_is_done_before_a_process_ends() -> None:
+    done = run_as_program("""
+        atexit.register(lambda: print("at exit"))
+        threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+        print("o" * 100_000)
+        print("e" * 100_000, file=sys.stderr)
+        return 3
+    """)
     assert done.returncode == 3
     assert done.stdout == "o" * 100_000 + "\nthread\nat exit\n"
     assert done.stderr == "e" * 100_000 + "\n"
+
+
+def test_what_goes_wrong_at_the_end_changes_no_outcome() -> None:
+    interrupted = run_as_program("""
+        threading.Thread(target=lambda: time.sleep(0.5)).start()
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        return 3
+    """)
+    assert (interrupted.returncode, interrupted.stderr) == (3, "")
+    failed = run_as_program("""
+        threading._register_atexit(lambda: 1 / 0)
+        atexit.register(lambda: print("at exit"))
+        return 3
+    """)
+    assert (failed.returncode, failed.stdout) == (3, "at exit\n")
+    assert "ZeroDivisionError" in failed.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_output_changes_no_outcome(closed: str) -> None:
+    done = run_as_program('print("done", flush=True); return 0', "{python} " + closed)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_late_output_that_finds_no_room_is_told_by_the_code() -> None:
+    late = 'atexit.register(lambda: print("late")); return 0'
+    assert run_as_program(late, "{python} > /dev/full").returncode == 120
+    assert run_as_program(late, "{python} > /dev/null").returncode == 0
+
+
+def test_a_profiler_gets_its_word() -> None:
+    done = run_as_program("return 3", before="sys.setprofile(lambda *_: None)")
+    assert done.returncode == 3
+    hosted = """
+import sys
+sys.ps1 = "> "
+from jobs.program import run_program
+try:
+    run_program("musicfm", lambda: 3)
+except SystemExit as end:
+    print("goes on after", end.code)
+"""
+    shell = subprocess.run([sys.executable, "-c", hosted], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shell.stdout == "goes on after 3\n"
+
+
+def test_a_last_word_in_place_of_a_code_is_told() -> None:
+    done = run_as_program('sys.exit("no such thing")')
+    assert (done.returncode, done.stderr) == (1, "no such thing\n")
 
 
 def test_a_function_call_says_nothing_and_leaves_signals_alone(capsys: pytest.CaptureFixture[str]) -> None:

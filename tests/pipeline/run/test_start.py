@@ -3,6 +3,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from pipeline.errors import CatalogError, CheckpointError
 from pipeline.location import StoreLocation
 from pipeline.run.cluster import start_ray_early
 from pipeline.run.start import (
+    _gather,
     _load_behind_others,
+    _load_model,
     _start_early,
     call_aside,
     seems_loadable,
     start_run,
 )
+from pipeline.run.watch import RunWatch
 from pipeline.schema import CATALOG
 from tests.corpus import encode_clip, load_music
 from tests.processes import run_command
@@ -118,10 +122,57 @@ def test_a_module_is_loaded_behind_others_by_a_thread_that_alone_waits_for_them(
     monkeypatch.syspath_prepend(tmp_path)
     before = os.getpriority(os.PRIO_PROCESS, 0)
     call_aside(partial(_load_behind_others, "says_how_nice")).result(10)
-    assert sys.modules["says_how_nice"].NICENESS == 10
+    assert max(10, before) == sys.modules.pop("says_how_nice").NICENESS
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
     with pytest.raises(ModuleNotFoundError, match="is_not_there"):
         call_aside(partial(_load_behind_others, "is_not_there")).result(10)
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is loaded, in order; nothing is."""
+    steps: list[str] = []
+    monkeypatch.setattr("pipeline.run.start._HEAD_START_S", 0.0)
+    monkeypatch.setattr("pipeline.run.start._DECISION_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("pipeline.run.start._load_behind_others", lambda module: steps.append(f"{module} behind"))
+    monkeypatch.setattr("pipeline.run.start.import_module", steps.append)
+    monkeypatch.setattr("pipeline.run.prepare.load_model", lambda settings: settings.checkpoint)
+    return steps
+
+
+def decide(starts: bool | None) -> Future[bool]:
+    future: Future[bool] = Future()
+    if starts is not None:
+        future.set_result(starts)
+    return future
+
+
+@pytest.mark.parametrize(
+    ("starts", "steps"), [(True, ["run behind", "run"]), (False, ["run"]), (None, ["run"])], ids=repr
+)
+def test_modules_are_loaded_behind_a_ray_that_starts_and_at_once_without(
+    starts: bool | None, steps: list[str], loading: list[str], tmp_path: Path
+) -> None:
+    settings = RunSettings(StoreLocation(str(tmp_path)), "msd")
+    assert str(_load_model(settings, "run", decide(True), decide(starts))) == "msd"
+    assert loading == steps
+
+
+def test_no_model_is_loaded_for_a_catalog_that_is_none(loading: list[str], tmp_path: Path) -> None:
+    with pytest.raises(CatalogError):
+        _load_model(RunSettings(StoreLocation(str(tmp_path)), "msd"), "run", decide(False), decide(False))
+    assert loading == []
+
+
+def test_ids_stand_behind_the_catalogs_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("pipeline.run.start._start_early", lambda *_: lambda: None)
+    monkeypatch.setattr("pipeline.run.start._load_model", lambda *_: "a checkpoint")
+    catalog = pa.Table.from_pylist([{"track_id": "b/a.mp3", "uri": "/b/a.mp3"}], schema=CATALOG)
+    settings = RunSettings(StoreLocation(str(tmp_path)), "msd")
+    for name, track_id in ((None, "b/a.mp3"), ("live", "live/b/a.mp3")):
+        with _gather(lambda: catalog, replace(settings, catalog=name), RunWatch(), "json") as (found, _):
+            assert found["track_id"].to_pylist() == [track_id]
+            assert found["uri"].to_pylist() == ["/b/a.mp3"]
 
 
 @pytest.mark.parametrize(("is_listed", "checkpoint"), [(False, "msd"), (True, "missing.pt")])

@@ -81,6 +81,19 @@ def test_a_writer_on_another_machine_counts_as_dead_after_its_lease(
             StoreWriter(store, "second")
 
 
+def test_a_writer_that_says_that_it_stops_holds_up_no_other_machine(
+    store: StoreLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_identify_machine", lambda: "elsewhere/1")
+    first = StoreWriter(store, "first")
+    first.commit_ledger([], "progress")
+    first.commit_ledger([], "stop")
+    monkeypatch.undo()
+    assert StoreWriter(store, "second").unclosed_run == "first"
+    with pytest.raises(RunError, match="another run"):
+        first.commit_ledger([], "progress")
+
+
 def test_a_writer_with_nothing_to_commit_keeps_its_store(
     store: StoreLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
