@@ -42,14 +42,14 @@ def run_program(program: str, work: Callable[[], int]) -> NoReturn:
         program: The process's name, for messages.
         work: Returns the exit code, or raises SystemExit as ``argparse`` does.
     """
+    _open_closed_output()
     _put_collections_off()
     try:
         try:
             code = work()
         except SystemExit as end:
             code = _read_code(end)
-        if sys.stdout is not None:  # as it is where a scheduler closed it
-            sys.stdout.flush()
+        sys.stdout.flush()
     except KeyboardInterrupt:  # so early that the command does not see to it itself
         print(f"{program}: interrupted", file=sys.stderr)
         code = EXIT_INTERRUPTED
@@ -64,6 +64,13 @@ def run_program(program: str, work: Callable[[], int]) -> NoReturn:
         os._exit(code)
     _end_ray()
     _leave(code)
+
+
+def _open_closed_output() -> None:
+    """Let what is written go nowhere where there is nothing to write to, as under some schedulers."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _put_collections_off() -> None:
@@ -102,8 +109,8 @@ def _leave(code: int) -> NoReturn:
 
     Taking those of PyTorch and Ray apart takes up to half a second, for memory that the system takes back at once.
     """
-    if hasattr(sys, "ps1") or sys.flags.interactive or sys.gettrace() or sys.getprofile():
-        sys.exit(code)  # somebody goes on in this process: a shell, a notebook, a debugger, a profiler
+    if _has_company():
+        sys.exit(code)
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are not daemons
     except KeyboardInterrupt:
@@ -113,13 +120,20 @@ def _leave(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except (BrokenPipeError, ValueError):  # nobody reads any more; it was closed
             pass
         except OSError:
             code = code or EXIT_OUTPUT_LOST
     os._exit(code)
+
+
+def _has_company() -> bool:
+    """Say whether somebody goes on in this process: a shell, a notebook, a debugger, a profiler."""
+    if hasattr(sys, "ps1") or sys.flags.interactive or sys.gettrace() or sys.getprofile():
+        return True
+    monitoring = getattr(sys, "monitoring", None)  # since Python 3.12
+    return monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
 
 
 def _drop_output_without_reader() -> bool:

@@ -144,7 +144,8 @@ def _decode_content(
                 Stage.CATALOG,
                 Reason.ID_TAKEN,
                 f"this id is that of {owner_uri} in the store, found another file with other content; give this "
-                "catalog's ids a name with --catalog NAME, or take the stored track down and --restore its id",
+                "catalog's ids a name with --catalog NAME (where the other prunes, it needs one too), or take the "
+                "stored track down and --restore its id",
             )
         if known is not None and len(lacking) == len(wanted) and is_known(values["content_hash"], known):
             return {**values, "wanted": []}

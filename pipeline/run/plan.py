@@ -47,9 +47,9 @@ class Plan:
         num_unchanged: Tracks that need no look, relabeled ones included.
         num_known_failures: Tracks that failed before and have not changed since.
         known_failures_by_reason: Of those, how many for each reason.
-        departed: For each recipe, ids in the ledger or among the failures that the catalog no longer has.
+        departed: For each recipe, ids in its given ledger or failures that the catalog no longer has.
         departed_tracks: track_id and uri of those that the ledger has.
-        num_held: Tracks that the ledger has at any of the recipes.
+        num_held: Tracks that the given ledgers have at any of the recipes.
         sources: track_id, content_hash and size_bytes of tracks that the ledger has whole, at all recipes: what
             others of the same content can be taken from.
         num_withheld: Tracks whose ids were taken down.

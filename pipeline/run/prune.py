@@ -70,5 +70,8 @@ def _list_largest(roots: Counter[str]) -> list[tuple[str, int]]:
 
 
 def _find_root(track_id: str, uri: str) -> str:
-    root = uri.removesuffix(track_id)
-    return (root if root not in ("", uri) else posixpath.dirname(uri)).rstrip("/") or "/"
+    if track_id != uri:
+        for path in (track_id, track_id.partition("/")[2]):  # the second where the catalog's name stands before it
+            if path and uri.endswith(path):
+                return uri.removesuffix(path).rstrip("/") or "/"
+    return posixpath.dirname(uri).rstrip("/") or "/"

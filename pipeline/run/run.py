@@ -76,7 +76,7 @@ def embed_catalog(
     """Bring a store up to date with a catalog.
 
     Args:
-        catalog: Rows of ``schema.CATALOG``, unique track ids.
+        catalog: Rows of ``schema.CATALOG``, unique track ids; where settings name it, they stand behind its name.
         settings: What to compute.
         checkpoint: The settings' checkpoint, where it is loaded already.
         watch: Knows of what was done before; by default the run begins here.
@@ -115,8 +115,6 @@ def embed_catalog(
     except (RunError, KeyboardInterrupt) as error:
         with suppress(FeatureStoreError):
             committer.commit()  # results that were accepted since the last commit
-            if settings.shard is None:
-                committer.writer.commit_ledger([], "stop")
             reason = str(error) or "it was interrupted"
             publish_report(gather_run(committer, settings, watch, base_version, broke_off=reason))
         raise

@@ -70,6 +70,7 @@ class StoreWriter:
         self.shared: SharedRun | None = None  # as this driver's last commit tells it
         self.bytes_written = 0
         self._claims: dict[str, int] = {}
+        self._overtaken_by: RunError | None = None
         self._last_sign_s = time.monotonic()
         self.tracks = open_table(store, "tracks", formats=formats)
         named_version = self._claim_ledger(first_ids, recipes)
@@ -121,7 +122,7 @@ class StoreWriter:
         Args:
             actions: Files to add and to remove; may be empty.
             event: What the commit does; one of ``tables.PUBLISHING_EVENTS`` publishes, of a shared run the last
-                "close". After "stop" nobody waits for this writer, on whatever machine.
+                "close" alone.
             metadata: Further keys and values that the commit carries.
             rebuild: As ``commit`` takes it.
 
@@ -134,15 +135,15 @@ class StoreWriter:
 
     def claim_next(self, table_name: str) -> Transaction:
         """Return the claim that a commit to a table carries: of two writers with the same, one fails."""
+        if self._overtaken_by is not None:  # tables have been brought up to date since: a commit would go through
+            raise self._overtaken_by
         if table_name not in self._claims:  # read off its log once: that means all of it since its checkpoint
             self._claims[table_name] = self.table(table_name).transaction_version(WRITER_APP_ID) or 0
         self._claims[table_name] += 1
         return Transaction(WRITER_APP_ID, self._claims[table_name])
 
     def renew_lease(self) -> None:
-        """Say that this writer is alive, where it has committed nothing to the ledger for a third of its lease.
-
-        To be called now and then while nothing is to be committed.
+        """Say now and then that this writer is alive, where it has long (a third of its lease) committed nothing.
 
         Raises:
             StorageError: The store cannot be written.
@@ -152,11 +153,7 @@ class StoreWriter:
             self.commit_ledger([], "open")
 
     def _commit_to(
-        self,
-        table_name: str,
-        actions: Actions,
-        describe: Callable[[], Mapping[str, str]],
-        rebuild: Build | None,
+        self, table_name: str, actions: Actions, describe: Callable[[], Mapping[str, str]], rebuild: Build | None
     ) -> None:
         table = self.table(table_name)
         while True:
@@ -175,8 +172,7 @@ class StoreWriter:
     def _describe_commit(self, event: str, metadata: Mapping[str, str]) -> dict[str, str]:
         """Return what a commit of the ledger says."""
         if self.shared is None or self.shard is None:
-            has_ended = event in (*PUBLISHING_EVENTS, "stop")
-            writer = {} if has_ended else {"writer": json.dumps(describe_process())}
+            writer = {} if event in PUBLISHING_EVENTS else {"writer": json.dumps(describe_process())}
             return {"event": event, **metadata, **writer, **_name_frames(self.frames.version())}
         counts = json.loads(metadata["counts"]) if event == "close" else None
         self.shared = self._read_shared().enter(self.shard.number, self.run_id, counts)
@@ -271,10 +267,11 @@ class StoreWriter:
             self._claim_frames(named_version)
 
     def _overtaken(self, error: CommitFailedError | str) -> RunError:
-        return RunError(
+        self._overtaken_by = RunError(
             f"another run has written to the store at {self.store.url} since this one (run {self.run_id}) "
             f"began; what this run had committed is kept: run the same command again ({error})"
         )
+        return self._overtaken_by
 
     def _read_named_version(self) -> int:
         """Return the version of ``frames`` that the ledger goes with."""

@@ -77,9 +77,6 @@ def test_a_run_that_is_told_to_end_keeps_what_it_has_and_ends_in_one_line(
     # Well within the minute between two commits: what was finished was committed on the way out.
     kept = DeltaTable(store / "tracks").to_pyarrow_table(columns=["track_id"]).num_rows
     assert 0 < kept < NUM_TRACKS
-    last = DeltaTable(store / "tracks").history(1)[0]
-    assert last["event"] == "stop"
-    assert "writer" not in last  # another machine may go on at once
     again = run_command(*arguments)
     assert again.exit_code == 0, again.stderr
     assert (again.report["unchanged"], again.report["embedded"]) == (kept, NUM_TRACKS - kept)

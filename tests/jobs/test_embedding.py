@@ -14,7 +14,13 @@ import pytest
 
 from jobs import embed_catalog, embed_fma, embed_msd
 from jobs.arguments import parse_layers, parse_resolutions
-from jobs.embedding import build_embed_parser, choose_exit_code, print_report, run_embed_command
+from jobs.embedding import (
+    build_embed_parser,
+    choose_exit_code,
+    print_report,
+    read_settings,
+    run_embed_command,
+)
 from pipeline.config import DEFAULT_RESOLUTIONS, RESOLUTIONS, RunSettings
 from pipeline.errors import RunError
 from pipeline.location import StoreLocation
@@ -395,3 +401,10 @@ def test_layers_and_resolutions_are_read_once_each_in_order() -> None:
     assert parse_layers("7,4,7") == (7, 4)
     assert parse_resolutions(" Global,8HZ,,global ") == ("global", "8hz")
     assert parse_resolutions(",".join(RESOLUTIONS)) == tuple(RESOLUTIONS)
+
+
+def test_a_catalogs_name_reaches_the_run(place: Place) -> None:
+    parser = build_embed_parser("embed", "", "musicfm embed")
+    flags = parser.parse_args([*place.arguments()[2:], "--catalog", "live"])
+    assert read_settings(flags).catalog == "live"
+    assert read_settings(parser.parse_args(place.arguments()[2:])).catalog is None

@@ -160,9 +160,19 @@ def test_what_goes_wrong_at_the_end_changes_no_outcome() -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_output_changes_no_outcome(closed: str) -> None:
-    done = run_as_program('print("done", flush=True); return 0', "{python} " + closed)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("code", [0, 2, 130])
+def test_closed_output_changes_no_outcome(closed: str, code: int) -> None:
+    work = f"""
+        from pipeline.run.watch import ProgressLine
+        print("done", flush=True)
+        print("failed", file=sys.stderr, flush=True)
+        ProgressLine(3).close()
+        return {code}
+    """
+    done = run_as_program(work, "{python} " + closed)
+    assert done.returncode == code
+    assert done.stdout == ("done\n" if closed == "2>&-" else "")
+    assert done.stderr.partition("\n")[0] == ("failed" if closed == ">&-" else "")
 
 
 def test_late_output_that_finds_no_room_is_told_by_the_code() -> None:

@@ -1,11 +1,11 @@
 import pytest
 
-from pipeline.config import RESOLUTIONS
+from pipeline.config import RESOLUTIONS, RunSettings
 from pipeline.location import StoreLocation
-from pipeline.run.prepare import plan_against_store
+from pipeline.run.prepare import plan_run
 from pipeline.store.tables import create_tables
 from tests.rows import build_catalog
-from tests.runs import R7, Catalog, Track, run
+from tests.runs import R7, RECIPES, Catalog, Track, run
 
 STORED = {
     "live/a": Track("/live/a", "a", 1),
@@ -38,7 +38,8 @@ def test_of_a_catalog_with_a_name_only_its_own_tracks_can_have_left(
 ) -> None:
     catalog: Catalog = {"live/a": STORED["live/a"], "live/copy": Track("/live/copy", "d", 2)}
     rows = build_catalog(track.as_catalog_row(track_id) for track_id, track in catalog.items())
-    plan = plan_against_store(rows, store, [R7], sorted(RESOLUTIONS), name=name)
+    settings = RunSettings(store, "none", resolutions=tuple(sorted(RESOLUTIONS)), catalog=name)
+    plan = plan_run(rows, settings, {R7: RECIPES[R7]})
     assert plan.departed == {R7: departed}
     whole = [track_id for track_id in departed if STORED[track_id].state == "sound"]
     assert sorted(plan.departed_tracks["track_id"].to_pylist()) == whole

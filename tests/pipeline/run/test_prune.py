@@ -37,7 +37,7 @@ def test_a_tenth_may_leave_and_no_more(num_leaving: int, num_held: int) -> None:
 def test_tracks_are_counted_by_the_folder_that_their_ids_are_relative_to() -> None:
     tracks = pa.table(
         {
-            "track_id": ["x/1.mp3", "2.mp3", "a/3.mp3", "TR1", "moved", "gone", "s3://b/d/4.mp3"],
+            "track_id": ["x/1.mp3", "2.mp3", "a/3.mp3", "TR1", "moved", "gone", "s3://b/d/4.mp3", "live/a/5.mp3"],
             "uri": [
                 "/music/x/1.mp3",
                 "/music/2.mp3",
@@ -46,8 +46,9 @@ def test_tracks_are_counted_by_the_folder_that_their_ids_are_relative_to() -> No
                 "/m/moved",
                 None,
                 "s3://b/d/4.mp3",
+                "/concerts/a/5.mp3",
             ],
         }
     )
-    roots = {"/music": 2, "s3://b/c": 1, "/msd/T": 1, "no file": 1, "s3://b/d": 1}
+    roots = {"/music": 2, "s3://b/c": 1, "/msd/T": 1, "no file": 1, "s3://b/d": 1, "/concerts": 1}
     assert list_roots(tracks, {"moved"}) == Counter(roots)

@@ -81,19 +81,6 @@ def test_a_writer_on_another_machine_counts_as_dead_after_its_lease(
             StoreWriter(store, "second")
 
 
-def test_a_writer_that_says_that_it_stops_holds_up_no_other_machine(
-    store: StoreLocation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "_identify_machine", lambda: "elsewhere/1")
-    first = StoreWriter(store, "first")
-    first.commit_ledger([], "progress")
-    first.commit_ledger([], "stop")
-    monkeypatch.undo()
-    assert StoreWriter(store, "second").unclosed_run == "first"
-    with pytest.raises(RunError, match="another run"):
-        first.commit_ledger([], "progress")
-
-
 def test_a_writer_with_nothing_to_commit_keeps_its_store(
     store: StoreLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +101,27 @@ def test_a_writer_with_nothing_to_commit_keeps_its_store(
     newest_s = time.time()
     monkeypatch.setattr(time, "time", lambda: newest_s + lease.LEASE_S + 60)
     assert StoreWriter(store, "run3").unclosed_run is None  # a sign of life is nothing that waits to be published
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_an_overtaken_writer_never_commits_again(store: StoreLocation, is_closed: bool) -> None:
+    first = StoreWriter(store, "first")
+    second = StoreWriter(store, "second")
+    second.commit("frames", [], "append")
+    second.commit_ledger([], "progress")
+    if is_closed:
+        second.commit_ledger([], "close")
+    version = second.store_version
+    for _ in range(3):  # the first attempt brings its table up to date
+        with pytest.raises(RunError, match="another run"):
+            first.commit_ledger([], "progress")
+        with pytest.raises(RunError, match="another run"):
+            first.commit("failures", [], "append")
+    assert open_table(store, "tracks").version() == version
+    if not is_closed:
+        second.commit_ledger([], "close")
+    frames_version = second.frames.version()
+    assert StoreWriter(store, "third").frames.version() == frames_version + 1, "claimed, not taken back"
 
 
 def test_the_overtaken_writer_stops_at_its_next_commit(store: StoreLocation) -> None:
