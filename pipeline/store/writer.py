@@ -267,6 +267,7 @@ class StoreWriter:
             self._claim_frames(named_version)
 
     def _overtaken(self, error: CommitFailedError | str) -> RunError:
+        """Return what says that another run has the store; from now on this writer commits nothing."""
         self._overtaken_by = RunError(
             f"another run has written to the store at {self.store.url} since this one (run {self.run_id}) "
             f"began; what this run had committed is kept: run the same command again ({error})"
